@@ -1,0 +1,98 @@
+//! Why a frame was not delivered. Every drop has a name, and every name has a counter.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a frame was dropped. The name is what `vswitchctl show drops` prints; the doc line is its explanation.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in tables, JSON and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// One line that says what the frame did.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// shorter than an Ethernet header, or than its tags and LLC header say
+    TruncatedFrame = "truncated_frame",
+    /// filled the whole buffer: the kernel cut it off
+    OversizedRead = "oversized_read",
+    /// longer than the network's MTU allows (a GSO frame is judged by its segments)
+    ExceedsMtu = "exceeds_mtu",
+    /// an 802.3 length that is longer than the frame
+    BadLength = "bad_length",
+    /// more than two VLAN tags, or the reserved VLAN 4095
+    BadVlan = "bad_vlan",
+    /// offload fields of the virtio header that contradict the frame
+    BadOffload = "bad_offload",
+    /// ARP that is not Ethernet and IPv4, or is cut off, or has an unknown operation
+    MalformedArp = "malformed_arp",
+    /// IPv4 header that contradicts itself or the frame
+    MalformedIpv4 = "malformed_ipv4",
+    /// IPv6 header or extension header that contradicts itself or the frame
+    MalformedIpv6 = "malformed_ipv6",
+    /// TCP, UDP or ICMP header that is cut off or contradicts its length
+    MalformedL4 = "malformed_l4",
+    /// neighbour discovery that RFC 4861 tells receivers to discard
+    MalformedNd = "malformed_nd",
+    /// source address is a group, all zero, or a reserved group address
+    BadSourceMac = "bad_source_mac",
+    /// destination in 01:80:c2:00:00:00 to :0f, or a MAC control frame: never relayed
+    ReservedGroup = "reserved_group",
+    /// source MAC belongs to another port or a gateway
+    SpoofedMac = "spoofed_mac",
+    /// source IP address belongs to another port or a gateway
+    SpoofedIp = "spoofed_ip",
+    /// ARP that claims an address of another port or a gateway
+    SpoofedArp = "spoofed_arp",
+    /// neighbour discovery that claims an address of another port or a gateway
+    SpoofedNd = "spoofed_nd",
+    /// broadcast, multicast or unknown destination beyond the port's `storm` limit
+    Storm = "storm",
+    /// the destination is behind the port it came from
+    SamePort = "same_port",
+    /// `icc = false`: containers of this network may not talk to each other
+    IccDenied = "icc_denied",
+    /// flooded, but the network has no other port
+    NoOtherPort = "no_other_port",
+    /// arrived on a port that has just been removed
+    PortGone = "port_gone",
+    /// the receiving container's queue or the kernel's memory was full
+    TxFull = "tx_full",
+    /// the receiving interface is down
+    TxDown = "tx_down",
+    /// the kernel refused the frame for another reason
+    TxError = "tx_error",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_counters_are_in_order() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+    }
+}

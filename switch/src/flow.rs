@@ -1,0 +1,255 @@
+//! What a packet is, once parsed: the key of its flow and everything else a decision may read.
+//!
+//! `crate::parse` fills these and is the only code that reads untrusted lengths. Later hops read these fields and
+//! never the bytes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::mac::MacAddr;
+use crate::port::PortId;
+
+/// The key of a flow. IPv4 is kept v4-mapped (`::ffff:a.b.c.d`), so there is one path for both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The address plan: overlapping subnets live in different zones.
+    pub zone: u16,
+    /// IP protocol of the upper layer; 0 where there is none (not IP).
+    pub proto: u8,
+    /// Source address.
+    pub src: Ipv6Addr,
+    /// Destination address.
+    pub dst: Ipv6Addr,
+    /// Source l4 port; ICMP echo: the identifier; fragments after the first: 0.
+    pub sport: u16,
+    /// Destination l4 port; ICMP: type and code.
+    pub dport: u16,
+}
+
+impl FlowKey {
+    /// The key of a frame that is not IP.
+    pub const NONE: Self = Self {
+        zone: 0,
+        proto: 0,
+        src: Ipv6Addr::UNSPECIFIED,
+        dst: Ipv6Addr::UNSPECIFIED,
+        sport: 0,
+        dport: 0,
+    };
+
+    /// The addresses as users write them: v4-mapped is IPv4.
+    pub fn addresses(&self) -> (IpAddr, IpAddr) {
+        (self.src.to_canonical(), self.dst.to_canonical())
+    }
+}
+
+/// A parsed packet: the key of its flow and the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The key of the flow.
+    pub key: FlowKey,
+    /// Everything else.
+    pub meta: Meta,
+}
+
+/// What is true of one packet beside its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The port it came in by.
+    pub port: PortId,
+    /// Destination MAC.
+    pub dst: MacAddr,
+    /// Source MAC.
+    pub src: MacAddr,
+    /// Outer VLAN tag. VID 0 is a priority tag and means untagged (IEEE 802.1Q-2018 section 9.6).
+    pub vlan: Option<VlanTag>,
+    /// Inner tag of QinQ (802.1ad).
+    pub inner_vlan: Option<VlanTag>,
+    /// EtherType behind tags and LLC/SNAP; 0 for LLC that is not SNAP.
+    pub ethertype: u16,
+    /// What the payload is.
+    pub l3: L3,
+    /// Offset of the L3 header from the start of the frame, bytes.
+    pub l3_off: u16,
+    /// Offset of the L4 header, bytes; equal to `l3_off` where there is none.
+    pub l4_off: u16,
+    /// Length of all headers up to and with L4, bytes; what `hdr_len` of a GSO write must be.
+    pub headers_len: u16,
+    /// Length of the frame, bytes, without the virtio header.
+    pub frame_len: u32,
+    /// End of the IP packet in the frame, bytes: what the IP header says, without Ethernet padding.
+    pub l3_end: u32,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TOS or traffic class: DSCP and ECN.
+    pub tos: u8,
+    /// Don't Fragment (always true for IPv6).
+    pub df: bool,
+    /// Whether it is a fragment, and which.
+    pub fragment: Fragment,
+    /// Whether it is a super-frame, and of what.
+    pub gso: Gso,
+    /// State of the L4 checksum.
+    pub csum: Csum,
+    /// TCP fields, where the header is present.
+    pub tcp: Option<TcpMeta>,
+    /// The typed body of the messages that routers and filters must understand.
+    pub body: Body,
+}
+
+impl Meta {
+    /// The VLAN of the FDB key: the outer VID, 0 for untagged and priority-tagged frames.
+    pub const fn vid(&self) -> u16 {
+        match self.vlan {
+            Some(tag) => tag.vid(),
+            None => 0,
+        }
+    }
+}
+
+/// One 802.1Q or 802.1ad tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VlanTag {
+    /// 0x8100 (C-tag) or 0x88a8 (S-tag).
+    pub tpid: u16,
+    /// Priority (3 bits), DEI, VID (12 bits).
+    pub tci: u16,
+}
+
+impl VlanTag {
+    /// The VLAN identifier.
+    pub const fn vid(self) -> u16 {
+        self.tci & 0x0fff
+    }
+}
+
+/// What the payload of the frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum L3 {
+    /// ARP for Ethernet and IPv4.
+    Arp,
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// Anything else, forwarded by MAC alone.
+    Other,
+}
+
+/// Whether a packet is a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// Whole.
+    No,
+    /// Offset 0 with more to come: has the L4 header.
+    First,
+    /// A later one: has no l4 ports.
+    Later,
+}
+
+/// What a super-frame consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gso {
+    /// One ordinary packet.
+    None,
+    /// TCP segments of `size` payload bytes, the last may be shorter.
+    Tcp {
+        /// Payload bytes per segment.
+        size: u16,
+    },
+    /// UDP datagrams of `size` payload bytes, the last may be shorter.
+    Udp {
+        /// Payload bytes per datagram.
+        size: u16,
+    },
+}
+
+/// State of the L4 checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Csum {
+    /// The field holds the whole checksum, not verified by us.
+    Full,
+    /// The same, verified by the sender's kernel.
+    Verified,
+    /// The field holds the folded, uncomplemented pseudo-header sum; it lies where the L4 protocol has it.
+    Partial,
+}
+
+/// The TCP header's fields that connection tracking reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpMeta {
+    /// CWR ECE URG ACK PSH RST SYN FIN, from high to low bit.
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgment number.
+    pub ack: u32,
+    /// Window, unscaled.
+    pub window: u16,
+    /// Payload bytes.
+    pub payload: u32,
+}
+
+/// The typed body of messages that claim or carry addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// None of the following.
+    None,
+    /// ARP (RFC 826).
+    Arp(Arp),
+    /// Neighbour discovery (RFC 4861).
+    Nd(Nd),
+    /// The packet quoted in an ICMP or ICMPv6 error, as far as it is there.
+    IcmpError(Quoted),
+}
+
+/// An ARP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arp {
+    /// 1 request, 2 reply.
+    pub operation: u16,
+    /// Sender hardware address.
+    pub sender_mac: MacAddr,
+    /// Sender protocol address; 0.0.0.0 in a probe (RFC 5227).
+    pub sender_ip: Ipv4Addr,
+    /// Target hardware address.
+    pub target_mac: MacAddr,
+    /// Target protocol address.
+    pub target_ip: Ipv4Addr,
+}
+
+/// A neighbour discovery message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nd {
+    /// Which of the five.
+    pub kind: NdKind,
+    /// Target address of NS, NA and redirect; unspecified otherwise.
+    pub target: Ipv6Addr,
+    /// Source link-layer address option (NS, RS, RA).
+    pub source_mac: Option<MacAddr>,
+    /// Target link-layer address option (NA, redirect).
+    pub target_mac: Option<MacAddr>,
+}
+
+/// The five messages of RFC 4861.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum NdKind {
+    RouterSolicitation,
+    RouterAdvertisement,
+    NeighborSolicitation,
+    NeighborAdvertisement,
+    Redirect,
+}
+
+/// The packet quoted by an ICMP error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted {
+    /// Its key; l4 ports 0 where the quotation is too short.
+    pub key: FlowKey,
+    /// Offset of its IP header in the frame, bytes.
+    pub l3_off: u16,
+    /// Offset of its L4 header in the frame, bytes.
+    pub l4_off: u16,
+    /// Whether its l4 ports are in the quotation.
+    pub has_ports: bool,
+}

@@ -1,0 +1,2 @@
+//! `vswitchctl`: looks into a running `vswitchd` and changes it.
+fn main() {}

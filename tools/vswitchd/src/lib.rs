@@ -1,0 +1,1 @@
+//! The daemon behind `vswitchd` as a library: configuration, desired state, policy, keeper, engine, control API.
