@@ -1,1 +1,2 @@
 //! The daemon behind `vswitchd` as a library: configuration, desired state, policy, keeper, engine, control API.
+pub mod wire;

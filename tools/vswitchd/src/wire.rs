@@ -1,0 +1,238 @@
+//! What keeper and engine say to each other: JSON messages on one `SOCK_SEQPACKET` pair, descriptors beside them
+//! (`SCM_RIGHTS`). Texts of unknown length (the configuration) travel as a memory file, never in a message.
+//!
+//! The keeper asks nothing; it answers, and tells what happened. The engine numbers its requests; answers may come in
+//! any order.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest message, bytes; a longer one is a fault of ours and is refused by both sides.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+/// Where the namespace of a container is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetnsRef {
+    /// A name in `/run/netns`.
+    Name(String),
+    /// A path of an nsfs file, such as `/proc/4242/ns/net` or a runtime's sandbox key.
+    Path(PathBuf),
+    /// A process in it.
+    Pid(u32),
+    /// The name or id of a running Docker container.
+    Docker(String),
+    /// The name or id of a running podman container.
+    Podman(String),
+}
+
+/// One interface to be made in a container's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachSpec {
+    /// The container's name.
+    pub container: String,
+    /// Where its namespace is.
+    pub netns: NetnsRef,
+    /// Make the namespace if it is not there.
+    pub create: bool,
+    /// The interface's name in the namespace.
+    pub ifname: String,
+    /// Its MAC address, `xx:xx:xx:xx:xx:xx`.
+    pub mac: String,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Its addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Default route, where there is one.
+    pub default_via: Option<IpAddr>,
+}
+
+/// What an attached interface turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachInfo {
+    /// Device and inode number of the namespace: its identity.
+    pub netns_id: (u64, u64),
+    /// Interface index in the namespace.
+    pub ifindex: u32,
+    /// Offloads that the kernel took (`TUN_F_*` mask); 0: none, frames are never larger than the MTU.
+    pub offloads: u32,
+    /// Whether the kernel takes a GSO frame written to a TAP (tried once at start).
+    pub gso_writes: bool,
+    /// The namespace was made by us.
+    pub created: bool,
+}
+
+/// Why the kernel or the host said no, in words a user can act on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{asked}: {answer}{}", .help.as_deref().map(|help| format!(" ({help})")).unwrap_or_default())]
+pub struct Refusal {
+    /// What sort of no it is.
+    pub kind: RefusalKind,
+    /// What was asked.
+    pub asked: String,
+    /// What the kernel (or the container engine) said.
+    pub answer: String,
+    /// What would help.
+    pub help: Option<String>,
+}
+
+/// What sort of no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RefusalKind {
+    /// The namespace is not there yet: the port waits for it.
+    Absent,
+    /// Something with that name is already there.
+    Exists,
+    /// Not permitted.
+    Denied,
+    /// Anything else.
+    Failed,
+}
+
+/// What the engine asks of the keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Op {
+    /// Make an interface; the answer carries its TAP descriptor.
+    Attach(AttachSpec),
+    /// Apply MAC, MTU, addresses and default route of `spec` to the interface that is there; answer [`Answer::Done`].
+    Adjust(AttachSpec),
+    /// Forget an interface: close its descriptor, which removes it.
+    Detach {
+        /// The container.
+        container: String,
+        /// The interface.
+        ifname: String,
+    },
+    /// See to it that the namespace is there, loopback up (a container without interfaces).
+    Netns {
+        /// The container.
+        container: String,
+        /// Where.
+        netns: NetnsRef,
+        /// Make it if it is not there.
+        create: bool,
+    },
+    /// Forget a container: end its command, remove the namespace if it was made by us.
+    Release {
+        /// The container.
+        container: String,
+    },
+    /// Run a command in the container, restart it when it ends (with growing pauses), log its output.
+    Run {
+        /// The container.
+        container: String,
+        /// The command and its arguments.
+        argv: Vec<String>,
+    },
+    /// End the container's command.
+    Halt {
+        /// The container.
+        container: String,
+    },
+    /// How a process enters the container; answer [`Answer::Target`].
+    Locate {
+        /// The container.
+        container: String,
+        /// Where its namespace is.
+        netns: NetnsRef,
+    },
+    /// Read the configuration file again; the answer carries its text.
+    ReadConfig,
+}
+
+/// What the keeper answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// Attached; the TAP's descriptor comes with the message.
+    Attached(AttachInfo),
+    /// How to enter.
+    Target(Target),
+    /// The configuration's text comes with the message as a memory file.
+    Config,
+}
+
+/// How a process enters a container: what `vswitchctl exec` needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The user namespace to join first, where it is not the caller's.
+    pub user_ns: Option<PathBuf>,
+    /// The network namespace to join.
+    pub net_ns: PathBuf,
+    /// The container's name.
+    pub container: String,
+    /// Files to bind over others in a private mount namespace: `(source, target)`.
+    pub mounts: Vec<(PathBuf, PathBuf)>,
+}
+
+/// From keeper to engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToEngine {
+    /// An interface that was attached before this engine was started; its TAP descriptor comes with the message.
+    Adopt {
+        /// As it was asked for.
+        spec: AttachSpec,
+        /// As it turned out.
+        info: AttachInfo,
+    },
+    /// First message after all [`ToEngine::Adopt`]: begin. Descriptors: listening control socket, configuration.
+    Begin(Begin),
+    /// The answer to request `id`.
+    Reply {
+        /// The request's number.
+        id: u64,
+        /// The answer.
+        result: Result<Answer, Refusal>,
+    },
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGTERM or SIGINT: end; the engine answers by ending.
+    Shutdown,
+}
+
+/// What an engine needs to begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Name of the configuration file, for messages.
+    pub config_name: String,
+    /// The control socket's path.
+    pub control: PathBuf,
+    /// The state folder.
+    pub state: PathBuf,
+    /// Process id of the keeper, as seen from outside.
+    pub keeper_pid: u32,
+    /// Not root: everything happens in a user namespace of ours.
+    pub rootless: bool,
+    /// How often the engine was started before.
+    pub restarts: u32,
+}
+
+/// From engine to keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ToKeeper {
+    /// A request.
+    Request {
+        /// Its number.
+        id: u64,
+        /// What is asked.
+        op: Op,
+    },
+    /// All present ports are up: print the line, tell systemd.
+    Ready {
+        /// The `ready` line.
+        line: String,
+    },
+    /// The engine cannot begin, and starting it again would not help.
+    Fatal {
+        /// Why.
+        reason: String,
+    },
+}
