@@ -6,11 +6,31 @@
 //! rx -> parse -> admit -> learn -> decide -> track -> apply -> tx
 //! ```
 //!
-//! Read `worker` first: it is the loop that calls them.
+//! Read [`worker`] first: it is the loop that calls them.
 
+pub mod admit;
+pub mod apply;
+pub mod checksum;
+pub mod decide;
 pub mod drop;
+pub mod fdb;
 pub mod flow;
+pub mod frame;
+pub mod io;
+pub mod learn;
 pub mod mac;
+pub mod mailbox;
+pub mod parse;
 pub mod port;
+pub mod segment;
+pub mod snapshot;
+pub mod stats;
+mod sync;
 pub mod sys;
+pub mod table;
+pub mod tick;
+pub mod track;
+pub mod tx;
+pub mod verdict;
 pub mod vnet;
+pub mod worker;

@@ -1,0 +1,123 @@
+//! Third hop: what a port may send at all. What is not admitted teaches us nothing.
+//!
+//! The parser looked through VLAN tags, LLC/SNAP and extension headers, so a claim wrapped in them is judged like a
+//! bare one.
+
+use std::net::Ipv6Addr;
+
+use crate::drop::DropReason;
+use crate::flow::{Arp, Body, Gso, L3, Meta, Nd, NdKind, Packet};
+use crate::mac::MacAddr;
+use crate::port::PortId;
+use crate::snapshot::{Network, Owner, Port, Spoof};
+
+/// MAC control frames (PAUSE): IEEE 802.3 annex 31B, link-local by nature.
+const ETHERTYPE_MAC_CONTROL: u16 = 0x8808;
+
+/// Whether the packet may enter `network` by `port`.
+///
+/// # Errors
+/// The reason why not.
+pub fn admit(packet: &Packet, port: &Port, network: &Network) -> Result<(), DropReason> {
+    let meta = &packet.meta;
+    // IEEE 802.1D-2004 section 7.8: only individual addresses are learned; Linux drops the frame, and so do we.
+    if meta.src.is_group() || meta.src == MacAddr::ZERO {
+        return Err(DropReason::BadSourceMac);
+    }
+    // IEEE 802.1D-2004 section 7.12.6.
+    if meta.dst.is_reserved_group() || meta.ethertype == ETHERTYPE_MAC_CONTROL {
+        return Err(DropReason::ReservedGroup);
+    }
+    if l3_len(meta) > network.mtu {
+        return Err(DropReason::ExceedsMtu);
+    }
+    match network.spoof {
+        Spoof::Off => Ok(()),
+        Spoof::Claimed | Spoof::Strict => Identity { port, network, id: meta.port }.check(packet),
+    }
+}
+
+/// Bytes behind the Ethernet header of the frame, or of one segment of a super-frame: what an MTU speaks of.
+fn l3_len(meta: &Meta) -> u32 {
+    match meta.gso {
+        Gso::None => meta.frame_len.saturating_sub(u32::from(meta.l3_off)),
+        Gso::Tcp { size } | Gso::Udp { size } => {
+            u32::from(meta.headers_len.saturating_sub(meta.l3_off)) + u32::from(size)
+        }
+    }
+}
+
+/// Who the sender is, to be compared with who it says it is.
+struct Identity<'a> {
+    port: &'a Port,
+    network: &'a Network,
+    id: PortId,
+}
+
+impl Identity<'_> {
+    fn check(&self, packet: &Packet) -> Result<(), DropReason> {
+        let meta = &packet.meta;
+        if !self.may_use_mac(meta.src) {
+            return Err(DropReason::SpoofedMac);
+        }
+        match (meta.l3, &meta.body) {
+            (L3::Arp, Body::Arp(arp)) if !self.may_send_arp(arp) => Err(DropReason::SpoofedArp),
+            (L3::V4 | L3::V6, _) if !self.may_use_ip(packet.key.src) => Err(DropReason::SpoofedIp),
+            (L3::V6, Body::Nd(nd)) if !self.may_send_nd(nd) => Err(DropReason::SpoofedNd),
+            _ => Ok(()),
+        }
+    }
+
+    fn strict(&self) -> bool {
+        self.network.spoof == Spoof::Strict
+    }
+
+    fn may_use_mac(&self, mac: MacAddr) -> bool {
+        if mac == self.port.mac {
+            return true;
+        }
+        !self.strict() && self.owns_or_free(self.network.claims.macs.get(&mac).copied())
+    }
+
+    fn may_use_ip(&self, ip: Ipv6Addr) -> bool {
+        if self.port.addresses.contains(&ip) {
+            return true;
+        }
+        let free = self.owns_or_free(self.network.claims.ips.get(&ip).copied());
+        free && (!self.strict() || is_unclaimable(ip))
+    }
+
+    fn owns_or_free(&self, owner: Option<Owner>) -> bool {
+        match owner {
+            None => true,
+            Some(Owner::Port(port)) => port == self.id,
+            Some(Owner::Gateway) => false,
+        }
+    }
+
+    /// RFC 826: receivers believe the sender fields of requests and replies alike.
+    fn may_send_arp(&self, arp: &Arp) -> bool {
+        self.may_use_mac(arp.sender_mac) && self.may_use_ip(arp.sender_ip.to_ipv6_mapped())
+    }
+
+    /// RFC 4861 section 7.2.5: a neighbour advertisement speaks for its target, whatever its source address is.
+    fn may_send_nd(&self, nd: &Nd) -> bool {
+        let macs = nd.source_mac.is_none_or(|mac| self.may_use_mac(mac))
+            && nd.target_mac.is_none_or(|mac| self.may_use_mac(mac));
+        macs && match nd.kind {
+            NdKind::NeighborAdvertisement => self.may_use_ip(nd.target),
+            // RFC 6105: a host's port sends neither. Without `strict` a container may be the lab's router.
+            NdKind::RouterAdvertisement | NdKind::Redirect => !self.strict(),
+            NdKind::RouterSolicitation | NdKind::NeighborSolicitation => true,
+        }
+    }
+}
+
+/// Addresses that belong to nobody: unspecified (probes of RFC 5227 section 1.1 and RFC 4862 section 5.4.2, DHCP) and
+/// link-local ones (RFC 3927, RFC 4291 section 2.5.6).
+fn is_unclaimable(ip: Ipv6Addr) -> bool {
+    match ip.to_ipv4_mapped() {
+        Some(v4) => v4.is_unspecified() || v4.is_link_local(),
+        None => ip.is_unspecified() || ip.is_unicast_link_local(),
+    }
+}

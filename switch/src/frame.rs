@@ -1,0 +1,214 @@
+//! Frames and the pool they live in: fixed slots, headroom in front, returned by reference count.
+//!
+//! A slot is laid out so that a frame never has to be copied to grow, and so that one `read` fills it:
+//!
+//! ```text
+//! | HEADROOM | virtio_net_hdr 10 | Ethernet 14 | IP, 8-byte aligned ... up to 64 KiB |
+//!            ^ read starts here    ^ Frame::start
+//! ```
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::port::PortId;
+use crate::vnet::VnetHdr;
+
+/// Bytes in front of what is read: room for the outer headers of a tunnel
+/// (Ethernet 18 + IPv6 40 + UDP 8 + VXLAN 8) and a virtio header before them.
+pub const HEADROOM: usize = 128;
+
+/// Bytes of the longest frame a TAP can hand over: Ethernet, one inline tag, 65,535 of IP.
+pub const MAX_FRAME: usize = 14 + 4 + 65_535;
+
+/// Bytes from one slot to the next. An odd multiple of the cache line, so that the headers of a batch do not all fall
+/// into the same cache set. The read buffer is larger than the longest frame: a full one is a truncation.
+const STRIDE: usize = 1027 * 64;
+const _: () = assert!(STRIDE - HEADROOM > VnetHdr::LEN + MAX_FRAME);
+
+/// A frame in a [`Pool`]: where its Ethernet header starts and how long it is. Plain data; the bytes stay in the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    slot: u16,
+    /// Offset of the Ethernet header in the slot, bytes.
+    start: u32,
+    /// Length from the Ethernet header on, bytes.
+    len: u32,
+    /// The port it came in by.
+    pub port: PortId,
+}
+
+impl Frame {
+    /// Length from the Ethernet header on, bytes.
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it has no bytes at all.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// The buffers of one worker. Fixed in number; LIFO, so that the slot used last, still in the cache, is used next.
+pub struct Pool {
+    bytes: Box<[u8]>,
+    refs: Box<[u16]>,
+    free: Vec<u16>,
+}
+
+impl Pool {
+    /// A pool of `slots` frames. The memory is touched when a slot is first used.
+    pub fn new(slots: u16) -> Self {
+        Self {
+            bytes: vec![0; usize::from(slots) * STRIDE].into_boxed_slice(),
+            refs: vec![0; usize::from(slots)].into_boxed_slice(),
+            free: (0..slots).rev().collect(),
+        }
+    }
+
+    /// Slots that are free.
+    pub fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Takes a slot, calls `fill` with its read buffer (virtio header first), and makes a frame of what it wrote.
+    ///
+    /// # Errors
+    /// [`FillError::NoBuffer`] when all slots are in use; what `fill` returns; [`FillError::Truncated`] when the
+    /// buffer was filled to the last byte; [`FillError::Short`] when not even the virtio header is there.
+    pub fn fill<E>(
+        &mut self,
+        port: PortId,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<Frame, FillError<E>> {
+        let slot = *self.free.last().ok_or(FillError::NoBuffer)?;
+        let base = usize::from(slot) * STRIDE;
+        let buffer = self.bytes.get_mut(base + HEADROOM..base + STRIDE).unwrap_or_default();
+        let capacity = buffer.len();
+        let read = fill(buffer).map_err(FillError::Io)?;
+        if read >= capacity {
+            return Err(FillError::Truncated);
+        }
+        let len = read.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?;
+        self.free.pop();
+        if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
+            *refs = 1;
+        }
+        Ok(Frame { slot, start: (HEADROOM + VnetHdr::LEN) as u32, len: len as u32, port })
+    }
+
+    /// One more holder of the frame's slot.
+    pub fn retain(&mut self, frame: &Frame) {
+        if let Some(refs) = self.refs.get_mut(usize::from(frame.slot)) {
+            *refs += 1;
+        }
+    }
+
+    /// One holder less; the last one returns the slot.
+    pub fn release(&mut self, frame: &Frame) {
+        if let Some(refs) = self.refs.get_mut(usize::from(frame.slot)) {
+            *refs = refs.saturating_sub(1);
+            if *refs == 0 {
+                self.free.push(frame.slot);
+            }
+        }
+    }
+
+    /// The bytes from the Ethernet header on.
+    pub fn bytes(&self, frame: &Frame) -> &[u8] {
+        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        self.bytes.get(start..start + frame.len()).unwrap_or_default()
+    }
+
+    /// The same, to be edited by the hop `apply`, before the first write is queued.
+    pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
+        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        self.bytes.get_mut(start..start + frame.len()).unwrap_or_default()
+    }
+
+    /// What is written to a TAP: the virtio header and the frame.
+    pub fn wire(&self, frame: &Frame) -> &[u8] {
+        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        self.bytes.get(start - VnetHdr::LEN..start + frame.len()).unwrap_or_default()
+    }
+
+    /// The virtio header in front of the frame.
+    pub fn vnet(&self, frame: &Frame) -> VnetHdr {
+        VnetHdr::read_from_prefix(self.wire(frame)).map(|(header, _)| header).unwrap_or_default()
+    }
+
+    /// Replaces the virtio header in front of the frame.
+    pub fn set_vnet(&mut self, frame: &Frame, header: &VnetHdr) {
+        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        if let Some(place) = self.bytes.get_mut(start - VnetHdr::LEN..start) {
+            place.copy_from_slice(header.as_bytes());
+        }
+    }
+}
+
+/// Why a slot was not filled.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError<E> {
+    /// All slots are in use.
+    #[error("no free buffer")]
+    NoBuffer,
+    /// The device said no.
+    #[error(transparent)]
+    Io(E),
+    /// The buffer was filled to the last byte: the frame was cut off.
+    #[error("frame longer than the buffer")]
+    Truncated,
+    /// Shorter than the virtio header.
+    #[error("frame shorter than its virtio header")]
+    Short,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(pool: &mut Pool, bytes: &[u8]) -> Frame {
+        pool.fill::<()>(PortId(3), |buffer| {
+            buffer[..VnetHdr::LEN].fill(0);
+            buffer[VnetHdr::LEN..VnetHdr::LEN + bytes.len()].copy_from_slice(bytes);
+            Ok(VnetHdr::LEN + bytes.len())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_slot_returns_when_its_last_holder_lets_go() {
+        let mut pool = Pool::new(1);
+        let frame = fill(&mut pool, b"frame");
+        assert_eq!(pool.bytes(&frame), b"frame");
+        assert_eq!(frame.port, PortId(3));
+        pool.retain(&frame);
+        pool.release(&frame);
+        assert_eq!(pool.available(), 0);
+        assert!(matches!(pool.fill::<()>(PortId(0), |_| Ok(20)), Err(FillError::NoBuffer)));
+        pool.release(&frame);
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn a_refused_read_keeps_the_slot_free() {
+        let mut pool = Pool::new(1);
+        assert!(matches!(pool.fill(PortId(0), |_| Err("EAGAIN")), Err(FillError::Io("EAGAIN"))));
+        assert!(matches!(pool.fill::<()>(PortId(0), |buffer| Ok(buffer.len())), Err(FillError::Truncated)));
+        assert!(matches!(pool.fill::<()>(PortId(0), |_| Ok(9)), Err(FillError::Short)));
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn the_virtio_header_lies_in_front() {
+        let mut pool = Pool::new(2);
+        let first = fill(&mut pool, b"first");
+        let second = fill(&mut pool, b"second");
+        let header = VnetHdr { gso_type: VnetHdr::GSO_TCPV4, gso_size: 1448.into(), ..VnetHdr::default() };
+        pool.set_vnet(&second, &header);
+        assert_eq!(pool.vnet(&second), header);
+        assert_eq!(pool.vnet(&first), VnetHdr::default());
+        assert_eq!(pool.wire(&second).len(), VnetHdr::LEN + 6);
+        pool.bytes_mut(&first)[0] = b'F';
+        assert_eq!(pool.bytes(&first), b"First");
+    }
+}

@@ -1,0 +1,342 @@
+//! TAPs by epoll and plain `read`/`write`: works wherever a TAP works.
+//!
+//! Edge-triggered: a port that was reported stays in the ready ring until a read says EAGAIN, so that a busy port costs
+//! no epoll at all. A batch starts small after a sleep and doubles while there is more: a lone packet is on its way
+//! after one read, a burst gets full batches. A batch is bounded in bytes too, because 64 super-frames of 64 KiB would
+//! push each other out of the cache before they are written.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use super::{BATCH, Batch, Io, IoStats, Wait};
+use crate::drop::DropReason;
+use crate::flow::{Gso, Meta};
+use crate::frame::{FillError, Frame, Pool};
+use crate::mailbox::{Command, Event, Mailbox, silence};
+use crate::port::PortId;
+use crate::segment::segment;
+use crate::tick::Tick;
+use crate::vnet::VnetHdr;
+
+/// Bytes after which a batch is closed: two super-frames.
+const BATCH_BYTES: usize = 128 * 1024;
+/// Frames read from one port before the next ready port has its turn.
+const TURN: usize = 32;
+/// Batches from known-ready ports before epoll is asked for others.
+const ROUNDS: u32 = 4;
+/// Super-frames refused in a row before a port is not offered any more.
+const GSO_REFUSALS: u8 = 8;
+/// Token of the mailbox's eventfd; ports are their index.
+const MAILBOX: u64 = u64::MAX;
+
+struct Tap {
+    fd: OwnedFd,
+    /// Is in the ready ring.
+    ready: bool,
+    /// Takes super-frames.
+    gso: bool,
+    /// Super-frames refused in a row.
+    refusals: u8,
+    /// The last write found the link down.
+    down: bool,
+}
+
+/// An engine of TAPs on one epoll instance.
+pub struct EpollIo {
+    epoll: OwnedFd,
+    mailbox: Arc<Mailbox>,
+    taps: Box<[Option<Tap>]>,
+    ready: VecDeque<PortId>,
+    events: Vec<epoll::Event>,
+    /// Frames that the next batch may hold.
+    limit: usize,
+    rounds: u32,
+    /// One segment, with its virtio header.
+    scratch: Box<[u8]>,
+    stats: IoStats,
+    stopped: bool,
+}
+
+impl EpollIo {
+    /// An engine for ports `0..ports`, told by `mailbox` which TAPs to serve.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptors left.
+    ///
+    /// # Syscalls
+    /// `epoll_create1`, `epoll_ctl`; later `epoll_wait`, `read`, `write`
+    pub fn new(ports: usize, mailbox: Arc<Mailbox>) -> Result<Self, Errno> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &epoll,
+            mailbox.command_wake(),
+            epoll::EventData::new_u64(MAILBOX),
+            epoll::EventFlags::IN,
+        )?;
+        Ok(Self {
+            epoll,
+            mailbox,
+            taps: (0..ports).map(|_| None).collect(),
+            ready: VecDeque::with_capacity(ports),
+            events: Vec::with_capacity(BATCH),
+            limit: 1,
+            rounds: 0,
+            scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
+            stats: IoStats::default(),
+            stopped: false,
+        })
+    }
+
+    /// Whether [`Command::Stop`] came.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn tap(&mut self, port: PortId) -> Option<&mut Tap> {
+        self.taps.get_mut(port.index())?.as_mut()
+    }
+
+    /// Asks epoll which ports became ready; sleeps if told so.
+    fn poll(&mut self, wait: Wait) -> io::Result<()> {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.rounds = 0;
+        self.events.clear();
+        let timeout = if wait == Wait::Poll { Some(&NOW) } else { None };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut commands = false;
+        for index in 0..self.events.len() {
+            let Some(event) = self.events.get(index) else { break };
+            match event.data.u64() {
+                MAILBOX => commands = true,
+                token => self.mark_ready(PortId(token as u16)),
+            }
+        }
+        if commands {
+            silence(self.mailbox.command_wake());
+            self.obey();
+        }
+        Ok(())
+    }
+
+    fn mark_ready(&mut self, port: PortId) {
+        if let Some(tap) = self.tap(port)
+            && !tap.ready
+        {
+            tap.ready = true;
+            self.ready.push_back(port);
+        }
+    }
+
+    #[cold]
+    fn obey(&mut self) {
+        let mailbox = Arc::clone(&self.mailbox);
+        while let Some(command) = mailbox.next_command() {
+            match command {
+                Command::Attach { port, tap, gso } => self.attach(port, tap, gso),
+                Command::Detach { port } => {
+                    self.forget(port);
+                    mailbox.report(Event::Detached(port));
+                }
+                Command::Stop => self.stopped = true,
+            }
+        }
+    }
+
+    fn attach(&mut self, port: PortId, fd: OwnedFd, gso: bool) {
+        self.forget(port);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        let added = epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(u64::from(port.0)), flags);
+        match (added, self.taps.get_mut(port.index())) {
+            (Ok(()), Some(place)) => *place = Some(Tap { fd, ready: false, gso, refusals: 0, down: false }),
+            (Ok(()), None) => self.mailbox.report(Event::AttachFailed(port, Errno::RANGE)),
+            (Err(error), _) => self.mailbox.report(Event::AttachFailed(port, error)),
+        }
+    }
+
+    /// Lets a port go. The keeper holds another descriptor of the same TAP, so epoll would go on reporting it: it is
+    /// taken out explicitly, or a dead TAP would wake us for ever.
+    fn forget(&mut self, port: PortId) {
+        if let Some(tap) = self.taps.get_mut(port.index()).and_then(Option::take) {
+            let _ = epoll::delete(&self.epoll, &tap.fd);
+            self.ready.retain(|&ready| ready != port);
+        }
+    }
+
+    #[cold]
+    fn gone(&mut self, port: PortId) {
+        self.forget(port);
+        self.mailbox.report(Event::Gone(port));
+    }
+
+    /// Reads one frame of `port` into the batch. `false`: nothing more is there.
+    fn read(&mut self, port: PortId, pool: &mut Pool, batch: &mut Batch) -> Read {
+        let Some(tap) = self.taps.get(port.index()).and_then(Option::as_ref) else { return Read::Empty };
+        match pool.fill(port, |buffer| rustix::io::read(&tap.fd, buffer)) {
+            Ok(frame) => {
+                batch.frames.push(frame);
+                Read::Frame(frame.len())
+            }
+            Err(FillError::Io(Errno::AGAIN)) => Read::Empty,
+            Err(FillError::Io(Errno::INTR)) => Read::Frame(0),
+            Err(FillError::Io(_)) => Read::Dead,
+            Err(FillError::NoBuffer) => Read::Full,
+            Err(FillError::Truncated) => lost(batch, port, DropReason::OversizedRead),
+            Err(FillError::Short) => lost(batch, port, DropReason::TruncatedFrame),
+        }
+    }
+
+    /// Reads one port until it is empty, its turn is over or the batch is full. Returns `false` when the batch is.
+    fn take_turn(&mut self, port: PortId, pool: &mut Pool, batch: &mut Batch, bytes: &mut usize) -> bool {
+        for _ in 0..TURN {
+            if batch.frames.len() >= self.limit || !batch.has_room() || *bytes >= BATCH_BYTES {
+                return false;
+            }
+            match self.read(port, pool, batch) {
+                Read::Frame(len) => *bytes += len,
+                Read::Full => return false,
+                Read::Empty => {
+                    self.ready.pop_front();
+                    if let Some(tap) = self.tap(port) {
+                        tap.ready = false;
+                    }
+                    return true;
+                }
+                Read::Dead => {
+                    self.gone(port);
+                    return true;
+                }
+            }
+        }
+        self.ready.rotate_left(1);
+        true
+    }
+
+    /// A port that takes no super-frames gets the segments, one write each.
+    #[cold]
+    fn tx_segmented(&mut self, bytes: &[u8], out: PortId, meta: &Meta) -> Result<(), DropReason> {
+        let Self { taps, scratch, .. } = self;
+        let tap = taps.get(out.index()).and_then(Option::as_ref).ok_or(DropReason::TxDown)?;
+        for index in 0.. {
+            // The virtio header of a plain frame is ten zero bytes, and those in front of `scratch` stay zero.
+            let place = scratch.get_mut(VnetHdr::LEN..).ok_or(DropReason::TxError)?;
+            let Some(len) = segment(bytes, meta, index, place) else { break };
+            let wire = scratch.get(..VnetHdr::LEN + len).ok_or(DropReason::TxError)?;
+            rustix::io::write(&tap.fd, wire).map_err(reason)?;
+        }
+        self.stats.segmented += 1;
+        Ok(())
+    }
+
+    /// Link state of a device in another namespace reaches us by no message: a refused write is how it is learned.
+    #[cold]
+    fn link(&mut self, out: PortId, down: bool) {
+        if let Some(tap) = self.tap(out) {
+            tap.down = down;
+            self.mailbox.report(if down { Event::LinkDown(out) } else { Event::LinkUp(out) });
+        }
+    }
+
+    #[cold]
+    fn refused(&mut self, out: PortId) {
+        let Some(tap) = self.tap(out) else { return };
+        tap.refusals = tap.refusals.saturating_add(1);
+        if tap.refusals == GSO_REFUSALS {
+            tap.gso = false;
+            self.mailbox.report(Event::GsoRefused(out));
+        }
+    }
+}
+
+enum Read {
+    Frame(usize),
+    Empty,
+    Full,
+    Dead,
+}
+
+fn lost(batch: &mut Batch, port: PortId, reason: DropReason) -> Read {
+    batch.lost.push((port, reason));
+    Read::Frame(0)
+}
+
+/// What a refused write means for the frame.
+fn reason(error: Errno) -> DropReason {
+    match error {
+        Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => DropReason::TxFull,
+        // EIO: the interface is down. EBADFD: it does not exist any more.
+        Errno::IO | Errno::BADFD => DropReason::TxDown,
+        _ => DropReason::TxError,
+    }
+}
+
+impl Io for EpollIo {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch, wait: Wait) -> io::Result<Tick> {
+        if self.ready.is_empty() {
+            self.poll(wait)?;
+            self.limit = 1;
+            self.stats.wakeups += u64::from(wait == Wait::Sleep);
+        } else {
+            self.rounds += 1;
+            if self.rounds >= ROUNDS {
+                self.poll(Wait::Poll)?;
+            }
+        }
+        let mut bytes = 0;
+        while let Some(&port) = self.ready.front() {
+            if !self.take_turn(port, pool, batch, &mut bytes) {
+                self.limit = (self.limit * 2).min(BATCH);
+                break;
+            }
+        }
+        Ok(Tick::now())
+    }
+
+    fn tx(&mut self, pool: &mut Pool, out: PortId, frame: &Frame, meta: &Meta) -> Result<(), DropReason> {
+        let tap = self.taps.get_mut(out.index()).and_then(Option::as_mut).ok_or(DropReason::TxDown)?;
+        let gso = meta.gso != Gso::None;
+        if gso && !tap.gso {
+            return self.tx_segmented(pool.bytes(frame), out, meta);
+        }
+        match rustix::io::write(&tap.fd, pool.wire(frame)) {
+            Ok(_) => {
+                if gso {
+                    tap.refusals = 0;
+                }
+                if tap.down {
+                    self.link(out, false);
+                }
+                Ok(())
+            }
+            Err(Errno::IO) => {
+                if !tap.down {
+                    self.link(out, true);
+                }
+                Err(DropReason::TxDown)
+            }
+            Err(Errno::INVAL) if gso => {
+                self.refused(out);
+                self.tx_segmented(pool.bytes(frame), out, meta)
+            }
+            Err(Errno::BADFD) => {
+                self.gone(out);
+                Err(DropReason::TxDown)
+            }
+            Err(error) => Err(reason(error)),
+        }
+    }
+
+    fn flush(&mut self, _: &mut Pool) {}
+
+    fn take_stats(&mut self) -> IoStats {
+        std::mem::take(&mut self.stats)
+    }
+}

@@ -1,0 +1,81 @@
+//! The device seam: how a worker reaches its devices, in batches.
+//!
+//! Two engines stand behind it today: [`epoll`] for TAPs and [`mem`] for tests and micro benches. It is cut so that a
+//! ring engine fits without change: frames live in the worker's [`Pool`] and are named by value, a queued write may
+//! keep its frame by [`Pool::retain`] until its completion, `rx` is where completions are reaped, `flush` is where a
+//! ring submits. Any worker may write any TAP; each ingress belongs to one worker.
+
+pub mod epoll;
+pub mod mem;
+
+use std::io;
+
+use crate::drop::DropReason;
+use crate::flow::Meta;
+use crate::frame::{Frame, Pool};
+use crate::port::PortId;
+use crate::tick::Tick;
+
+/// Most frames of one batch.
+pub const BATCH: usize = 64;
+
+/// What `rx` filled: frames, and the names of those that were lost before they became frames.
+#[derive(Default)]
+pub struct Batch {
+    /// In the order they were read; per port that is the order they arrived in.
+    pub frames: Vec<Frame>,
+    /// What could not be made a frame of.
+    pub lost: Vec<(PortId, DropReason)>,
+}
+
+impl Batch {
+    /// An empty batch with room for [`BATCH`] frames, so that filling it allocates nothing.
+    pub fn new() -> Self {
+        Self { frames: Vec::with_capacity(BATCH), lost: Vec::with_capacity(BATCH) }
+    }
+
+    /// Whether another frame fits.
+    pub fn has_room(&self) -> bool {
+        self.frames.len() < BATCH && self.lost.len() < BATCH
+    }
+}
+
+/// Whether `rx` may sleep when nothing is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Come back at once.
+    Poll,
+    /// Sleep until a frame or a command is there.
+    Sleep,
+}
+
+/// What an engine counts, for the worker to add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// Sleeps that ended.
+    pub wakeups: u64,
+    /// Super-frames that a port refused and that were written as segments.
+    pub segmented: u64,
+}
+
+/// One worker's devices.
+pub trait Io {
+    /// Fills an empty batch with what devices have, sleeping first if told so, and reads the clock once.
+    ///
+    /// # Errors
+    /// Only when the engine itself is broken; the failure of one device is an event, never an error here.
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch, wait: Wait) -> io::Result<Tick>;
+
+    /// Writes or queues a frame to `out`. Between this call and [`Io::flush`] of the batch the frame's bytes must not
+    /// change.
+    ///
+    /// # Errors
+    /// Why the port did not take it.
+    fn tx(&mut self, pool: &mut Pool, out: PortId, frame: &Frame, meta: &Meta) -> Result<(), DropReason>;
+
+    /// The batch is done: submits what was queued.
+    fn flush(&mut self, pool: &mut Pool);
+
+    /// What the engine itself did since the last call.
+    fn take_stats(&mut self) -> IoStats;
+}

@@ -1,0 +1,97 @@
+//! The configuration as packets see it: one immutable value, published whole, loaded once a batch.
+
+use std::collections::HashMap;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::fdb::Fdb;
+use crate::mac::MacAddr;
+use crate::port::{NetworkId, PortId};
+
+/// Ports and networks, by index.
+///
+/// # Threads
+/// Immutable. Workers hold it behind `arc-swap` for the length of a batch; the control plane replaces it. What changes
+/// under traffic (the FDB) is reached through it and has its own rules.
+#[derive(Default)]
+pub struct Snapshot {
+    /// Counts publications.
+    pub generation: u64,
+    /// By [`PortId`].
+    pub ports: Box<[Option<Port>]>,
+    /// By [`NetworkId`].
+    pub networks: Box<[Option<Network>]>,
+}
+
+impl Snapshot {
+    /// The port, if it is configured.
+    pub fn port(&self, port: PortId) -> Option<&Port> {
+        self.ports.get(port.index())?.as_ref()
+    }
+
+    /// The network, if it is configured.
+    pub fn network(&self, network: NetworkId) -> Option<&Network> {
+        self.networks.get(network.index())?.as_ref()
+    }
+}
+
+/// A switch port.
+pub struct Port {
+    /// The network it belongs to.
+    pub network: NetworkId,
+    /// The MAC address given to its container.
+    pub mac: MacAddr,
+    /// The addresses given to its container, IPv4 v4-mapped.
+    pub addresses: Box<[Ipv6Addr]>,
+}
+
+/// A network: one bridge domain.
+pub struct Network {
+    /// The address plan it belongs to.
+    pub zone: u16,
+    /// Largest IP packet, bytes; super-frames are judged by their segments.
+    pub mtu: u32,
+    /// Containers of this network may talk to each other.
+    pub icc: bool,
+    /// Who may use which address.
+    pub spoof: Spoof,
+    /// Broadcast, multicast and unknown frames per second and port; 0: no limit.
+    pub storm: u32,
+    /// Learned and static MAC addresses.
+    pub fdb: Arc<Fdb>,
+    /// Ports that a flood goes to: those that are up.
+    pub members: Box<[PortId]>,
+    /// Who owns which address.
+    pub claims: Claims,
+}
+
+/// Who may use which address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoof {
+    /// Everything goes.
+    Off,
+    /// Nobody uses an address that belongs to another port or a gateway.
+    Claimed,
+    /// Only one's own addresses, link-local ones and probes.
+    Strict,
+}
+
+/// The owner of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The container behind this port.
+    Port(PortId),
+    /// The switch itself.
+    Gateway,
+}
+
+/// Which address belongs to whom.
+#[derive(Default)]
+pub struct Claims {
+    /// MAC addresses.
+    pub macs: HashMap<MacAddr, Owner, RandomState>,
+    /// IP addresses, IPv4 v4-mapped.
+    pub ips: HashMap<Ipv6Addr, Owner, RandomState>,
+}

@@ -1,0 +1,135 @@
+//! Counters. One worker writes them, anybody reads; the reader sums over workers.
+//!
+//! The law every pipeline test asserts (copies are counted apart):
+//!
+//! ```text
+//! rx + generated + released == forwarded + flooded + local + held + sum(drops)
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::drop::DropReason;
+use crate::port::PortId;
+
+/// A counter with one writer.
+///
+/// # Threads
+/// Only the owning worker adds; an add is a load and a store, no locked instruction. Readers see some recent value.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owner may call this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Some recent value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker did with frames.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Frames read from devices.
+    pub rx: Counter,
+    /// Frames made by the switch itself.
+    pub generated: Counter,
+    /// Frames that had been held and went on.
+    pub released: Counter,
+    /// Frames written to one port.
+    pub forwarded: Counter,
+    /// Frames written to several ports, each counted once.
+    pub flooded: Counter,
+    /// Copies written by floods.
+    pub copies: Counter,
+    /// Copies of floods that a port did not take (the frame itself counts as flooded if any port took it).
+    pub copies_lost: Counter,
+    /// Frames for the switch itself.
+    pub local: Counter,
+    /// Frames waiting for a neighbour.
+    pub held: Counter,
+    /// Batches that held at least one frame.
+    pub batches: Counter,
+    /// Times the worker slept and was woken.
+    pub wakeups: Counter,
+    /// Super-frames that a port refused and that were segmented here.
+    pub segmented: Counter,
+    /// FDB entries that could not be learned: the table was full of other ports' entries.
+    pub unlearned: Counter,
+    /// Frames dropped, by reason.
+    pub drops: [Counter; DropReason::COUNT],
+}
+
+impl WorkerCounters {
+    /// Frames dropped, all reasons.
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().map(Counter::get).sum()
+    }
+
+    /// What went in and has not come out; 0 between batches, or frames were lost without a name.
+    pub fn unaccounted(&self) -> i128 {
+        let wide = |counter: &Counter| i128::from(counter.get());
+        wide(&self.rx) + wide(&self.generated) + wide(&self.released)
+            - wide(&self.forwarded)
+            - wide(&self.flooded)
+            - wide(&self.local)
+            - wide(&self.held)
+            - i128::from(self.dropped())
+    }
+}
+
+/// What went through one port, as one worker saw it. `rx` is from the container, `tx` towards it.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Frames from the container.
+    pub rx_frames: Counter,
+    /// Their bytes, Ethernet header on; a super-frame counts once.
+    pub rx_bytes: Counter,
+    /// Frames towards the container.
+    pub tx_frames: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    /// Frames dropped: on the way in by this port's frames, on the way out by this port not taking them.
+    pub drops: [Counter; DropReason::COUNT],
+}
+
+/// All counters of one worker.
+#[derive(Debug)]
+pub struct Counters {
+    /// The worker's own.
+    pub worker: CachePadded<WorkerCounters>,
+    ports: Box<[PortCounters]>,
+}
+
+impl Counters {
+    /// Counters for ports `0..ports`.
+    pub fn new(ports: usize) -> Self {
+        let ports = (0..ports).map(|_| PortCounters::default()).collect();
+        Self { worker: CachePadded::default(), ports }
+    }
+
+    /// The counters of a port; `None` beyond the limit given at the start.
+    pub fn port(&self, port: PortId) -> Option<&PortCounters> {
+        self.ports.get(port.index())
+    }
+
+    /// Counts a dropped frame, for the worker and for `port`.
+    pub fn drop_frame(&self, port: PortId, reason: DropReason) {
+        if let Some(counter) = self.worker.drops.get(reason as usize) {
+            counter.add(1);
+        }
+        self.drop_at(port, reason);
+    }
+
+    /// Counts what `port` lost, without counting a frame (a copy of a flood).
+    pub fn drop_at(&self, port: PortId, reason: DropReason) {
+        if let Some(counter) = self.port(port).and_then(|port| port.drops.get(reason as usize)) {
+            counter.add(1);
+        }
+    }
+}

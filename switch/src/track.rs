@@ -1,0 +1,72 @@
+//! Sixth hop: the one place that commits state. For a switch that is the budget of floods.
+
+use crate::drop::DropReason;
+use crate::port::PortId;
+use crate::snapshot::Network;
+use crate::tick::Tick;
+use crate::verdict::Verdict;
+
+/// Flood budgets of the ports whose frames this worker reads: a token bucket each, no clock but the batch's.
+pub struct Storm {
+    buckets: Box<[Bucket]>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Bucket {
+    /// Thousandths of a frame, so that a slow rate refills by the millisecond.
+    tokens: u64,
+    last: Tick,
+}
+
+/// Thousandths of a frame that one frame costs.
+const FRAME: u64 = 1000;
+
+impl Storm {
+    /// Budgets for ports `0..ports`.
+    pub fn new(ports: usize) -> Self {
+        Self { buckets: vec![Bucket::default(); ports].into_boxed_slice() }
+    }
+
+    /// Takes one flooded frame from the budget of `port`: `rate` frames a second, a quarter of that at once.
+    fn take(&mut self, port: PortId, rate: u32, now: Tick) -> bool {
+        let Some(bucket) = self.buckets.get_mut(port.index()) else { return false };
+        let rate = u64::from(rate);
+        let burst = (rate / 4).max(1) * FRAME;
+        let refill = now.millis().saturating_sub(bucket.last.millis()).saturating_mul(rate);
+        bucket.tokens = bucket.tokens.saturating_add(refill).min(burst);
+        bucket.last = now;
+        let enough = bucket.tokens >= FRAME;
+        if enough {
+            bucket.tokens -= FRAME;
+        }
+        enough
+    }
+}
+
+/// Commits the verdict: what it may not cost, it becomes a drop.
+pub fn track(verdict: Verdict, port: PortId, network: &Network, storm: &mut Storm, now: Tick) -> Verdict {
+    match verdict {
+        Verdict::Flood if network.storm != 0 && !storm.take(port, network.storm, now) => {
+            Verdict::Drop(DropReason::Storm)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_held_to_its_rate_and_a_pause_refills() {
+        let mut storm = Storm::new(2);
+        let passed = |storm: &mut Storm, port, at| {
+            (0..5000).filter(|_| storm.take(PortId(port), 1000, Tick::from_millis(at))).count()
+        };
+        assert_eq!(passed(&mut storm, 0, 10_000), 250, "a quarter of a second at once");
+        assert_eq!(passed(&mut storm, 0, 10_100), 100);
+        assert_eq!(passed(&mut storm, 1, 10_100), 250, "a budget of its own");
+        assert_eq!(passed(&mut storm, 0, 99_000), 250, "a pause fills it, no further");
+        assert_eq!(passed(&mut storm, 7, 99_000), 0, "no such port");
+    }
+}

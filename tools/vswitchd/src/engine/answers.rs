@@ -1,0 +1,298 @@
+//! What the API asks, answered from what is there. Nothing here changes anything.
+
+use std::time::Instant;
+
+use switch::drop::DropReason;
+use switch::port::PortId;
+use switch::stats::{Counter, PortCounters};
+use switch::tick::Tick;
+
+use super::control::Control;
+use super::networks::NetworkRecord;
+use super::ports::{MAX_PORTS, PortRecord, State};
+use crate::api::rows::{
+    CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, IoEngine, IoStatus, LimitStatus,
+    NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof, Stats, StatsRow, Status,
+    WorkerRow,
+};
+use crate::config;
+use switch::sys::tun;
+
+impl Control {
+    pub(super) fn fdb_rows(&self) -> Vec<FdbRow> {
+        let now = Tick::now();
+        let mut rows = Vec::new();
+        for (_, network) in self.networks.all() {
+            for entry in network.fdb.entries(now) {
+                let port = self.ports.get(entry.port);
+                rows.push(FdbRow {
+                    port: entry.port.0,
+                    vlan: entry.vid,
+                    mac: entry.mac,
+                    age: (!entry.is_static).then_some(u64::from(entry.age)),
+                    network: network.config.name.clone(),
+                    container: port.map_or_else(String::new, |port| port.container().into()),
+                    iface: port.map_or_else(String::new, |port| port.ifname().into()),
+                    r#type: if entry.is_static { FdbType::Static } else { FdbType::Dynamic },
+                });
+            }
+        }
+        rows.sort_by(|a, b| (&a.network, a.port, a.vlan, a.mac).cmp(&(&b.network, b.port, b.vlan, b.mac)));
+        rows
+    }
+
+    pub(super) fn port_rows(&self) -> Vec<PortRow> {
+        self.ports.wanted().map(|(id, port)| self.port_row(id, port)).collect()
+    }
+
+    pub(super) fn port_row(&self, id: PortId, port: &PortRecord) -> PortRow {
+        let (state, reason) = port_state(port);
+        let zero = PortCounters::default();
+        let counters = self.counters.port(id).unwrap_or(&zero);
+        PortRow {
+            port: Some(id.0),
+            network: self.networks.name(port.network).into(),
+            container: port.container().into(),
+            iface: port.ifname().into(),
+            mac: port.mac,
+            addresses: port
+                .spec
+                .addresses
+                .iter()
+                .filter_map(|(address, prefix)| ipnet::IpNet::new(*address, *prefix).ok())
+                .collect(),
+            state,
+            reason,
+            mtu: port.spec.mtu,
+            io: "tap".into(),
+            gso: gso(port),
+            rx_frames: counters.rx_frames.get(),
+            rx_bytes: counters.rx_bytes.get(),
+            tx_frames: counters.tx_frames.get(),
+            tx_bytes: counters.tx_bytes.get(),
+            drops: counters.drops.iter().map(Counter::get).sum(),
+        }
+    }
+
+    pub(super) fn network_rows(&self) -> Vec<NetworkRow> {
+        self.desired
+            .networks
+            .iter()
+            .filter_map(|network| self.networks.named(&network.name))
+            .map(|record| self.network_row(record))
+            .collect()
+    }
+
+    pub(super) fn network_row(&self, record: &NetworkRecord) -> NetworkRow {
+        let network = &record.config;
+        let ports = self.ports.wanted().filter(|(_, port)| self.networks.name(port.network) == network.name).count();
+        NetworkRow {
+            name: network.name.clone(),
+            subnet: network.subnet.map(Into::into),
+            subnet6: None,
+            mtu: u32::from(network.mtu),
+            icc: network.icc,
+            spoof: match network.spoof {
+                config::Spoof::Claimed => Spoof::Claimed,
+                config::Spoof::Strict => Spoof::Strict,
+                config::Spoof::Off => Spoof::Off,
+            },
+            ageing: u64::from(network.ageing),
+            fdb_limit: network.fdb_limit,
+            fdb_used: record.fdb.stats().current as u32,
+            storm: u64::from(network.storm),
+            ports: ports as u32,
+            origin: if self.file.network(&network.name).is_some() { Origin::File } else { Origin::Api },
+        }
+    }
+
+    pub(super) fn network_detail(&self, record: &NetworkRecord) -> NetworkDetail {
+        let stats = record.fdb.stats();
+        NetworkDetail {
+            network: self.network_row(record),
+            interfaces: self.port_rows().into_iter().filter(|row| row.network == record.config.name).collect(),
+            fdb: FdbStats {
+                current: stats.current,
+                max: u64::from(record.config.fdb_limit),
+                r#static: stats.statics,
+                learned: stats.learned,
+                moved: stats.moved,
+                expired: stats.expired,
+                evicted: stats.evicted,
+                refused: stats.refused,
+            },
+        }
+    }
+
+    pub(super) fn container_rows(&self) -> Vec<ContainerRow> {
+        self.desired.containers.iter().map(|container| self.container_row(container)).collect()
+    }
+
+    fn container_row(&self, container: &config::Container) -> ContainerRow {
+        let ports = || self.ports.wanted().filter(|(_, port)| port.container() == container.name);
+        let known = self.containers.get(&container.name);
+        // A container is as well as its worst interface.
+        let worst = ports().map(|(_, port)| port_state(port)).max_by_key(|(state, _)| match state {
+            PortState::Up => 0,
+            PortState::Down => 1,
+            PortState::Waiting => 2,
+            PortState::Failed => 3,
+        });
+        let (state, reason) = worst.unwrap_or_else(|| match known.and_then(|known| known.reason.clone()) {
+            Some(reason) => (PortState::Failed, Some(reason)),
+            None => (PortState::Up, None),
+        });
+        let told = known.is_some_and(|known| !known.command.is_empty());
+        ContainerRow {
+            name: container.name.clone(),
+            netns: container.netns.to_string(),
+            state,
+            reason,
+            interfaces: container.interfaces.iter().map(|interface| interface.name.clone()).collect(),
+            command: (!container.command.is_empty())
+                .then_some(if told { CommandState::Running } else { CommandState::Stopped }),
+            origin: if self.file.container(&container.name).is_some() { Origin::File } else { Origin::Api },
+        }
+    }
+
+    pub(super) fn drop_rows(&self, by_port: bool) -> Vec<DropRow> {
+        let row = |reason: DropReason, counter: &Counter, port| {
+            let frames = counter.get();
+            (frames > 0).then(|| DropRow {
+                reason: reason.name().into(),
+                frames,
+                explanation: reason.explanation().trim().into(),
+                port,
+            })
+        };
+        let each = |counters: &[Counter; DropReason::COUNT], port: Option<DropPort>| -> Vec<DropRow> {
+            let pairs = DropReason::ALL.iter().zip(counters);
+            pairs.filter_map(|(reason, counter)| row(*reason, counter, port.clone())).collect()
+        };
+        if !by_port {
+            return each(&self.counters.worker.drops, None);
+        }
+        self.ports
+            .wanted()
+            .filter_map(|(id, port)| {
+                let of = DropPort {
+                    port: id.0,
+                    network: self.networks.name(port.network).into(),
+                    container: port.container().into(),
+                    iface: port.ifname().into(),
+                };
+                Some(each(&self.counters.port(id)?.drops, Some(of)))
+            })
+            .flatten()
+            .collect()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let ports = self.port_rows().into_iter().filter_map(|row| {
+            Some(StatsRow {
+                port: row.port?,
+                network: row.network,
+                container: row.container,
+                iface: row.iface,
+                rx_frames: row.rx_frames,
+                rx_bytes: row.rx_bytes,
+                tx_frames: row.tx_frames,
+                tx_bytes: row.tx_bytes,
+                drops: row.drops,
+                rx_pps: 0,
+                rx_bps: 0,
+                tx_pps: 0,
+                tx_bps: 0,
+            })
+        });
+        let worker = &self.counters.worker;
+        let workers = vec![WorkerRow {
+            worker: 0,
+            rx: worker.rx.get(),
+            generated: worker.generated.get(),
+            released: worker.released.get(),
+            forwarded: worker.forwarded.get(),
+            flooded: worker.flooded.get(),
+            copies: worker.copies.get(),
+            local: worker.local.get(),
+            held: worker.held.get(),
+            drops: worker.dropped(),
+            batches: worker.batches.get(),
+            wakeups: worker.wakeups.get(),
+        }];
+        let at_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Stats { at_ms, ports: ports.collect(), workers }
+    }
+
+    pub(super) fn port_counts(&self) -> PortCounts {
+        let mut counts = PortCounts::default();
+        for (_, port) in self.ports.wanted() {
+            match port_state(port).0 {
+                PortState::Up => counts.up += 1,
+                PortState::Down => counts.down += 1,
+                PortState::Waiting => counts.waiting += 1,
+                PortState::Failed => counts.failed += 1,
+            }
+        }
+        counts
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let probed = self.ports.wanted().find_map(|(_, port)| match &port.state {
+            State::Up { info, .. } => Some((info.offloads, info.gso_writes)),
+            _ => None,
+        });
+        let (offloads, gso_writes) = probed.unwrap_or_default();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: self.begin.keeper_pid,
+            engine_pid: std::process::id(),
+            uptime_s: Instant::now().duration_since(self.started).as_secs(),
+            engine_restarts: self.begin.restarts,
+            rootless: self.begin.rootless,
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            capabilities: super::capabilities(),
+            io: IoStatus {
+                engine: IoEngine::Epoll,
+                why: "the only engine of this release; io_uring is not built yet".into(),
+            },
+            workers: 1,
+            config: self.begin.config_name.clone(),
+            generation: self.generation,
+            ports: self.port_counts(),
+            offloads: OffloadStatus {
+                taken: tun::offload_names(offloads).into_iter().map(Into::into).collect(),
+                gso_writes,
+            },
+            limits: LimitStatus {
+                ports: MAX_PORTS as u64,
+                networks: u64::from(u16::MAX),
+                fdb: self.desired.networks.iter().map(|network| u64::from(network.fdb_limit)).sum(),
+                open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX),
+            },
+        }
+    }
+}
+
+/// A port's state in the words of the API, and why it is not up.
+fn port_state(port: &PortRecord) -> (PortState, Option<String>) {
+    match &port.state {
+        State::Up { link_down: false, .. } => (PortState::Up, None),
+        State::Up { link_down: true, .. } => (PortState::Down, Some("set down in the container".into())),
+        State::Attaching => (PortState::Waiting, Some("being attached".into())),
+        State::Waiting { reason, .. } => (PortState::Waiting, Some(reason.clone())),
+        State::Down { reason } => (PortState::Down, Some(reason.clone())),
+        State::Failed { reason } => (PortState::Failed, Some(reason.clone())),
+        State::Leaving { .. } => (PortState::Down, Some("being removed".into())),
+    }
+}
+
+fn gso(port: &PortRecord) -> Gso {
+    match &port.state {
+        State::Up { gso_refused: true, .. } => Gso::Software,
+        State::Up { info, .. } if !info.gso_writes => Gso::Software,
+        State::Up { info, .. } if info.offloads & tun::USO != 0 => Gso::Full,
+        State::Up { info, .. } if info.offloads & tun::TSO != 0 => Gso::Tso,
+        _ => Gso::Off,
+    }
+}

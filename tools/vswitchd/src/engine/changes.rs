@@ -1,0 +1,412 @@
+//! What the API changes. Each change is made on a copy of what is wanted, checked whole, and only then brought about.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use switch::fdb::Flush;
+use switch::port::PortId;
+use switch::tick::Tick;
+use tokio::sync::oneshot;
+
+use super::control::{Control, Outcome, Then, Unsettled};
+use super::objects::Connected;
+use super::ports::State;
+use crate::api::rows::Done;
+use crate::api::{
+    Answer, ApiError, ApiErrorKind, Call, Connect, Disconnect, FdbAdd, FdbDel, FdbFlush, NetworkCreate, Reply, Request,
+};
+use crate::config::{
+    self, Config, ConfigErrors, ContainerSpec, Context, InterfaceOptions, Network, NetworkOptions, Paths, Problem,
+    ProblemKind,
+};
+use crate::wire::{Answer as KeeperAnswer, Op, Refusal};
+
+impl Control {
+    /// Answers a call, now or when its ports have settled.
+    pub(super) fn answer(&mut self, call: Call) {
+        let Call { request, reply } = call;
+        let answer = match request {
+            Request::Fdb => Ok(Answer::Fdb(self.fdb_rows())),
+            Request::FdbAdd(add) => self.fdb_add(add),
+            Request::FdbDel(del) => self.fdb_del(&del),
+            Request::FdbFlush(which) => self.fdb_flush(&which),
+            Request::Ports => Ok(Answer::Ports(self.port_rows())),
+            Request::Networks => Ok(Answer::Networks(self.network_rows())),
+            Request::Network { name } => match self.networks.named(&name) {
+                Some(record) => Ok(Answer::Network(self.network_detail(record))),
+                None => Err(no_network(&name)),
+            },
+            Request::NetworkCreate(create) => self.network_create(create),
+            Request::NetworkRemove { name } => self.network_remove(&name),
+            Request::Connect { network, interface } => return self.connect(&network, interface, reply),
+            Request::Disconnect { network, interface } => self.disconnect(&network, &interface),
+            Request::Containers => Ok(Answer::Containers(self.container_rows())),
+            Request::Target { container } => return self.target(&container, reply),
+            Request::Drops { ports } => Ok(Answer::Drops(self.drop_rows(ports))),
+            Request::Stats => Ok(Answer::Stats(self.stats())),
+            Request::Status => Ok(Answer::Status(self.status())),
+            Request::Config => serde_json::to_value(&self.desired)
+                .map(Answer::Config)
+                .map_err(|error| ApiError::new(ApiErrorKind::Unavailable, error.to_string())),
+            Request::Reload => return self.read_file(Some(reply)),
+            Request::Apply { name, text } => return self.apply(&name, text.as_bytes(), Some(reply)),
+        };
+        // The caller may have given up.
+        let _ = reply.send(answer);
+    }
+
+    /// Asks the keeper for the file's text; goes on in [`Control::file_read`].
+    pub(super) fn read_file(&mut self, reply: Option<oneshot::Sender<Reply>>) {
+        self.ask(Op::ReadConfig, move |result| {
+            let text = result.and_then(|(answer, mut fds)| match (answer, fds.pop()) {
+                (KeeperAnswer::Config, Some(fd)) => super::text_of(fd).map_err(|error| unreadable(error.to_string())),
+                _ => Err(unreadable("the keeper sent no text".into())),
+            });
+            Outcome::FileRead { result: text, reply }
+        });
+    }
+
+    pub(super) fn file_read(&mut self, result: Result<Vec<u8>, Refusal>, reply: Option<oneshot::Sender<Reply>>) {
+        match result {
+            Ok(text) => {
+                let name = self.begin.config_name.clone();
+                self.apply(&name, &text, reply);
+            }
+            Err(refusal) => {
+                tracing::error!(%refusal, "not reloaded");
+                send(reply, Err(ApiError::new(ApiErrorKind::Invalid, refusal.to_string())));
+            }
+        }
+    }
+
+    /// Makes `text` the file's part of what is wanted. Nothing changes unless all of it is valid, together with what
+    /// was made through the API.
+    fn apply(&mut self, name: &str, text: &[u8], reply: Option<oneshot::Sender<Reply>>) {
+        let paths = Paths { control: self.begin.control.clone(), state: self.begin.state.clone() };
+        let context = Context { paths, previous: Some(&self.desired) };
+        let file = match config::parse_with(name, text, &context) {
+            Ok(file) => file,
+            Err(errors) => {
+                tracing::error!("not reloaded:\n{errors}");
+                return send(reply, Err(invalid(&errors)));
+            }
+        };
+        let (wanted, conflicts) = self.with_objects(&file);
+        if !conflicts.is_empty() {
+            tracing::error!(?conflicts, "not reloaded");
+            let message = "the file contradicts what was made through the API; nothing was changed";
+            return send(reply, Err(ApiError::faults(message, conflicts)));
+        }
+        let diff = config::diff(&self.desired, &wanted);
+        let details: Vec<String> = diff.to_string().lines().map(Into::into).collect();
+        tracing::info!(changes = details.len(), "reloaded");
+        (self.file, self.desired) = (file, wanted);
+        self.reconcile();
+        self.retry_failed();
+        let Some(reply) = reply else { return };
+        let ports = self.ports.wanted().map(|(id, _)| id).collect();
+        let done = Done { changed: details.len() as u64, details };
+        self.unsettled.push(Unsettled { ports, reply, then: Then::Answer(Answer::Done(done)) });
+    }
+
+    /// At the start: objects made through the API join what the file wants. One that contradicts the file is left out
+    /// and stays in the state folder.
+    pub(super) fn merge_objects(&mut self) {
+        let (wanted, conflicts) = self.with_objects(&self.file);
+        for conflict in conflicts {
+            tracing::error!(conflict, "an object made through the API contradicts the file and is left out");
+        }
+        self.desired = wanted;
+    }
+
+    fn with_objects(&self, file: &Config) -> (Config, Vec<String>) {
+        let mut wanted = file.clone();
+        let mut conflicts = Vec::new();
+        for create in &self.objects.kept.networks {
+            let made = network_of(create).and_then(|network| wanted.add_network(network).map_err(|p| refused(&p)));
+            conflicts.extend(made.err().map(|error| format!("network {}: {error}", create.name)));
+        }
+        for Connected { network, interface } in &self.objects.kept.interfaces {
+            let (container, options) = connection(interface);
+            let made = wanted.connect(network, &container, &options);
+            conflicts.extend(made.err().map(|error| format!("container {}: {error}", container.name)));
+        }
+        (wanted, conflicts)
+    }
+
+    fn network_create(&mut self, create: NetworkCreate) -> Reply {
+        let network = network_of(&create)?;
+        self.desired.add_network(network).map_err(|problem| refused(&problem))?;
+        let name = create.name.clone();
+        self.objects.kept.networks.push(create);
+        self.keep();
+        self.reconcile();
+        let record = self.networks.named(&name).ok_or_else(|| no_network(&name))?;
+        Ok(Answer::NetworkRow(self.network_row(record)))
+    }
+
+    fn network_remove(&mut self, name: &str) -> Reply {
+        self.desired.remove_network(name).map_err(|problem| refused(&problem))?;
+        self.objects.kept.networks.retain(|network| network.name != name);
+        self.objects.kept.fdb.retain(|entry| entry.network != name);
+        self.keep();
+        self.reconcile();
+        Ok(done(1, format!("network {name} removed")))
+    }
+
+    fn connect(&mut self, network: &str, interface: Connect, reply: oneshot::Sender<Reply>) {
+        let (container, options) = connection(&interface);
+        let made = match self.desired.connect(network, &container, &options) {
+            Ok(made) => made,
+            Err(problem) => return send(Some(reply), Err(refused(&problem))),
+        };
+        let kept = Connect {
+            interface: Some(made.name.clone()),
+            ip: made.ip.map(|ip| ip.addr()),
+            mac: Some(made.mac),
+            ..interface
+        };
+        self.objects.kept.interfaces.push(Connected { network: network.into(), interface: kept });
+        self.keep();
+        self.reconcile();
+        match self.ports.find(&container.name, &made.name) {
+            Some(port) => {
+                let then = Then::Connected { network: network.into(), port };
+                self.unsettled.push(Unsettled { ports: vec![port], reply, then });
+            }
+            // An interface of the same name is still leaving: it is attached when that one is gone.
+            None => send(Some(reply), Ok(done(1, format!("{} {} follows", container.name, made.name)))),
+        }
+    }
+
+    /// What became of a connection: its row, or why the host refused it; what is refused is taken back.
+    pub(super) fn connected(&mut self, network: &str, port: PortId) -> Reply {
+        let Some(record) = self.ports.get(port) else {
+            return Err(ApiError::new(ApiErrorKind::Conflict, "the interface was removed meanwhile"));
+        };
+        let State::Failed { reason } = &record.state else { return Ok(Answer::Port(self.port_row(port, record))) };
+        let error = ApiError::new(ApiErrorKind::Refused, reason.clone());
+        let interface =
+            Disconnect { container: record.container().into(), interface: Some(record.ifname().into()) };
+        self.disconnect(network, &interface)?;
+        Err(error)
+    }
+
+    fn disconnect(&mut self, network: &str, interface: &Disconnect) -> Reply {
+        let Disconnect { container, interface } = interface;
+        let gone =
+            self.desired.disconnect(network, container, interface.as_deref()).map_err(|problem| refused(&problem))?;
+        let objects = &mut self.objects.kept;
+        objects.interfaces.retain(|kept| {
+            kept.interface.container != *container || kept.interface.interface.as_deref() != Some(&gone.name)
+        });
+        objects.fdb.retain(|entry| {
+            entry.container != *container || entry.interface.as_deref().is_some_and(|name| name != gone.name)
+        });
+        // A container that the API brought goes with its last interface; the file's stay.
+        if self.file.container(container).is_none()
+            && self.desired.container(container).is_some_and(|known| known.interfaces.is_empty())
+        {
+            self.desired.remove_container(container).map_err(|problem| refused(&problem))?;
+        }
+        self.keep();
+        self.reconcile();
+        Ok(done(1, format!("{container} {} disconnected from {network}", gone.name)))
+    }
+
+    /// Writes the objects down. A full disk does not undo the change: it is said, and written with the next one.
+    fn keep(&mut self) {
+        if let Err(error) = self.objects.save() {
+            tracing::error!(%error, "objects made through the API are not saved");
+        }
+    }
+
+    fn target(&mut self, name: &str, reply: oneshot::Sender<Reply>) {
+        let Some(container) = self.desired.container(name) else {
+            return send(Some(reply), Err(no_container(name)));
+        };
+        let hosts = (self.hosts.path(name), PathBuf::from("/etc/hosts"));
+        let op = Op::Locate { container: name.into(), netns: container.netns.clone() };
+        self.ask(op, move |result| {
+            let answer = match result {
+                Ok((KeeperAnswer::Target(mut target), _)) => {
+                    target.mounts.push(hosts);
+                    Ok(Answer::Target(target))
+                }
+                Ok(_) => Err(ApiError::new(ApiErrorKind::Unavailable, "the keeper answered something else")),
+                Err(refusal) => Err(ApiError::new(ApiErrorKind::Refused, refusal.to_string())),
+            };
+            let _ = reply.send(answer);
+            Outcome::Nothing
+        });
+    }
+
+    fn fdb_add(&mut self, add: FdbAdd) -> Reply {
+        let record = self.networks.named(&add.network).ok_or_else(|| no_network(&add.network))?;
+        let port = self.port_in(&add.network, &add.container, add.interface.as_deref())?;
+        let added = record.fdb.add_static(add.vlan.unwrap_or(0), add.mac, port, Tick::now());
+        added.map_err(|error| ApiError::new(ApiErrorKind::Invalid, error.to_string()))?;
+        let text = format!("{} is behind port {port} for good", add.mac);
+        self.objects.kept.fdb.retain(|kept| (&kept.network, kept.mac, kept.vlan) != (&add.network, add.mac, add.vlan));
+        self.objects.kept.fdb.push(add);
+        self.keep();
+        Ok(done(1, text))
+    }
+
+    fn fdb_del(&mut self, del: &FdbDel) -> Reply {
+        let record = self.networks.named(&del.network).ok_or_else(|| no_network(&del.network))?;
+        if !record.fdb.remove(del.vlan.unwrap_or(0), del.mac) {
+            let text = format!("no entry for {} in network {}", del.mac, del.network);
+            return Err(ApiError::new(ApiErrorKind::NotFound, text));
+        }
+        self.objects.kept.fdb.retain(|kept| (&kept.network, kept.mac, kept.vlan) != (&del.network, del.mac, del.vlan));
+        self.keep();
+        Ok(done(1, format!("{} removed", del.mac)))
+    }
+
+    fn fdb_flush(&mut self, which: &FdbFlush) -> Reply {
+        if let Some(network) = &which.network
+            && self.networks.find(network).is_none()
+        {
+            return Err(no_network(network));
+        }
+        if let Some(container) = &which.container
+            && self.desired.container(container).is_none()
+        {
+            return Err(no_container(container));
+        }
+        let ports = self.ports.ids(|port| {
+            which.container.as_deref().is_none_or(|name| name == port.container())
+                && which.interface.as_deref().is_none_or(|name| name == port.ifname())
+        });
+        let all_ports = which.container.is_none() && which.interface.is_none();
+        let mut flushed = 0;
+        for (_, record) in self.networks.all() {
+            if which.network.as_ref().is_none_or(|name| *name == record.config.name) {
+                flushed += record.fdb.flush(Flush::Matching(&|vid, port| {
+                    which.vlan.is_none_or(|vlan| vlan == vid) && (all_ports || ports.contains(&port))
+                }));
+            }
+        }
+        Ok(done(flushed as u64, format!("{flushed} learned entries forgotten")))
+    }
+
+    /// The port of a container in a network; `interface` may be left out where there is only one.
+    fn port_in(&self, network: &str, container: &str, interface: Option<&str>) -> Result<PortId, ApiError> {
+        if self.desired.container(container).is_none() {
+            return Err(no_container(container));
+        }
+        let mut fits = self.ports.wanted().filter(|(_, port)| {
+            port.container() == container
+                && self.networks.name(port.network) == network
+                && interface.is_none_or(|name| name == port.ifname())
+        });
+        match (fits.next(), fits.next()) {
+            (Some((id, _)), None) => Ok(id),
+            (Some(_), Some(_)) => {
+                let text = format!("{container} has several interfaces in {network}: name one");
+                Err(ApiError::new(ApiErrorKind::Conflict, text))
+            }
+            (None, _) => {
+                let text = format!("{container} has no such interface in {network}");
+                Err(ApiError::new(ApiErrorKind::NotFound, text))
+            }
+        }
+    }
+
+    /// Puts back the static entries that were made through the API; called for a port that came to be.
+    pub(super) fn restore_statics(&self, port: PortId) {
+        let Some(record) = self.ports.get(port) else { return };
+        let network = self.networks.name(record.network);
+        for entry in &self.objects.kept.fdb {
+            if entry.network == network
+                && entry.container == record.container()
+                && entry.interface.as_deref().is_none_or(|name| name == record.ifname())
+                && let Some(network) = self.networks.get(record.network)
+                && let Err(error) = network.fdb.add_static(entry.vlan.unwrap_or(0), entry.mac, port, Tick::now())
+            {
+                tracing::warn!(%error, mac = %entry.mac, "static entry is not back");
+            }
+        }
+    }
+}
+
+fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
+    let not_yet = |what: &str| ApiError::new(ApiErrorKind::Invalid, format!("{what} is not supported yet"));
+    if create.subnet6.is_some() {
+        return Err(not_yet("subnet6"));
+    }
+    if create.internal == Some(false) {
+        return Err(not_yet("internal = false"));
+    }
+    let subnet = match create.subnet {
+        Some(subnet) if matches!(subnet.addr(), IpAddr::V6(_)) => return Err(not_yet("an IPv6 subnet")),
+        subnet => subnet.map(|subnet| subnet.to_string()),
+    };
+    let options = NetworkOptions {
+        subnet,
+        mtu: create.mtu.map(i64::from),
+        icc: create.icc,
+        ageing: create.ageing.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
+        fdb_limit: create.fdb_limit.map(i64::from),
+        spoof: create.spoof.map(|spoof| spoof.to_string()),
+        storm: create.storm.map(|frames| i64::try_from(frames).unwrap_or(i64::MAX)),
+    };
+    Network::new_checked(&create.name, &options).map_err(|problems| {
+        let details: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        ApiError::new(ApiErrorKind::Invalid, details.join("; "))
+    })
+}
+
+fn connection(interface: &Connect) -> (ContainerSpec, InterfaceOptions) {
+    let container = ContainerSpec {
+        name: interface.container.clone(),
+        netns: interface.netns.clone(),
+        create: interface.create.then_some(true),
+    };
+    let options = InterfaceOptions {
+        name: interface.interface.clone(),
+        ip: interface.ip.map(|ip| ip.to_string()),
+        mac: interface.mac.map(|mac| mac.to_string()),
+    };
+    (container, options)
+}
+
+fn refused(problem: &Problem) -> ApiError {
+    let kind = match problem.kind() {
+        ProblemKind::NotFound => ApiErrorKind::NotFound,
+        ProblemKind::Conflict => ApiErrorKind::Conflict,
+        ProblemKind::Invalid => ApiErrorKind::Invalid,
+    };
+    ApiError::new(kind, problem.to_string())
+}
+
+fn invalid(errors: &ConfigErrors) -> ApiError {
+    let details: Vec<String> = errors.errors().iter().map(|error| error.first_line()).collect();
+    let first = details.first().cloned().unwrap_or_default();
+    ApiError::faults(format!("{first} (nothing was changed)"), details)
+}
+
+fn unreadable(answer: String) -> Refusal {
+    let asked = "read the configuration file".into();
+    Refusal { kind: crate::wire::RefusalKind::Failed, asked, answer, help: None }
+}
+
+fn no_network(name: &str) -> ApiError {
+    ApiError::new(ApiErrorKind::NotFound, format!("no network {name}"))
+}
+
+fn no_container(name: &str) -> ApiError {
+    ApiError::new(ApiErrorKind::NotFound, format!("no container {name}"))
+}
+
+fn done(changed: u64, text: String) -> Answer {
+    Answer::Done(Done { changed, details: vec![text] })
+}
+
+fn send(reply: Option<oneshot::Sender<Reply>>, answer: Reply) {
+    if let Some(reply) = reply {
+        // The caller may have given up.
+        let _ = reply.send(answer);
+    }
+}

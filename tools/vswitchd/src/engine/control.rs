@@ -1,0 +1,302 @@
+//! The control plane: one task that owns what is wanted and what is there, and brings the second to the first.
+//!
+//! Everything reaches it as a message: calls of the API, notices and answers of the keeper, events of workers, time.
+//! It never waits for any of them while it works on another: what takes long runs as a job and comes back as an
+//! [`Outcome`].
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use switch::mailbox::{Event, Mailbox, silence};
+use switch::port::PortId;
+use switch::snapshot::Snapshot;
+use switch::stats::Counters;
+use switch::tick::Tick;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::keeper::{Keeper, Notice};
+use super::networks::Networks;
+use super::objects::Objects;
+use super::ports::{Ports, State};
+use super::{hosts::Hosts, publish};
+use crate::api::{Answer, Call, Reply};
+use crate::config::Config;
+use crate::wire::{AttachInfo, Begin, Refusal, ToKeeper};
+
+/// How often the host is asked whether a waited-for namespace appeared.
+pub const WAITING_POLL: Duration = Duration::from_millis(200);
+/// The pace of ageing.
+const AGEING_POLL: Duration = Duration::from_secs(1);
+
+/// The control plane.
+pub struct Control {
+    pub(super) begin: Begin,
+    /// What is wanted: the file's objects and those made through the API.
+    pub(super) desired: Config,
+    /// The file's part of it, as last read.
+    pub(super) file: Config,
+    pub(super) objects: Objects,
+    pub(super) networks: Networks,
+    pub(super) ports: Ports,
+    pub(super) containers: BTreeMap<String, ContainerRecord>,
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) generation: u64,
+    pub(super) hosts: Hosts,
+    pub(super) jobs: JoinSet<Outcome>,
+    pub(super) unsettled: Vec<Unsettled>,
+    pub(super) attempts: u64,
+    pub(super) started: Instant,
+    last_ageing: Instant,
+    ready: bool,
+}
+
+/// What the control plane knows of a container.
+#[derive(Debug, Default)]
+pub struct ContainerRecord {
+    /// The namespace was asked for and is there (containers without interfaces).
+    pub prepared: bool,
+    /// Why its namespace is not there, where that is so and no interface says it.
+    pub reason: Option<String>,
+    /// The command that the keeper was told to run.
+    pub command: Vec<String>,
+}
+
+/// A call that is answered when its ports have settled.
+pub struct Unsettled {
+    /// Ports whose attachment it waits for.
+    pub ports: Vec<PortId>,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Reply>,
+    /// The answer.
+    pub then: Then,
+}
+
+/// What is answered once the ports have settled.
+pub enum Then {
+    /// This.
+    Answer(Answer),
+    /// The row of the port that was made, or why it could not be.
+    Connected {
+        /// Its network's name.
+        network: String,
+        /// It.
+        port: PortId,
+    },
+}
+
+/// What a job came back with.
+pub enum Outcome {
+    /// The answer to an attempt to attach.
+    Attached {
+        /// Which port.
+        port: PortId,
+        /// Which attempt.
+        attempt: u64,
+        /// What came of it.
+        result: Result<(AttachInfo, OwnedFd), Refusal>,
+    },
+    /// The keeper let go of a leaving port.
+    Released(PortId),
+    /// An interface was changed in place, or not.
+    Adjusted(PortId, Result<(), Refusal>),
+    /// Whether the namespace of a port that died is still the one it was.
+    Identified {
+        /// Which port.
+        port: PortId,
+        /// Which attempt it had been.
+        attempt: u64,
+        /// Whether the namespace that is there now is the same.
+        result: Result<bool, Refusal>,
+    },
+    /// A container without interfaces has its namespace, or not.
+    Prepared(String, Result<(), Refusal>),
+    /// The configuration file was read again.
+    FileRead {
+        /// Its text.
+        result: Result<Vec<u8>, Refusal>,
+        /// Who asked; `None`: a signal.
+        reply: Option<oneshot::Sender<Reply>>,
+    },
+    /// Nothing to do.
+    Nothing,
+}
+
+/// What the control plane is given at its start.
+pub struct Parts {
+    /// What the keeper said.
+    pub begin: Begin,
+    /// The configuration file, valid.
+    pub file: Config,
+    /// The keeper.
+    pub keeper: Arc<Keeper>,
+    /// The worker's mailbox.
+    pub mailbox: Arc<Mailbox>,
+    /// The worker's counters.
+    pub counters: Arc<Counters>,
+    /// What the worker reads.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Control {
+    /// A control plane that wants what the file says and what was made through the API before.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { begin, file, keeper, mailbox, counters, snapshot } = parts;
+        let objects = Objects::load(&begin.state);
+        let hosts = Hosts::new(&begin.state);
+        Self {
+            desired: file.clone(),
+            file,
+            objects,
+            networks: Networks::default(),
+            ports: Ports::default(),
+            containers: BTreeMap::new(),
+            keeper,
+            mailbox,
+            counters,
+            snapshot,
+            generation: 0,
+            hosts,
+            jobs: JoinSet::new(),
+            unsettled: Vec::new(),
+            attempts: 0,
+            started: Instant::now(),
+            last_ageing: Instant::now(),
+            ready: false,
+            begin,
+        }
+    }
+
+    /// Works until told to end.
+    pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> ExitCode {
+        let mailbox = Arc::clone(&self.mailbox);
+        let Ok(events) = AsyncFd::new(mailbox.event_wake()) else { return ExitCode::FAILURE };
+        let keeper = Arc::clone(&self.keeper);
+        let mut keeper_lost = false;
+        self.begin_again();
+        loop {
+            self.settle().await;
+            let pause = if self.is_waiting() { WAITING_POLL } else { AGEING_POLL };
+            tokio::select! {
+                Some(call) = calls.recv() => self.answer(call),
+                notice = keeper.listen(), if !keeper_lost => match notice {
+                    Notice::Reload => self.read_file(None),
+                    Notice::Shutdown => return ExitCode::SUCCESS,
+                    Notice::Lost => {
+                        tracing::error!("the keeper ended: forwarding goes on, nothing new can be attached");
+                        keeper_lost = true;
+                    }
+                },
+                Some(outcome) = self.jobs.join_next(), if !self.jobs.is_empty() => {
+                    self.finish(outcome.unwrap_or(Outcome::Nothing));
+                }
+                guard = events.readable() => {
+                    if let Ok(mut guard) = guard {
+                        silence(mailbox.event_wake());
+                        guard.clear_ready();
+                    }
+                    self.worker_events();
+                }
+                () = tokio::time::sleep(pause) => self.tick(),
+            }
+        }
+    }
+
+    /// Takes in what a worker reported.
+    fn worker_events(&mut self) {
+        while let Some(event) = self.mailbox.next_event() {
+            match event {
+                Event::Gone(port) => self.port_died(port),
+                Event::Detached(port) => self.worker_let_go(port),
+                Event::GsoRefused(port) => {
+                    tracing::warn!(port = port.0, "the kernel refuses super-frames: they are segmented here from now on");
+                    if let Some(State::Up { gso_refused, .. }) = self.state_mut(port) {
+                        *gso_refused = true;
+                    }
+                }
+                Event::LinkDown(port) => self.link_changed(port, true),
+                Event::LinkUp(port) => self.link_changed(port, false),
+                Event::AttachFailed(port, error) => {
+                    tracing::error!(port = port.0, %error, "the worker cannot serve the TAP");
+                    if let Some(state) = self.state_mut(port) {
+                        *state = State::Failed { reason: format!("the worker cannot serve its TAP: {error}") };
+                    }
+                    self.publish();
+                }
+            }
+        }
+    }
+
+    fn link_changed(&mut self, port: PortId, down: bool) {
+        if let Some(State::Up { link_down, .. }) = self.state_mut(port) {
+            *link_down = down;
+        }
+    }
+
+    pub(super) fn state_mut(&mut self, port: PortId) -> Option<&mut State> {
+        self.ports.get_mut(port).map(|record| &mut record.state)
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.ports.wanted().any(|(_, port)| matches!(port.state, State::Waiting { .. }))
+    }
+
+    fn tick(&mut self) {
+        self.retry_waiting();
+        if self.last_ageing.elapsed() >= AGEING_POLL {
+            self.last_ageing = Instant::now();
+            let now = Tick::now();
+            for (_, network) in self.networks.all() {
+                network.fdb.age(now, network.config.ageing);
+            }
+        }
+    }
+
+    /// Publishes what is wanted and up, and writes the names of containers for those who look them up.
+    pub(super) fn publish(&mut self) {
+        self.generation += 1;
+        self.snapshot.store(Arc::new(publish::snapshot(self.generation, &self.networks, &self.ports)));
+        self.hosts.write(&self.desired);
+    }
+
+    /// Answers calls whose ports have settled, and says `ready` when all have for the first time.
+    async fn settle(&mut self) {
+        let ports = &self.ports;
+        let attaching = |id: &PortId| matches!(ports.get(*id).map(|port| &port.state), Some(State::Attaching));
+        let (waiting, settled): (Vec<_>, Vec<_>) =
+            self.unsettled.drain(..).partition(|call| call.ports.iter().any(attaching));
+        self.unsettled = waiting;
+        for call in settled {
+            let reply = match call.then {
+                Then::Answer(answer) => Ok(answer),
+                Then::Connected { network, port } => self.connected(&network, port),
+            };
+            // The caller may have given up.
+            let _ = call.reply.send(reply);
+        }
+        if !self.ready && !self.ports.wanted().any(|(_, port)| matches!(port.state, State::Attaching)) {
+            self.ready = true;
+            let line = self.ready_line();
+            if let Err(error) = self.keeper.tell(&ToKeeper::Ready { line }).await {
+                tracing::warn!(%error, "could not tell the keeper that all is ready");
+            }
+        }
+    }
+
+    fn ready_line(&self) -> String {
+        let counts = self.port_counts();
+        let mut line = format!("ready: {} ports up, {} waiting", counts.up + counts.down, counts.waiting);
+        if counts.failed > 0 {
+            line.push_str(&format!(", {} failed", counts.failed));
+        }
+        format!("{line}, {} networks, control socket {}", self.networks.all().count(), self.begin.control.display())
+    }
+}

@@ -1,0 +1,111 @@
+//! The engine's side of the conversation with the keeper: numbered requests, answers in any order.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use tokio::sync::oneshot;
+
+use crate::channel::{AsyncChannel, Channel, ChannelError};
+use crate::wire::{Answer, Op, Refusal, RefusalKind, ToEngine, ToKeeper};
+
+type Reply = (Result<Answer, Refusal>, Vec<OwnedFd>);
+
+/// The keeper, as the engine sees it.
+///
+/// # Threads
+/// Shared between tasks; requests wait in a concurrent map until their answer comes.
+pub struct Keeper {
+    channel: AsyncChannel,
+    waiting: DashMap<u64, oneshot::Sender<Reply>>,
+    next: AtomicU64,
+}
+
+/// What the keeper says unasked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Read the configuration again.
+    Reload,
+    /// End.
+    Shutdown,
+    /// The keeper died: forward on, but nothing new can be attached.
+    Lost,
+}
+
+impl Keeper {
+    /// A client on this end of the pair.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be polled.
+    pub fn new(channel: Channel) -> io::Result<Self> {
+        Ok(Self {
+            channel: AsyncChannel::new(channel)?,
+            waiting: DashMap::new(),
+            next: AtomicU64::new(1),
+        })
+    }
+
+    /// Says something that has no answer.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub async fn tell(&self, message: &ToKeeper) -> Result<(), ChannelError> {
+        self.channel.send(message, &[]).await
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// What the keeper refused, or that it is gone.
+    pub async fn ask(&self, op: Op) -> Result<(Answer, Vec<OwnedFd>), Refusal> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.insert(id, sender);
+        if let Err(error) = self.tell(&ToKeeper::Request { id, op }).await {
+            self.waiting.remove(&id);
+            return Err(gone(error.to_string()));
+        }
+        match receiver.await {
+            Ok((result, fds)) => result.map(|answer| (answer, fds)),
+            Err(_) => Err(gone("it ended".into())),
+        }
+    }
+
+    /// Delivers answers to those who wait for them until the keeper says something unasked.
+    pub async fn listen(&self) -> Notice {
+        loop {
+            let (message, fds) = match self.channel.recv().await {
+                Ok(Some(message)) => message,
+                Err(ChannelError::Json(error)) => {
+                    tracing::error!(%error, "unreadable message from the keeper");
+                    continue;
+                }
+                Ok(None) | Err(_) => {
+                    self.waiting.clear();
+                    return Notice::Lost;
+                }
+            };
+            match message {
+                ToEngine::Reply { id, result } => {
+                    if let Some((_, sender)) = self.waiting.remove(&id) {
+                        // A task that gave up does not want the answer; its descriptors close here.
+                        let _ = sender.send((result, fds));
+                    }
+                }
+                ToEngine::Reload => return Notice::Reload,
+                ToEngine::Shutdown => return Notice::Shutdown,
+                ToEngine::Adopt { .. } | ToEngine::Begin(_) => tracing::error!("the keeper began twice"),
+            }
+        }
+    }
+}
+
+fn gone(answer: String) -> Refusal {
+    Refusal {
+        kind: RefusalKind::Failed,
+        asked: "ask the keeper process".into(),
+        answer,
+        help: Some("start vswitchd again".into()),
+    }
+}

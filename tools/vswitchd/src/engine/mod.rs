@@ -1,0 +1,182 @@
+//! The engine: workers and control plane, with no capability at all.
+//!
+//! It is started by the keeper, from which it gets every descriptor it uses. When it dies the keeper starts it again with
+//! the same ones, so nothing here needs to survive but what is in the state folder.
+
+mod answers;
+mod changes;
+mod control;
+mod hosts;
+mod keeper;
+mod networks;
+mod objects;
+mod ports;
+mod publish;
+mod reconcile;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use switch::io::Wait;
+use switch::io::epoll::EpollIo;
+use switch::mailbox::{Command, Mailbox};
+use switch::snapshot::Snapshot;
+use switch::sys::caps;
+use switch::worker::Worker;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::server;
+use crate::channel::{Channel, ChannelError};
+use crate::config::{self, Config, ConfigErrors};
+use crate::policy;
+use crate::wire::{Begin, ToEngine, ToKeeper};
+use control::{Control, Parts};
+use keeper::Keeper;
+use reconcile::Adopted;
+
+/// Frame buffers of a worker: a full batch. 64 of them stay in a second-level cache where 256 do not.
+const SLOTS: u16 = 64;
+/// Calls of the API that wait for the control plane; more are told to come again.
+const CALLS: usize = 256;
+
+/// Why an engine could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The conversation with the keeper failed.
+    #[error("keeper: {0}")]
+    Channel(#[from] ChannelError),
+    /// The keeper said something else than it should at that point.
+    #[error("the keeper did not begin as agreed")]
+    Protocol,
+    /// Capabilities could not be dropped.
+    #[error("capabilities: {0}")]
+    Capabilities(#[from] caps::CapsError),
+    /// The configuration is not valid (it was when the keeper read it, unless the file changed meanwhile).
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+    /// The kernel refused something.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs the engine on the channel that the keeper left as standard input.
+pub fn run() -> ExitCode {
+    let channel = match Channel::from_stdin() {
+        Ok(channel) => channel,
+        Err(error) => {
+            tracing::error!(%error, "the engine is started by vswitchd, not by hand");
+            return ExitCode::from(2);
+        }
+    };
+    match start(channel) {
+        Ok(code) => code,
+        Err((error, channel)) => {
+            tracing::error!(%error, "the engine cannot begin");
+            let fatal = ToKeeper::Fatal { reason: error.to_string() };
+            // If the keeper cannot be told, it sees the exit code.
+            let _ = channel.map(|channel| channel.send(&fatal, &[]));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Failed = (EngineError, Option<Channel>);
+
+fn start(channel: Channel) -> Result<ExitCode, Failed> {
+    let given = match receive(&channel) {
+        Ok(given) => given,
+        Err(error) => return Err((error, Some(channel))),
+    };
+    let alone = |error: io::Error| (EngineError::from(error), None);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(alone)?;
+    runtime.block_on(serve(channel, given)).map_err(|error| (error, None))
+}
+
+/// What the keeper gave.
+struct Given {
+    begin: Begin,
+    file: Config,
+    listener: UnixListener,
+    adopted: Vec<Adopted>,
+}
+
+/// Reads the keeper's first messages, with no capability left.
+fn receive(channel: &Channel) -> Result<Given, EngineError> {
+    caps::drop_all_capabilities()?;
+    let mut adopted = Vec::new();
+    loop {
+        let (message, mut fds) = channel.recv()?.ok_or(EngineError::Protocol)?;
+        match message {
+            ToEngine::Adopt { spec, info } => {
+                adopted.push(Adopted { spec, info, tap: fds.pop().ok_or(EngineError::Protocol)? });
+            }
+            ToEngine::Begin(begin) => {
+                let text = fds.pop().ok_or(EngineError::Protocol)?;
+                let listener = fds.pop().ok_or(EngineError::Protocol)?;
+                let file = config::parse(&begin.config_name, &text_of(text)?)?;
+                return Ok(Given { begin, file, listener: UnixListener::from(listener), adopted });
+            }
+            _ => return Err(EngineError::Protocol),
+        }
+    }
+}
+
+/// The text of a memory file; one byte more than is allowed is enough to refuse it.
+fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::from(fd).take(config::MAX_BYTES as u64 + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
+    let Given { begin, file, listener, adopted } = given;
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
+    let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
+    let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), policy::decide);
+    let counters = Arc::clone(worker.counters());
+    let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
+        while !worker.io.stopped() {
+            if let Err(error) = worker.step(Wait::Sleep) {
+                tracing::error!(%error, "the worker's I/O engine broke");
+                std::process::abort(); // the keeper starts a new engine with the same descriptors
+            }
+        }
+    })?;
+
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let (calls, called) = mpsc::channel(CALLS);
+    let (end, ended) = watch::channel(false);
+    let uid = rustix::process::geteuid().as_raw();
+    let served = tokio::spawn(server::serve(listener, calls, uid, ended));
+
+    let keeper = Arc::new(Keeper::new(channel)?);
+    let mut control =
+        Control::new(Parts { begin, file, keeper, mailbox: Arc::clone(&mailbox), counters, snapshot });
+    control.adopt(adopted);
+    let code = control.run(called).await;
+
+    let _ = end.send(true);
+    let _ = served.await;
+    if mailbox.tell(Command::Stop).is_ok() {
+        let _ = thread.join();
+    }
+    Ok(code)
+}
+
+/// The capabilities this process has, as `show status` says it: `none` is as it should be.
+fn capabilities() -> String {
+    match rustix::thread::capabilities(None) {
+        Ok(sets) if sets.effective.is_empty() && sets.permitted.is_empty() && sets.inheritable.is_empty() => {
+            "none".into()
+        }
+        Ok(sets) => format!("{:?}", sets.effective | sets.permitted),
+        Err(error) => format!("unknown: {error}"),
+    }
+}

@@ -1,0 +1,92 @@
+//! The control plane's registry of networks: their ids and FDBs, which outlive a reload.
+
+use std::sync::Arc;
+
+use switch::fdb::Fdb;
+use switch::port::NetworkId;
+
+use crate::config::Network;
+
+/// One network.
+pub struct NetworkRecord {
+    /// As configured.
+    pub config: Network,
+    /// Its FDB.
+    pub fdb: Arc<Fdb>,
+}
+
+/// All networks, by id.
+#[derive(Default)]
+pub struct Networks {
+    slots: Vec<Option<NetworkRecord>>,
+}
+
+impl Networks {
+    /// Makes the network what `config` says; what it has learned stays unless its table's size changed.
+    pub fn put(&mut self, config: &Network) -> NetworkId {
+        if let Some(id) = self.find(&config.name)
+            && let Some(record) = self.get_mut(id)
+        {
+            if record.config.fdb_limit != config.fdb_limit {
+                let fdb = Fdb::new(config.fdb_limit as usize);
+                record.fdb.copy_into(&fdb);
+                record.fdb = Arc::new(fdb);
+            }
+            record.config = config.clone();
+            return id;
+        }
+        let record = NetworkRecord { config: config.clone(), fdb: Arc::new(Fdb::new(config.fdb_limit as usize)) };
+        let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        match self.slots.get_mut(index) {
+            Some(slot) => *slot = Some(record),
+            None => self.slots.push(Some(record)),
+        }
+        NetworkId(index as u16)
+    }
+
+    /// Forgets a network. The caller moved or removed its ports.
+    pub fn remove(&mut self, name: &str) {
+        if let Some(slot) = self.find(name).and_then(|id| self.slots.get_mut(id.index())) {
+            *slot = None;
+        }
+    }
+
+    /// The id of a name.
+    pub fn find(&self, name: &str) -> Option<NetworkId> {
+        self.all().find(|(_, record)| record.config.name == name).map(|(id, _)| id)
+    }
+
+    /// The record of an id.
+    pub fn get(&self, id: NetworkId) -> Option<&NetworkRecord> {
+        self.slots.get(id.index())?.as_ref()
+    }
+
+    fn get_mut(&mut self, id: NetworkId) -> Option<&mut NetworkRecord> {
+        self.slots.get_mut(id.index())?.as_mut()
+    }
+
+    /// The record of a name.
+    pub fn named(&self, name: &str) -> Option<&NetworkRecord> {
+        self.get(self.find(name)?)
+    }
+
+    /// The name of an id.
+    pub fn name(&self, id: NetworkId) -> &str {
+        self.get(id).map_or("", |record| record.config.name.as_str())
+    }
+
+    /// All networks, by id.
+    pub fn all(&self) -> impl Iterator<Item = (NetworkId, &NetworkRecord)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((NetworkId(index as u16), slot.as_ref()?)))
+    }
+
+    /// How many ids are or were in use.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there never was a network.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}

@@ -1,0 +1,167 @@
+//! The control plane's registry of ports: one record per interface that is wanted, whether it is there or not.
+
+use std::time::{Duration, Instant};
+
+use switch::mac::MacAddr;
+use switch::port::{NetworkId, PortId};
+
+use crate::wire::{AttachInfo, AttachSpec};
+
+/// Most ports of one daemon.
+pub const MAX_PORTS: usize = 4096;
+
+/// One wanted interface.
+#[derive(Debug)]
+pub struct PortRecord {
+    /// What the keeper is asked for.
+    pub spec: AttachSpec,
+    /// The network it is a port of.
+    pub network: NetworkId,
+    /// The MAC given to the container.
+    pub mac: MacAddr,
+    /// Where it stands.
+    pub state: State,
+    /// Counts attempts, so that the answer to an older one is recognised.
+    pub attempt: u64,
+}
+
+/// Where a port stands.
+#[derive(Debug)]
+pub enum State {
+    /// The keeper was asked.
+    Attaching,
+    /// Frames flow.
+    Up {
+        /// What it turned out to be.
+        info: AttachInfo,
+        /// The container set its link down.
+        link_down: bool,
+        /// The kernel refused super-frames for it while running.
+        gso_refused: bool,
+    },
+    /// The namespace is not there; asked again when it appears.
+    Waiting {
+        /// In words.
+        reason: String,
+        /// Not before.
+        retry: Instant,
+    },
+    /// It was there, and somebody in the container deleted it. Made again by a reload.
+    Down {
+        /// In words.
+        reason: String,
+    },
+    /// The host said no.
+    Failed {
+        /// In words.
+        reason: String,
+    },
+    /// Not wanted any more; the id is free when worker and keeper have let go.
+    Leaving {
+        /// The worker still holds it.
+        worker: bool,
+        /// The keeper still holds it.
+        keeper: bool,
+    },
+}
+
+impl PortRecord {
+    /// The container's name.
+    pub fn container(&self) -> &str {
+        &self.spec.container
+    }
+
+    /// The interface's name in the container.
+    pub fn ifname(&self) -> &str {
+        &self.spec.ifname
+    }
+
+    /// Whether frames can be sent to it.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// Whether it is still wanted.
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self.state, State::Leaving { .. })
+    }
+
+    /// Waits for its namespace: the next attempt is due after `pause`.
+    pub fn wait(&mut self, reason: impl Into<String>, pause: Duration) {
+        self.state = State::Waiting { reason: reason.into(), retry: Instant::now() + pause };
+    }
+}
+
+/// All ports, by id.
+#[derive(Default)]
+pub struct Ports {
+    slots: Vec<Option<PortRecord>>,
+}
+
+impl Ports {
+    /// Takes the lowest free id for a record.
+    ///
+    /// # Errors
+    /// The record, when all [`MAX_PORTS`] are in use.
+    pub fn insert(&mut self, record: PortRecord) -> Result<PortId, Box<PortRecord>> {
+        let index = match self.slots.iter().position(Option::is_none) {
+            Some(index) => index,
+            None if self.slots.len() < MAX_PORTS => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+            None => return Err(Box::new(record)),
+        };
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Some(record);
+        }
+        Ok(PortId(index as u16))
+    }
+
+    /// The record of an id.
+    pub fn get(&self, id: PortId) -> Option<&PortRecord> {
+        self.slots.get(id.index())?.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, id: PortId) -> Option<&mut PortRecord> {
+        self.slots.get_mut(id.index())?.as_mut()
+    }
+
+    /// Frees an id.
+    pub fn remove(&mut self, id: PortId) {
+        if let Some(slot) = self.slots.get_mut(id.index()) {
+            *slot = None;
+        }
+    }
+
+    /// The wanted port of a container's interface.
+    pub fn find(&self, container: &str, ifname: &str) -> Option<PortId> {
+        self.wanted().find(|(_, port)| port.container() == container && port.ifname() == ifname).map(|(id, _)| id)
+    }
+
+    /// All wanted ports, by id.
+    pub fn wanted(&self) -> impl Iterator<Item = (PortId, &PortRecord)> {
+        self.all().filter(|(_, port)| port.is_wanted())
+    }
+
+    /// All records, leaving ones too.
+    pub fn all(&self) -> impl Iterator<Item = (PortId, &PortRecord)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((PortId(index as u16), slot.as_ref()?)))
+    }
+
+    /// Ids of wanted ports for which `test` holds.
+    pub fn ids(&self, test: impl Fn(&PortRecord) -> bool) -> Vec<PortId> {
+        self.wanted().filter(|(_, port)| test(port)).map(|(id, _)| id).collect()
+    }
+
+    /// How many ids are or were in use: the length of arrays indexed by them.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there never was a port.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
