@@ -1,2 +1,15 @@
 //! The daemon behind `vswitchd` as a library: configuration, desired state, policy, keeper, engine, control API.
+//!
+//! ```text
+//! main -> keeper (parent: namespaces, TAPs, descriptors) <- wire over channel -> engine (child: workers, control plane)
+//! ```
+//!
+//! [`policy`] is the page to read first.
+
+pub mod api;
+pub mod channel;
+pub mod config;
+pub mod engine;
+pub mod logging;
+pub mod policy;
 pub mod wire;

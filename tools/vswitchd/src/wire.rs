@@ -52,8 +52,8 @@ pub struct AttachSpec {
 /// What an attached interface turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachInfo {
-    /// Device and inode number of the namespace: its identity.
-    pub netns_id: (u64, u64),
+    /// Identity of the namespace: its cookie, which the kernel never gives twice (inode numbers it does).
+    pub netns_id: u64,
     /// Interface index in the namespace.
     pub ifindex: u32,
     /// Offloads that the kernel took (`TUN_F_*` mask); 0: none, frames are never larger than the MTU.
@@ -140,6 +140,13 @@ pub enum Op {
         /// Where its namespace is.
         netns: NetnsRef,
     },
+    /// Which namespace is there now; answer [`Answer::Identity`].
+    Identify {
+        /// The container.
+        container: String,
+        /// Where its namespace is.
+        netns: NetnsRef,
+    },
     /// Read the configuration file again; the answer carries its text.
     ReadConfig,
 }
@@ -154,6 +161,8 @@ pub enum Answer {
     Attached(AttachInfo),
     /// How to enter.
     Target(Target),
+    /// The namespace's cookie.
+    Identity(u64),
     /// The configuration's text comes with the message as a memory file.
     Config,
 }

@@ -16,7 +16,7 @@ use crate::api::rows::{
     WorkerRow,
 };
 use crate::config;
-use switch::sys::tun;
+use switch::sys::tun::offload;
 
 impl Control {
     pub(super) fn fdb_rows(&self) -> Vec<FdbRow> {
@@ -261,7 +261,7 @@ impl Control {
             generation: self.generation,
             ports: self.port_counts(),
             offloads: OffloadStatus {
-                taken: tun::offload_names(offloads).into_iter().map(Into::into).collect(),
+                taken: offload_names(offloads),
                 gso_writes,
             },
             limits: LimitStatus {
@@ -291,8 +291,21 @@ fn gso(port: &PortRecord) -> Gso {
     match &port.state {
         State::Up { gso_refused: true, .. } => Gso::Software,
         State::Up { info, .. } if !info.gso_writes => Gso::Software,
-        State::Up { info, .. } if info.offloads & tun::USO != 0 => Gso::Full,
-        State::Up { info, .. } if info.offloads & tun::TSO != 0 => Gso::Tso,
+        State::Up { info, .. } if info.offloads & offload::USO4 != 0 => Gso::Full,
+        State::Up { info, .. } if info.offloads & offload::TSO4 != 0 => Gso::Tso,
         _ => Gso::Off,
     }
+}
+
+/// The names of a `TUN_F_*` mask.
+fn offload_names(mask: u32) -> Vec<String> {
+    let names = [
+        (offload::CSUM, "csum"),
+        (offload::TSO4, "tso4"),
+        (offload::TSO6, "tso6"),
+        (offload::TSO_ECN, "tso_ecn"),
+        (offload::USO4, "uso4"),
+        (offload::USO6, "uso6"),
+    ];
+    names.into_iter().filter(|(bit, _)| mask & bit != 0).map(|(_, name)| name.into()).collect()
 }

@@ -178,7 +178,7 @@ impl Control {
     /// Works until told to end.
     pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> ExitCode {
         let mailbox = Arc::clone(&self.mailbox);
-        let Ok(events) = AsyncFd::new(mailbox.event_wake()) else { return ExitCode::FAILURE };
+        let Ok(events) = AsyncFd::try_new(mailbox.event_wake()) else { return ExitCode::FAILURE };
         let keeper = Arc::clone(&self.keeper);
         let mut keeper_lost = false;
         self.begin_again();

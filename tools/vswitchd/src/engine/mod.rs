@@ -28,7 +28,7 @@ use switch::mailbox::{Command, Mailbox};
 use switch::snapshot::Snapshot;
 use switch::sys::caps;
 use switch::worker::Worker;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
@@ -152,9 +152,11 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let (calls, called) = mpsc::channel(CALLS);
-    let (end, ended) = watch::channel(false);
+    let (end, ended) = oneshot::channel::<()>();
     let uid = rustix::process::geteuid().as_raw();
-    let served = tokio::spawn(server::serve(listener, calls, uid, ended));
+    let served = tokio::spawn(server::serve(listener, calls, uid, async {
+        let _ = ended.await; // a dropped sender ends it as well
+    }));
 
     let keeper = Arc::new(Keeper::new(channel)?);
     let mut control =
@@ -162,7 +164,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     control.adopt(adopted);
     let code = control.run(called).await;
 
-    let _ = end.send(true);
+    let _ = end.send(());
     let _ = served.await;
     if mailbox.tell(Command::Stop).is_ok() {
         let _ = thread.join();

@@ -1,0 +1,100 @@
+//! Logs: structured, on standard error, and so limited that no container can fill a disk with them.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use dashmap::DashMap;
+use tracing::callsite::Identifier;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
+
+/// The variable that says what is logged, as `tracing`'s filters are written: `info`, `vswitchd=debug`.
+pub const LEVEL_VARIABLE: &str = "VSWITCHD_LOG";
+/// The variable that says how: `text` or `json`. Children inherit it.
+pub const FORMAT_VARIABLE: &str = "VSWITCHD_LOG_FORMAT";
+
+/// Lines that one place in the code may write in [`WINDOW_SECONDS`].
+const BURST: u64 = 64;
+/// Length of the window.
+const WINDOW_SECONDS: u64 = 10;
+
+/// Starts logging.
+pub fn start() {
+    let level = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let json = std::env::var(FORMAT_VARIABLE).is_ok_and(|format| format == "json");
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
+    // Fails only if logging was started before.
+    let _ = Registry::default().with(lines.with_filter(RateLimit::default()).with_filter(level)).try_init();
+}
+
+/// A budget of lines for each place in the code.
+///
+/// # Threads
+/// Shared; counts by atomics, in a concurrent map of places.
+struct RateLimit {
+    start: Instant,
+    places: DashMap<Identifier, Place>,
+}
+
+#[derive(Default)]
+struct Place {
+    window: AtomicU64,
+    lines: AtomicU64,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { start: Instant::now(), places: DashMap::new() }
+    }
+}
+
+impl RateLimit {
+    /// Whether `place` may write a line in `window`, and how many it could not in the window before.
+    fn take(&self, place: Identifier, window: u64) -> (bool, u64) {
+        let place = self.places.entry(place).or_default();
+        let lost = if place.window.swap(window, Ordering::Relaxed) == window {
+            0
+        } else {
+            place.lines.swap(0, Ordering::Relaxed).saturating_sub(BURST)
+        };
+        (place.lines.fetch_add(1, Ordering::Relaxed) < BURST, lost)
+    }
+}
+
+impl<S: Subscriber> Filter<S> for RateLimit {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let window = self.start.elapsed().as_secs() / WINDOW_SECONDS;
+        let (allowed, lost) = self.take(event.metadata().callsite(), window);
+        if lost > 0 {
+            // Said past `tracing`, inside of which we are. A closed standard error is nobody's loss.
+            let _ = writeln!(std::io::stderr(), "({lost} more lines like the following were left out)");
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_a_budget_a_window_and_what_it_lost_is_said() {
+        let limit = RateLimit::default();
+        tracing::subscriber::with_default(Registry::default(), || {
+            let span = tracing::info_span!("here");
+            let here = span.metadata().unwrap().callsite();
+            let written = (0..100).filter(|_| limit.take(here.clone(), 0).0).count();
+            assert_eq!(written as u64, BURST);
+            assert_eq!(limit.take(here.clone(), 1), (true, 100 - BURST));
+            assert_eq!(limit.take(here, 1), (true, 0));
+        });
+    }
+}
