@@ -9,8 +9,12 @@
 //! Read `worker` first: it is the loop that calls them.
 
 pub mod drop;
+pub mod fdb;
 pub mod flow;
 pub mod mac;
 pub mod port;
+mod sync;
 pub mod sys;
+pub mod table;
+pub mod tick;
 pub mod vnet;
