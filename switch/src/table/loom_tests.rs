@@ -1,0 +1,271 @@
+//! Every interleaving (up to a number of preemptions) of the races that a table lives through. The tables are tiny: two
+//! buckets of two slots, so that all keys meet in all slots.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test -p switch --release --lib loom
+//! ```
+
+use std::collections::HashSet;
+
+use loom::sync::Arc;
+use loom::thread;
+
+use super::*;
+
+type Tiny = Table<1, 1>;
+
+fn model(preemptions: usize, race: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(race);
+}
+
+fn tiny(capacity: usize) -> Arc<Tiny> {
+    Arc::new(Table::with_buckets(capacity, 2, 2, [7, 11]).unwrap())
+}
+
+fn insert(table: &Tiny, key: u64, owner: u16) -> Inserted<1, 1> {
+    table.insert(&New { key: [key], value: [key * 10], owner, pinned: false, seen: 0 })
+}
+
+fn is_new(inserted: Inserted<1, 1>) -> bool {
+    matches!(inserted.outcome, Outcome::New(_))
+}
+
+/// Everything that must hold when nobody writes.
+fn check_at_rest(table: &Tiny, len: usize) {
+    let mut keys = HashSet::new();
+    for record in table.iter() {
+        assert!(keys.insert(record.key), "{:?} is there twice", record.key);
+        assert_eq!(table.lookup(&record.key), Some(record));
+        assert_eq!(record.value, [record.key[0] * 10]);
+    }
+    assert_eq!(keys.len(), len);
+    assert_eq!(table.len(), len);
+    assert_eq!(table.owner_len(0) + table.owner_len(1) + table.pinned_len(), len);
+    let used = (0..=table.mask).flat_map(|bucket| table.slots.run(bucket * WIDTH, WIDTH));
+    assert_eq!(used.filter(|slot| slot.load(Ordering::Relaxed) != 0).count(), len);
+    // Every entry that is not a member is free again.
+    let free = std::iter::from_fn(|| table.slab.alloc()).count();
+    assert_eq!(free + len, table.capacity());
+}
+
+#[test]
+fn two_inserts_of_a_key() {
+    model(3, || {
+        let table = tiny(3);
+        let other = table.clone();
+        let thread = thread::spawn(move || is_new(insert(&other, 1, 0)));
+        let mine = is_new(insert(&table, 1, 1));
+        assert!(mine ^ thread.join().unwrap());
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn two_inserts_of_a_key_into_different_slots() {
+    model(3, || {
+        let table = tiny(4);
+        // One slot opens up in the middle of it, so that the two may choose differently.
+        assert!(is_new(insert(&table, 2, 0)));
+        let (other, third) = (table.clone(), table.clone());
+        let thread = thread::spawn(move || is_new(insert(&other, 1, 0)));
+        let remover = thread::spawn(move || third.remove(&[2]).is_some());
+        let mine = is_new(insert(&table, 1, 1));
+        assert!(mine ^ thread.join().unwrap());
+        assert!(remover.join().unwrap());
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn three_inserts_of_a_key() {
+    model(2, || {
+        let table = tiny(3);
+        let threads = [0, 1].map(|owner| {
+            let table = table.clone();
+            thread::spawn(move || is_new(insert(&table, 1, owner)))
+        });
+        let mine = usize::from(is_new(insert(&table, 1, 1)));
+        let theirs = threads.map(|thread| usize::from(thread.join().unwrap()));
+        assert_eq!(mine + theirs[0] + theirs[1], 1);
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn insert_and_remove() {
+    model(3, || {
+        let table = tiny(2);
+        let other = table.clone();
+        let thread = thread::spawn(move || other.remove(&[1]).is_some());
+        assert!(is_new(insert(&table, 1, 0)));
+        let removed = thread.join().unwrap();
+        check_at_rest(&table, usize::from(!removed));
+    });
+}
+
+#[test]
+fn insert_over_a_removal() {
+    model(3, || {
+        let table = tiny(2);
+        assert!(is_new(insert(&table, 1, 0)));
+        let other = table.clone();
+        let thread = thread::spawn(move || other.remove(&[1]).is_some());
+        let came = is_new(insert(&table, 1, 1));
+        assert!(thread.join().unwrap());
+        check_at_rest(&table, usize::from(came));
+    });
+}
+
+#[test]
+fn two_removals() {
+    model(3, || {
+        let table = tiny(2);
+        assert!(is_new(insert(&table, 1, 0)));
+        let other = table.clone();
+        let thread = thread::spawn(move || other.remove(&[1]).is_some());
+        let mine = table.remove(&[1]).is_some();
+        assert!(mine ^ thread.join().unwrap());
+        check_at_rest(&table, 0);
+    });
+}
+
+#[test]
+fn lookup_while_its_entry_is_used_again() {
+    model(3, || {
+        let table = tiny(1);
+        assert!(is_new(insert(&table, 1, 0)));
+        let other = table.clone();
+        let thread = thread::spawn(move || {
+            assert!(other.remove(&[1]).is_some());
+            assert!(is_new(insert(&other, 2, 1)));
+        });
+        for key in [1, 2] {
+            if let Some(record) = table.lookup(&[key]) {
+                assert_eq!((record.key, record.value, record.owner), ([key], [key * 10], key as u16 - 1));
+            }
+        }
+        thread.join().unwrap();
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn a_key_that_stays_is_always_found() {
+    model(3, || {
+        let table = tiny(2);
+        assert!(is_new(insert(&table, 1, 0)));
+        let other = table.clone();
+        let thread = thread::spawn(move || {
+            assert!(is_new(insert(&other, 2, 0)));
+            assert!(other.remove(&[2]).is_some());
+        });
+        assert_eq!(table.lookup(&[1]).map(|record| record.value), Some([10]));
+        thread.join().unwrap();
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn two_evictions() {
+    model(2, || {
+        let table = tiny(1);
+        assert!(is_new(insert(&table, 1, 0)));
+        let other = table.clone();
+        let thread = thread::spawn(move || insert(&other, 2, 1));
+        let inserted = [insert(&table, 3, 1), thread.join().unwrap()];
+        let came = inserted.iter().filter(|i| matches!(i.outcome, Outcome::New(_))).count();
+        let went = inserted.iter().filter(|i| i.evicted.is_some()).count();
+        assert_eq!(1 + came - went, 1);
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn eviction_and_pinning() {
+    model(3, || {
+        let table = tiny(1);
+        assert!(is_new(insert(&table, 1, 0)));
+        let record = table.lookup(&[1]).unwrap();
+        let other = table.clone();
+        let thread = thread::spawn(move || other.assign(&record, 1, true));
+        let inserted = insert(&table, 2, 1);
+        let pinned = thread.join().unwrap();
+        // Who was told that it is pinned finds it.
+        assert_eq!(pinned, table.lookup(&[1]).is_some());
+        assert_eq!(pinned, inserted.outcome == Outcome::Full);
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn a_move_and_a_removal() {
+    model(3, || {
+        let table = tiny(1);
+        assert!(is_new(insert(&table, 1, 0)));
+        let record = table.lookup(&[1]).unwrap();
+        let other = table.clone();
+        let thread = thread::spawn(move || other.assign(&record, 1, false));
+        let taken = table.take(&record);
+        assert!(taken ^ thread.join().unwrap());
+        check_at_rest(&table, usize::from(!taken));
+    });
+}
+
+#[test]
+fn a_late_touch_of_an_entry_that_is_used_again() {
+    model(3, || {
+        let table = tiny(1);
+        assert!(is_new(insert(&table, 1, 0)));
+        let record = table.lookup(&[1]).unwrap();
+        let other = table.clone();
+        let thread = thread::spawn(move || other.touch(&record, 7));
+        assert!(table.remove(&[1]).is_some());
+        assert!(is_new(insert(&table, 2, 0)));
+        thread.join().unwrap();
+        assert_eq!(table.lookup(&[2]).map(|record| record.seen), Some(0));
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn a_late_change_of_a_held_value() {
+    model(3, || {
+        let table = tiny(2);
+        let Outcome::New(at) = insert(&table, 1, 0).outcome else { panic!() };
+        let other = table.clone();
+        let thread = thread::spawn(move || {
+            let held = other.hold(at);
+            if let Some(held) = &held {
+                // Succeeds on the entry it is meant for, whatever another entry holds.
+                let _ = held.value()[0].compare_exchange(10, 10, Ordering::AcqRel, Ordering::Acquire);
+                held.value()[0].store(10, Ordering::Release);
+            }
+        });
+        assert!(table.remove(&[1]).is_some());
+        assert!(is_new(insert(&table, 2, 0)));
+        thread.join().unwrap();
+        // Among others: value [20] and every entry free again.
+        check_at_rest(&table, 1);
+    });
+}
+
+#[test]
+fn two_frees_and_an_alloc() {
+    model(2, || {
+        let table = tiny(2);
+        assert!(is_new(insert(&table, 1, 0)));
+        assert!(is_new(insert(&table, 2, 0)));
+        let other = table.clone();
+        let thread = thread::spawn(move || {
+            assert!(other.remove(&[1]).is_some());
+            is_new(insert(&other, 3, 0))
+        });
+        assert!(table.remove(&[2]).is_some());
+        assert!(is_new(insert(&table, 4, 0)));
+        assert!(thread.join().unwrap());
+        check_at_rest(&table, 2);
+    });
+}
