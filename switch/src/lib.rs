@@ -8,9 +8,12 @@
 //!
 //! Read `worker` first: it is the loop that calls them.
 
+pub mod checksum;
 pub mod drop;
 pub mod flow;
 pub mod mac;
+pub mod parse;
 pub mod port;
+pub mod segment;
 pub mod sys;
 pub mod vnet;
