@@ -19,7 +19,7 @@ pub struct FlowKey {
     pub src: Ipv6Addr,
     /// Destination address.
     pub dst: Ipv6Addr,
-    /// Source l4 port; ICMP echo: the identifier; fragments after the first: 0.
+    /// Source l4 port; ICMP echo and the other ICMP queries: the identifier; fragments after the first: 0.
     pub sport: u16,
     /// Destination l4 port; ICMP: type and code.
     pub dport: u16,
@@ -86,6 +86,8 @@ pub struct Meta {
     pub df: bool,
     /// Whether it is a fragment, and which.
     pub fragment: Fragment,
+    /// Identification shared by the fragments of one packet; 0 where it is not a fragment.
+    pub fragment_id: u32,
     /// Whether it is a super-frame, and of what.
     pub gso: Gso,
     /// State of the L4 checksum.
@@ -109,7 +111,7 @@ impl Meta {
 /// One 802.1Q or 802.1ad tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VlanTag {
-    /// 0x8100 (C-tag) or 0x88a8 (S-tag).
+    /// 0x8100 (C-tag), 0x88a8 (S-tag) or 0x9100 (S-tag before 802.1ad).
     pub tpid: u16,
     /// Priority (3 bits), DEI, VID (12 bits).
     pub tci: u16,
@@ -172,6 +174,15 @@ pub enum Csum {
     Verified,
     /// The field holds the folded, uncomplemented pseudo-header sum; it lies where the L4 protocol has it.
     Partial,
+    /// The packet's own L4 checksum is full (or it has none), but a packet carried inside it has a partial one: what
+    /// a container that tunnels (VXLAN, Geneve, GRE) hands over since Linux 6.17. A rewrite of the outer headers
+    /// leaves it alone.
+    Inner {
+        /// Offset in the frame at which the inner checksum starts, bytes.
+        start: u16,
+        /// Offset in the frame of the inner checksum field, bytes.
+        field: u16,
+    },
 }
 
 /// The TCP header's fields that connection tracking reads.
@@ -228,6 +239,8 @@ pub struct Nd {
     pub source_mac: Option<MacAddr>,
     /// Target link-layer address option (NA, redirect).
     pub target_mac: Option<MacAddr>,
+    /// NA: Router 0x80, Solicited 0x40, Override 0x20; otherwise 0.
+    pub flags: u8,
 }
 
 /// The five messages of RFC 4861.
@@ -244,11 +257,12 @@ pub enum NdKind {
 /// The packet quoted by an ICMP error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
-    /// Its key; l4 ports 0 where the quotation is too short.
+    /// Its key; l4 ports 0 where the quotation is too short, addresses unspecified where not even its IP header is
+    /// whole.
     pub key: FlowKey,
     /// Offset of its IP header in the frame, bytes.
     pub l3_off: u16,
-    /// Offset of its L4 header in the frame, bytes.
+    /// Offset of its L4 header in the frame, bytes; at most the end of the packet.
     pub l4_off: u16,
     /// Whether its l4 ports are in the quotation.
     pub has_ports: bool,
