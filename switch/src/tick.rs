@@ -5,6 +5,12 @@
 pub struct Tick(u64);
 
 impl Tick {
+    /// Now, from the kernel's coarse clock: a few milliseconds of granularity, no system call.
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        Self(now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000)
+    }
+
     /// The moment `millis` milliseconds after the origin.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)

@@ -247,6 +247,29 @@ impl Fdb {
         false
     }
 
+    /// Removes the entry of `mac`, learned or static; false if there is none.
+    pub fn remove(&self, vid: u16, mac: MacAddr) -> bool {
+        while let Some(record) = self.table.lookup(&key(vid, mac)) {
+            if self.table.take(&record) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Removes the learned entries for which `which(vid, port)` holds, and says how many they were.
+    pub fn flush_where(&self, which: impl Fn(u16, PortId) -> bool) -> usize {
+        self.table.retain(|record| record.pinned || !which(vid_of(record), PortId(record.owner)))
+    }
+
+    /// Copies what is here into `other`, as far as it fits: a network's limit changed.
+    pub fn copy_into(&self, other: &Self) {
+        for record in self.table.iter() {
+            let (port, pinned) = (PortId(record.owner), record.pinned);
+            other.insert(record.key, port, pinned, record.seen);
+        }
+    }
+
     /// Removes these entries, and says how many they were.
     pub fn flush(&self, which: Flush) -> usize {
         self.table.retain(|record| match which {

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -53,7 +54,6 @@ pub struct EpollIo {
     mailbox: Arc<Mailbox>,
     taps: Box<[Option<Tap>]>,
     ready: VecDeque<PortId>,
-    events: Vec<epoll::Event>,
     /// Frames that the next batch may hold.
     limit: usize,
     rounds: u32,
@@ -84,7 +84,6 @@ impl EpollIo {
             mailbox,
             taps: (0..ports).map(|_| None).collect(),
             ready: VecDeque::with_capacity(ports),
-            events: Vec::with_capacity(BATCH),
             limit: 1,
             rounds: 0,
             scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
@@ -106,15 +105,15 @@ impl EpollIo {
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.rounds = 0;
-        self.events.clear();
+        let mut space = [const { MaybeUninit::uninit() }; BATCH];
         let timeout = if wait == Wait::Poll { Some(&NOW) } else { None };
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let events = match epoll::wait(&self.epoll, &mut space, timeout) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
-        }
+        };
         let mut commands = false;
-        for index in 0..self.events.len() {
-            let Some(event) = self.events.get(index) else { break };
+        for event in events {
             match event.data.u64() {
                 MAILBOX => commands = true,
                 token => self.mark_ready(PortId(token as u16)),

@@ -11,9 +11,9 @@ use super::control::Control;
 use super::networks::NetworkRecord;
 use super::ports::{MAX_PORTS, PortRecord, State};
 use crate::api::rows::{
-    CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, IoEngine, IoStatus, LimitStatus,
-    NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof, Stats, StatsRow, Status,
-    WorkerRow,
+    CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, IoEngine, IoStatus,
+    LimitStatus, NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof,
+    Stats, StatsRow, Status, WorkerRow,
 };
 use crate::config;
 use switch::sys::tun::offload;
@@ -85,7 +85,8 @@ impl Control {
 
     pub(super) fn network_row(&self, record: &NetworkRecord) -> NetworkRow {
         let network = &record.config;
-        let ports = self.ports.wanted().filter(|(_, port)| self.networks.name(port.network) == network.name).count();
+        let ports =
+            self.ports.wanted().filter(|(_, port)| self.networks.name(port.network) == network.name).count();
         NetworkRow {
             name: network.name.clone(),
             subnet: network.subnet.map(Into::into),
@@ -110,7 +111,11 @@ impl Control {
         let stats = record.fdb.stats();
         NetworkDetail {
             network: self.network_row(record),
-            interfaces: self.port_rows().into_iter().filter(|row| row.network == record.config.name).collect(),
+            interfaces: self
+                .port_rows()
+                .into_iter()
+                .filter(|row| row.network == record.config.name)
+                .collect(),
             fdb: FdbStats {
                 current: stats.current,
                 max: u64::from(record.config.fdb_limit),
@@ -149,8 +154,11 @@ impl Control {
             state,
             reason,
             interfaces: container.interfaces.iter().map(|interface| interface.name.clone()).collect(),
-            command: (!container.command.is_empty())
-                .then_some(if told { CommandState::Running } else { CommandState::Stopped }),
+            command: (!container.command.is_empty()).then_some(if told {
+                CommandState::Running
+            } else {
+                CommandState::Stopped
+            }),
             origin: if self.file.container(&container.name).is_some() { Origin::File } else { Origin::Api },
         }
     }
@@ -260,15 +268,14 @@ impl Control {
             config: self.begin.config_name.clone(),
             generation: self.generation,
             ports: self.port_counts(),
-            offloads: OffloadStatus {
-                taken: offload_names(offloads),
-                gso_writes,
-            },
+            offloads: OffloadStatus { taken: offload_names(offloads), gso_writes },
             limits: LimitStatus {
                 ports: MAX_PORTS as u64,
                 networks: u64::from(u16::MAX),
                 fdb: self.desired.networks.iter().map(|network| u64::from(network.fdb_limit)).sum(),
-                open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX),
+                open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile)
+                    .current
+                    .unwrap_or(u64::MAX),
             },
         }
     }

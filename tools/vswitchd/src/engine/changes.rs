@@ -3,21 +3,22 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use switch::fdb::Flush;
 use switch::port::PortId;
 use switch::tick::Tick;
 use tokio::sync::oneshot;
 
 use super::control::{Control, Outcome, Then, Unsettled};
+use super::describe::describe;
 use super::objects::Connected;
 use super::ports::State;
 use crate::api::rows::Done;
 use crate::api::{
-    Answer, ApiError, ApiErrorKind, Call, Connect, Disconnect, FdbAdd, FdbDel, FdbFlush, NetworkCreate, Reply, Request,
+    Answer, ApiError, ApiErrorKind, Call, Connect, Disconnect, FdbAdd, FdbDel, FdbFlush, NetworkCreate,
+    Reply, Request,
 };
 use crate::config::{
-    self, Config, ConfigErrors, ContainerSpec, Context, InterfaceOptions, Network, NetworkOptions, Paths, Problem,
-    ProblemKind,
+    self, Config, ConfigErrors, ContainerSpec, Context, InterfaceOptions, Network, NetworkOptions, Paths,
+    Problem, ProblemKind,
 };
 use crate::wire::{Answer as KeeperAnswer, Op, Refusal};
 
@@ -59,14 +60,20 @@ impl Control {
     pub(super) fn read_file(&mut self, reply: Option<oneshot::Sender<Reply>>) {
         self.ask(Op::ReadConfig, move |result| {
             let text = result.and_then(|(answer, mut fds)| match (answer, fds.pop()) {
-                (KeeperAnswer::Config, Some(fd)) => super::text_of(fd).map_err(|error| unreadable(error.to_string())),
+                (KeeperAnswer::Config, Some(fd)) => {
+                    super::text_of(fd).map_err(|error| unreadable(error.to_string()))
+                }
                 _ => Err(unreadable("the keeper sent no text".into())),
             });
             Outcome::FileRead { result: text, reply }
         });
     }
 
-    pub(super) fn file_read(&mut self, result: Result<Vec<u8>, Refusal>, reply: Option<oneshot::Sender<Reply>>) {
+    pub(super) fn file_read(
+        &mut self,
+        result: Result<Vec<u8>, Refusal>,
+        reply: Option<oneshot::Sender<Reply>>,
+    ) {
         match result {
             Ok(text) => {
                 let name = self.begin.config_name.clone();
@@ -97,8 +104,7 @@ impl Control {
             let message = "the file contradicts what was made through the API; nothing was changed";
             return send(reply, Err(ApiError::faults(message, conflicts)));
         }
-        let diff = config::diff(&self.desired, &wanted);
-        let details: Vec<String> = diff.to_string().lines().map(Into::into).collect();
+        let details = describe(&config::diff(&self.desired, &wanted));
         tracing::info!(changes = details.len(), "reloaded");
         (self.file, self.desired) = (file, wanted);
         self.reconcile();
@@ -106,7 +112,7 @@ impl Control {
         let Some(reply) = reply else { return };
         let ports = self.ports.wanted().map(|(id, _)| id).collect();
         let done = Done { changed: details.len() as u64, details };
-        self.unsettled.push(Unsettled { ports, reply, then: Then::Answer(Answer::Done(done)) });
+        self.unsettled.push(Unsettled { ports, reply, then: Then::Done(done) });
     }
 
     /// At the start: objects made through the API join what the file wants. One that contradicts the file is left out
@@ -123,7 +129,8 @@ impl Control {
         let mut wanted = file.clone();
         let mut conflicts = Vec::new();
         for create in &self.objects.kept.networks {
-            let made = network_of(create).and_then(|network| wanted.add_network(network).map_err(|p| refused(&p)));
+            let made =
+                network_of(create).and_then(|network| wanted.add_network(network).map_err(|p| refused(&p)));
             conflicts.extend(made.err().map(|error| format!("network {}: {error}", create.name)));
         }
         for Connected { network, interface } in &self.objects.kept.interfaces {
@@ -184,7 +191,9 @@ impl Control {
         let Some(record) = self.ports.get(port) else {
             return Err(ApiError::new(ApiErrorKind::Conflict, "the interface was removed meanwhile"));
         };
-        let State::Failed { reason } = &record.state else { return Ok(Answer::Port(self.port_row(port, record))) };
+        let State::Failed { reason } = &record.state else {
+            return Ok(Answer::Port(self.port_row(port, record)));
+        };
         let error = ApiError::new(ApiErrorKind::Refused, reason.clone());
         let interface =
             Disconnect { container: record.container().into(), interface: Some(record.ifname().into()) };
@@ -194,8 +203,10 @@ impl Control {
 
     fn disconnect(&mut self, network: &str, interface: &Disconnect) -> Reply {
         let Disconnect { container, interface } = interface;
-        let gone =
-            self.desired.disconnect(network, container, interface.as_deref()).map_err(|problem| refused(&problem))?;
+        let gone = self
+            .desired
+            .disconnect(network, container, interface.as_deref())
+            .map_err(|problem| refused(&problem))?;
         let objects = &mut self.objects.kept;
         objects.interfaces.retain(|kept| {
             kept.interface.container != *container || kept.interface.interface.as_deref() != Some(&gone.name)
@@ -247,7 +258,10 @@ impl Control {
         let added = record.fdb.add_static(add.vlan.unwrap_or(0), add.mac, port, Tick::now());
         added.map_err(|error| ApiError::new(ApiErrorKind::Invalid, error.to_string()))?;
         let text = format!("{} is behind port {port} for good", add.mac);
-        self.objects.kept.fdb.retain(|kept| (&kept.network, kept.mac, kept.vlan) != (&add.network, add.mac, add.vlan));
+        self.objects
+            .kept
+            .fdb
+            .retain(|kept| (&kept.network, kept.mac, kept.vlan) != (&add.network, add.mac, add.vlan));
         self.objects.kept.fdb.push(add);
         self.keep();
         Ok(done(1, text))
@@ -259,7 +273,10 @@ impl Control {
             let text = format!("no entry for {} in network {}", del.mac, del.network);
             return Err(ApiError::new(ApiErrorKind::NotFound, text));
         }
-        self.objects.kept.fdb.retain(|kept| (&kept.network, kept.mac, kept.vlan) != (&del.network, del.mac, del.vlan));
+        self.objects
+            .kept
+            .fdb
+            .retain(|kept| (&kept.network, kept.mac, kept.vlan) != (&del.network, del.mac, del.vlan));
         self.keep();
         Ok(done(1, format!("{} removed", del.mac)))
     }
@@ -283,9 +300,9 @@ impl Control {
         let mut flushed = 0;
         for (_, record) in self.networks.all() {
             if which.network.as_ref().is_none_or(|name| *name == record.config.name) {
-                flushed += record.fdb.flush(Flush::Matching(&|vid, port| {
+                flushed += record.fdb.flush_where(|vid, port| {
                     which.vlan.is_none_or(|vlan| vlan == vid) && (all_ports || ports.contains(&port))
-                }));
+                });
             }
         }
         Ok(done(flushed as u64, format!("{flushed} learned entries forgotten")))
@@ -323,7 +340,8 @@ impl Control {
                 && entry.container == record.container()
                 && entry.interface.as_deref().is_none_or(|name| name == record.ifname())
                 && let Some(network) = self.networks.get(record.network)
-                && let Err(error) = network.fdb.add_static(entry.vlan.unwrap_or(0), entry.mac, port, Tick::now())
+                && let Err(error) =
+                    network.fdb.add_static(entry.vlan.unwrap_or(0), entry.mac, port, Tick::now())
             {
                 tracing::warn!(%error, mac = %entry.mac, "static entry is not back");
             }
@@ -376,7 +394,7 @@ fn refused(problem: &Problem) -> ApiError {
     let kind = match problem.kind() {
         ProblemKind::NotFound => ApiErrorKind::NotFound,
         ProblemKind::Conflict => ApiErrorKind::Conflict,
-        ProblemKind::Invalid => ApiErrorKind::Invalid,
+        ProblemKind::Invalid | ProblemKind::NotSupported => ApiErrorKind::Invalid,
     };
     ApiError::new(kind, problem.to_string())
 }

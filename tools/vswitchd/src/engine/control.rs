@@ -25,6 +25,7 @@ use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{Ports, State};
 use super::{hosts::Hosts, publish};
+use crate::api::rows::Done;
 use crate::api::{Answer, Call, Reply};
 use crate::config::Config;
 use crate::wire::{AttachInfo, Begin, Refusal, ToKeeper};
@@ -82,8 +83,8 @@ pub struct Unsettled {
 
 /// What is answered once the ports have settled.
 pub enum Then {
-    /// This.
-    Answer(Answer),
+    /// What was done.
+    Done(Done),
     /// The row of the port that was made, or why it could not be.
     Connected {
         /// Its network's name.
@@ -178,7 +179,11 @@ impl Control {
     /// Works until told to end.
     pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> ExitCode {
         let mailbox = Arc::clone(&self.mailbox);
-        let Ok(events) = AsyncFd::try_new(mailbox.event_wake()) else { return ExitCode::FAILURE };
+        #[expect(
+            deprecated,
+            reason = "its heir is unsafe; this descriptor is borrowed from the mailbox for all of `run`"
+        )]
+        let Ok(events) = AsyncFd::new(mailbox.event_wake()) else { return ExitCode::FAILURE };
         let keeper = Arc::clone(&self.keeper);
         let mut keeper_lost = false;
         self.begin_again();
@@ -217,7 +222,10 @@ impl Control {
                 Event::Gone(port) => self.port_died(port),
                 Event::Detached(port) => self.worker_let_go(port),
                 Event::GsoRefused(port) => {
-                    tracing::warn!(port = port.0, "the kernel refuses super-frames: they are segmented here from now on");
+                    tracing::warn!(
+                        port = port.0,
+                        "the kernel refuses super-frames: they are segmented here from now on"
+                    );
                     if let Some(State::Up { gso_refused, .. }) = self.state_mut(port) {
                         *gso_refused = true;
                     }
@@ -227,7 +235,8 @@ impl Control {
                 Event::AttachFailed(port, error) => {
                     tracing::error!(port = port.0, %error, "the worker cannot serve the TAP");
                     if let Some(state) = self.state_mut(port) {
-                        *state = State::Failed { reason: format!("the worker cannot serve its TAP: {error}") };
+                        *state =
+                            State::Failed { reason: format!("the worker cannot serve its TAP: {error}") };
                     }
                     self.publish();
                 }
@@ -270,13 +279,14 @@ impl Control {
     /// Answers calls whose ports have settled, and says `ready` when all have for the first time.
     async fn settle(&mut self) {
         let ports = &self.ports;
-        let attaching = |id: &PortId| matches!(ports.get(*id).map(|port| &port.state), Some(State::Attaching));
+        let attaching =
+            |id: &PortId| matches!(ports.get(*id).map(|port| &port.state), Some(State::Attaching));
         let (waiting, settled): (Vec<_>, Vec<_>) =
             self.unsettled.drain(..).partition(|call| call.ports.iter().any(attaching));
         self.unsettled = waiting;
         for call in settled {
             let reply = match call.then {
-                Then::Answer(answer) => Ok(answer),
+                Then::Done(done) => Ok(Answer::Done(done)),
                 Then::Connected { network, port } => self.connected(&network, port),
             };
             // The caller may have given up.
@@ -297,6 +307,10 @@ impl Control {
         if counts.failed > 0 {
             line.push_str(&format!(", {} failed", counts.failed));
         }
-        format!("{line}, {} networks, control socket {}", self.networks.all().count(), self.begin.control.display())
+        format!(
+            "{line}, {} networks, control socket {}",
+            self.networks.all().count(),
+            self.begin.control.display()
+        )
     }
 }

@@ -30,8 +30,11 @@ impl Hosts {
     /// Writes what changed, removes files of containers that are gone. A file is rewritten in place: it may be bound
     /// over `/etc/hosts` in a running container, which a rename would not reach.
     pub fn write(&mut self, config: &Config) {
-        let wanted: BTreeMap<String, String> =
-            config.containers.iter().map(|container| (container.name.clone(), text(config, container))).collect();
+        let wanted: BTreeMap<String, String> = config
+            .containers
+            .iter()
+            .map(|container| (container.name.clone(), text(config, container)))
+            .collect();
         if wanted == self.written {
             return;
         }

@@ -39,11 +39,7 @@ impl Keeper {
     /// # Errors
     /// When the descriptor cannot be polled.
     pub fn new(channel: Channel) -> io::Result<Self> {
-        Ok(Self {
-            channel: AsyncChannel::new(channel)?,
-            waiting: DashMap::new(),
-            next: AtomicU64::new(1),
-        })
+        Ok(Self { channel: AsyncChannel::new(channel)?, waiting: DashMap::new(), next: AtomicU64::new(1) })
     }
 
     /// Says something that has no answer.

@@ -6,6 +6,7 @@
 mod answers;
 mod changes;
 mod control;
+mod describe;
 mod hosts;
 mod keeper;
 mod networks;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use switch::fdb::Fdb;
 use switch::port::NetworkId;
+use switch::table::TableError;
 
 use crate::config::Network;
 
@@ -22,26 +23,30 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Makes the network what `config` says; what it has learned stays unless its table's size changed.
-    pub fn put(&mut self, config: &Network) -> NetworkId {
+    /// Makes the network what `config` says; what it has learned stays, as far as a table of a new size holds it.
+    ///
+    /// # Errors
+    /// When there is no memory for its FDB; what was there stays.
+    pub fn put(&mut self, config: &Network) -> Result<(), TableError> {
         if let Some(id) = self.find(&config.name)
             && let Some(record) = self.get_mut(id)
         {
             if record.config.fdb_limit != config.fdb_limit {
-                let fdb = Fdb::new(config.fdb_limit as usize);
+                let fdb = Fdb::new(config.fdb_limit as usize)?;
                 record.fdb.copy_into(&fdb);
                 record.fdb = Arc::new(fdb);
             }
             record.config = config.clone();
-            return id;
+            return Ok(());
         }
-        let record = NetworkRecord { config: config.clone(), fdb: Arc::new(Fdb::new(config.fdb_limit as usize)) };
+        let fdb = Arc::new(Fdb::new(config.fdb_limit as usize)?);
+        let record = NetworkRecord { config: config.clone(), fdb };
         let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         match self.slots.get_mut(index) {
             Some(slot) => *slot = Some(record),
             None => self.slots.push(Some(record)),
         }
-        NetworkId(index as u16)
+        Ok(())
     }
 
     /// Forgets a network. The caller moved or removed its ports.
@@ -77,16 +82,14 @@ impl Networks {
 
     /// All networks, by id.
     pub fn all(&self) -> impl Iterator<Item = (NetworkId, &NetworkRecord)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((NetworkId(index as u16), slot.as_ref()?)))
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(index, slot)| Some((NetworkId(index as u16), slot.as_ref()?)))
     }
 
     /// How many ids are or were in use.
-    pub fn len(&self) -> usize {
+    pub fn slots(&self) -> usize {
         self.slots.len()
-    }
-
-    /// Whether there never was a network.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 }

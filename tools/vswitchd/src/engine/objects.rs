@@ -118,9 +118,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_put_aside() {
-        for (name, content) in
-            [("cut", &b"{\"version\":1,\"netw"[..]), ("newer", b"{\"version\":9,\"networks\":[],\"interfaces\":[],\"fdb\":[]}")]
-        {
+        for (name, content) in [
+            ("cut", &b"{\"version\":1,\"netw"[..]),
+            ("newer", b"{\"version\":9,\"networks\":[],\"interfaces\":[],\"fdb\":[]}"),
+        ] {
             let folder = folder(name);
             fs::write(folder.join("objects.json"), content).unwrap();
             assert_eq!(Objects::load(&folder).kept, Kept::default());

@@ -137,7 +137,9 @@ impl Ports {
 
     /// The wanted port of a container's interface.
     pub fn find(&self, container: &str, ifname: &str) -> Option<PortId> {
-        self.wanted().find(|(_, port)| port.container() == container && port.ifname() == ifname).map(|(id, _)| id)
+        self.wanted()
+            .find(|(_, port)| port.container() == container && port.ifname() == ifname)
+            .map(|(id, _)| id)
     }
 
     /// All wanted ports, by id.
@@ -156,12 +158,7 @@ impl Ports {
     }
 
     /// How many ids are or were in use: the length of arrays indexed by them.
-    pub fn len(&self) -> usize {
+    pub fn slots(&self) -> usize {
         self.slots.len()
-    }
-
-    /// Whether there never was a port.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
     }
 }

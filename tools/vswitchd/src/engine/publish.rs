@@ -11,13 +11,13 @@ use crate::config;
 
 /// The snapshot of what is wanted and up.
 pub fn snapshot(generation: u64, networks: &Networks, ports: &Ports) -> Snapshot {
-    let mut by_port: Vec<Option<Port>> = (0..ports.len()).map(|_| None).collect();
+    let mut by_port: Vec<Option<Port>> = (0..ports.slots()).map(|_| None).collect();
     for (id, record) in ports.wanted() {
         if let Some(slot) = by_port.get_mut(id.index()) {
             *slot = Some(port(record));
         }
     }
-    let mut by_network: Vec<Option<Network>> = (0..networks.len()).map(|_| None).collect();
+    let mut by_network: Vec<Option<Network>> = (0..networks.slots()).map(|_| None).collect();
     for (id, record) in networks.all() {
         if let Some(slot) = by_network.get_mut(id.index()) {
             *slot = Some(network(id, record, ports));

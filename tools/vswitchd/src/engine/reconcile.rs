@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use switch::fdb::Flush;
 use switch::mailbox::Command;
 use switch::port::{NetworkId, PortId};
 
@@ -73,7 +74,9 @@ impl Control {
 
     fn put_networks(&mut self) {
         for network in &self.desired.networks {
-            self.networks.put(network);
+            if let Err(error) = self.networks.put(network) {
+                tracing::error!(network = network.name, %error, "no forwarding database");
+            }
         }
     }
 
@@ -106,7 +109,9 @@ impl Control {
     }
 
     fn reconcile_interface(&mut self, container: &Container, interface: &Interface) {
-        let Some((want, network, mac)) = self.wanted_interface(&container.name, &interface.name) else { return };
+        let Some((want, network, mac)) = self.wanted_interface(&container.name, &interface.name) else {
+            return;
+        };
         let existing = self
             .ports
             .all()
@@ -129,7 +134,7 @@ impl Control {
         if from != network
             && let Some(record) = self.networks.get(from)
         {
-            record.fdb.flush_port(id);
+            record.fdb.flush(Flush::PortGone(id));
         }
         if changed && self.ports.get(id).is_some_and(PortRecord::is_up) {
             self.adjust(id);
@@ -143,7 +148,11 @@ impl Control {
         let known = self.containers.entry(name.clone()).or_default();
         if container.interfaces.is_empty() && !known.prepared && known.reason.is_none() {
             known.prepared = true;
-            let op = Op::Netns { container: name.clone(), netns: container.netns.clone(), create: container.create };
+            let op = Op::Netns {
+                container: name.clone(),
+                netns: container.netns.clone(),
+                create: container.create,
+            };
             let name = name.clone();
             self.ask(op, |result| Outcome::Prepared(name, result.map(|_| ())));
             return;
@@ -166,7 +175,8 @@ impl Control {
             .containers
             .keys()
             .filter(|name| {
-                self.desired.container(name).is_none() && self.ports.all().all(|(_, port)| port.container() != *name)
+                self.desired.container(name).is_none()
+                    && self.ports.all().all(|(_, port)| port.container() != *name)
             })
             .cloned()
             .collect();
@@ -236,14 +246,15 @@ impl Control {
         if !matches!(record.state, State::Leaving { worker: false, keeper: false }) {
             return;
         }
-        self.forget_macs(port);
+        self.forget_macs(Flush::PortGone(port));
         self.ports.remove(port);
         self.reconcile();
     }
 
-    fn forget_macs(&self, port: PortId) {
+    /// The FDB forgets a port; static entries only if its id is to be used again.
+    fn forget_macs(&self, which: Flush) {
         for (_, network) in self.networks.all() {
-            network.fdb.flush_port(port);
+            network.fdb.flush(which);
         }
     }
 
@@ -258,7 +269,7 @@ impl Control {
         tracing::info!(container = record.container(), iface = record.ifname(), "interface is gone");
         let (spec, attempt, was) = (record.spec.clone(), record.attempt, info.netns_id);
         self.publish();
-        self.forget_macs(port);
+        self.forget_macs(Flush::Port(port));
         if let Some(known) = self.containers.get_mut(&spec.container) {
             known.command.clear(); // run anew when the container is back
         }
@@ -312,7 +323,12 @@ impl Control {
         }
     }
 
-    fn attach_answered(&mut self, port: PortId, attempt: u64, result: Result<(AttachInfo, OwnedFd), Refusal>) {
+    fn attach_answered(
+        &mut self,
+        port: PortId,
+        attempt: u64,
+        result: Result<(AttachInfo, OwnedFd), Refusal>,
+    ) {
         let Some(record) = self.ports.get_mut(port) else { return };
         if !record.is_wanted() {
             self.release(port);
@@ -342,12 +358,18 @@ impl Control {
 
     fn attached(&mut self, port: PortId, info: AttachInfo, tap: OwnedFd) {
         let Some(record) = self.ports.get_mut(port) else { return };
-        tracing::info!(container = record.container(), iface = record.ifname(), port = port.0, "interface is up");
+        tracing::info!(
+            container = record.container(),
+            iface = record.ifname(),
+            port = port.0,
+            "interface is up"
+        );
         let command = Command::Attach { port, tap, gso: info.gso_writes };
         record.state = State::Up { info, link_down: false, gso_refused: false };
         if self.mailbox.tell(command).is_err() {
             record.state = State::Failed { reason: "the worker does not listen".into() };
         }
+        self.restore_statics(port);
     }
 
     fn identified(&mut self, port: PortId, attempt: u64, same: Result<bool, Refusal>) {
