@@ -1,2 +1,4 @@
 //! The daemon behind `vswitchd` as a library: configuration, desired state, policy, keeper, engine, control API.
+
+pub mod config;
 pub mod wire;
