@@ -1,0 +1,299 @@
+//! Objects made at run time. They pass the checks of the file, with the same words.
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::model::{Config, Container, Daemon, Interface, Network};
+use super::plan::in_network;
+use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
+use super::registry::Registry;
+use super::resolve::{default_route, unknown_network};
+use super::value::{self, Number};
+use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths};
+use crate::wire::NetnsRef;
+
+/// A network as it is asked for: the keys of `[[network]]`, unchecked. What is `None` takes its default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkOptions {
+    /// IPv4 prefix.
+    pub subnet: Option<String>,
+    /// Bytes.
+    pub mtu: Option<i64>,
+    /// Containers may talk to each other.
+    pub icc: Option<bool>,
+    /// Seconds.
+    pub ageing: Option<i64>,
+    /// Entries.
+    pub fdb_limit: Option<i64>,
+    /// `claimed`, `strict` or `off`.
+    pub spoof: Option<String>,
+    /// Frames per second and port.
+    pub storm: Option<i64>,
+}
+
+/// The container an interface is for: one there is, or one to add.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainerSpec {
+    /// Its name.
+    pub name: String,
+    /// Where its namespace is; its name if `None`. Of a container there is, it must be the same.
+    pub netns: Option<String>,
+    /// Whether to make the namespace. Of a container there is, it must be the same.
+    pub create: Option<bool>,
+}
+
+/// An interface as it is asked for: the keys of `[[container.interface]]`, unchecked. What is `None` takes its default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InterfaceOptions {
+    /// The device's name in the container.
+    pub name: Option<String>,
+    /// IPv4 address in the network's subnet.
+    pub ip: Option<String>,
+    /// MAC address.
+    pub mac: Option<String>,
+}
+
+impl Network {
+    /// A network made at run time; it has no gateway.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, by itself: whether its name is free is [`Config::add_network`]'s.
+    pub fn new_checked(name: &str, options: &NetworkOptions) -> Result<Self, Vec<Problem>> {
+        let mut network = Self::with_defaults(name);
+        let mut problems = Vec::new();
+        take(&mut problems, &mut network.name, Some(value::name(What::Network, name)));
+        let number = |given: Option<i64>| given.map(Number::from);
+        let within = |bounds: &value::Bounds, given| number(given).map(|number| bounds.check(&number));
+        let subnet = options.subnet.as_deref().map(|text| value::subnet(text).map(Some));
+        take(&mut problems, &mut network.subnet, subnet);
+        take(&mut problems, &mut network.mtu, number(options.mtu).map(|number| value::mtu(&number)));
+        take(&mut problems, &mut network.icc, options.icc.map(Ok));
+        take(&mut problems, &mut network.ageing, within(&value::AGEING, options.ageing));
+        take(&mut problems, &mut network.fdb_limit, within(&value::FDB_LIMIT, options.fdb_limit));
+        take(&mut problems, &mut network.spoof, options.spoof.as_deref().map(value::spoof));
+        take(&mut problems, &mut network.storm, within(&value::STORM, options.storm));
+        if problems.is_empty() { Ok(network) } else { Err(problems) }
+    }
+}
+
+fn take<T>(problems: &mut Vec<Problem>, field: &mut T, given: Option<Result<T, Problem>>) {
+    match given {
+        Some(Ok(value)) => *field = value,
+        Some(Err(problem)) => problems.push(problem),
+        None => {}
+    }
+}
+
+impl Config {
+    /// A daemon without networks and containers: what an empty file says.
+    pub fn empty(paths: &Paths) -> Self {
+        Self { daemon: Daemon::new(paths), networks: Vec::new(), containers: Vec::new() }
+    }
+
+    /// Adds a network after the others.
+    ///
+    /// # Errors
+    /// [`Problem::Duplicate`], [`Problem::TooMany`].
+    pub fn add_network(&mut self, network: Network) -> Result<(), Problem> {
+        if self.network(&network.name).is_some() {
+            let first = Place(None);
+            return Err(Problem::Duplicate { what: What::Network, name: network.name, first });
+        }
+        if self.networks.len() >= MAX_NETWORKS {
+            return Err(Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
+        }
+        self.networks.push(network);
+        Ok(())
+    }
+
+    /// Removes a network that nobody is connected to.
+    ///
+    /// # Errors
+    /// [`Problem::UnknownNetwork`], [`Problem::NetworkInUse`].
+    pub fn remove_network(&mut self, name: &str) -> Result<Network, Problem> {
+        let index = self.network_index(name)?;
+        let on_it = |(_, interface): &(&Container, &Interface)| interface.network == name;
+        let by: Vec<_> = self.interfaces().filter(on_it).map(|(c, i)| owner(&c.name, &i.name)).collect();
+        if by.is_empty() {
+            Ok(self.networks.remove(index))
+        } else {
+            Err(Problem::NetworkInUse { network: name.to_owned(), by })
+        }
+    }
+
+    /// Connects a container to a network by a new interface, which it returns; a container that is not there is added.
+    /// Name, address and MAC are chosen where they are left open. Nothing changes on an error.
+    ///
+    /// # Errors
+    /// The first [`Problem`]: an unknown network, a value that is wrong by itself, a name, address or MAC that is
+    /// taken, a full subnet, subnets that overlap, a limit, a container described otherwise than it is.
+    pub fn connect(
+        &mut self,
+        network: &str,
+        container: &ContainerSpec,
+        options: &InterfaceOptions,
+    ) -> Result<Interface, Problem> {
+        let index = self.network_index(network)?;
+        if self.interfaces().count() >= MAX_INTERFACES {
+            return Err(Problem::TooMany { what: What::Interface, limit: MAX_INTERFACES });
+        }
+        let there = self.containers.iter().position(|known| known.name == container.name);
+        let mut wanted = match there.and_then(|place| self.containers.get(place)) {
+            Some(known) => same_container(known, container)?.clone(),
+            None => self.new_container(container)?,
+        };
+        wanted.interfaces.push(self.new_interface(index, &wanted, options)?);
+        default_route(&mut wanted, |name| self.network(name)?.gateway);
+        let made = wanted.interfaces.last().cloned();
+        match there.and_then(|place| self.containers.get_mut(place)) {
+            Some(known) => *known = wanted,
+            None => self.containers.push(wanted),
+        }
+        made.ok_or_else(|| unknown_network(network, std::iter::empty()))
+    }
+
+    /// Disconnects a container from a network and returns the interface that goes. The container stays, even without
+    /// any interface. `interface` is needed where the container has several on that network.
+    ///
+    /// # Errors
+    /// [`Problem::UnknownNetwork`], [`Problem::UnknownContainer`], [`Problem::NotConnected`], [`Problem::Ambiguous`].
+    pub fn disconnect(
+        &mut self,
+        network: &str,
+        container: &str,
+        interface: Option<&str>,
+    ) -> Result<Interface, Problem> {
+        self.network_index(network)?;
+        let place = self.container_index(container)?;
+        let interfaces = self.containers.get_mut(place).map(|known| &mut known.interfaces);
+        let interfaces = interfaces.ok_or_else(|| not_connected(container, network, interface))?;
+        let fits = |i: &Interface| i.network == network && interface.is_none_or(|name| i.name == name);
+        let names: Vec<_> = interfaces.iter().filter(|i| fits(i)).map(|i| i.name.clone()).collect();
+        if names.len() > 1 {
+            let (container, network) = (container.to_owned(), network.to_owned());
+            return Err(Problem::Ambiguous { container, network, names });
+        }
+        match interfaces.iter().position(fits) {
+            Some(index) => Ok(interfaces.remove(index)),
+            None => Err(not_connected(container, network, interface)),
+        }
+    }
+
+    /// Removes a container that has no interface left.
+    ///
+    /// # Errors
+    /// [`Problem::UnknownContainer`], [`Problem::ContainerInUse`].
+    pub fn remove_container(&mut self, name: &str) -> Result<Container, Problem> {
+        let place = self.container_index(name)?;
+        let interfaces = self.containers.get(place).map(|known| known.interfaces.iter());
+        let to: Vec<_> = interfaces.into_iter().flatten().map(|i| i.network.clone()).collect();
+        if to.is_empty() {
+            Ok(self.containers.remove(place))
+        } else {
+            Err(Problem::ContainerInUse { container: name.to_owned(), to })
+        }
+    }
+
+    fn network_index(&self, name: &str) -> Result<usize, Problem> {
+        let names = self.networks.iter().map(|network| network.name.as_str());
+        let index = names.clone().position(|known| known == name);
+        index.ok_or_else(|| unknown_network(name, names))
+    }
+
+    fn container_index(&self, name: &str) -> Result<usize, Problem> {
+        let names = self.containers.iter().map(|container| container.name.as_str());
+        names.clone().position(|known| known == name).ok_or_else(|| {
+            let advice = match nearest(name, names.clone()) {
+                Some(near) => Advice::DidYouMean(near.to_owned()),
+                None => Advice::Known(names.map(clip).collect()),
+            };
+            Problem::UnknownContainer { name: clip(name), advice }
+        })
+    }
+
+    fn new_container(&self, spec: &ContainerSpec) -> Result<Container, Problem> {
+        if self.containers.len() >= MAX_CONTAINERS {
+            return Err(Problem::TooMany { what: What::Container, limit: MAX_CONTAINERS });
+        }
+        let name = value::name(What::Container, &spec.name)?;
+        let netns = match &spec.netns {
+            Some(text) => text.parse()?,
+            None => NetnsRef::Name(name.clone()),
+        };
+        let create = spec.create.unwrap_or(false);
+        if create && !matches!(netns, NetnsRef::Name(_)) {
+            return Err(Problem::CreateNeedsName { netns: netns.to_string() });
+        }
+        Ok(Container { name, netns, create, command: Vec::new(), interfaces: Vec::new() })
+    }
+
+    fn new_interface(
+        &self,
+        index: usize,
+        container: &Container,
+        options: &InterfaceOptions,
+    ) -> Result<Interface, Problem> {
+        let network = self.networks.get(index).ok_or_else(|| unknown_network("", std::iter::empty()))?;
+        let mut registry = Registry::of(self);
+        let name = match &options.name {
+            Some(text) => value::interface_name(text)?,
+            None => registry.free_name(&container.netns),
+        };
+        let owner = owner(&container.name, &name);
+        registry.claim_name(&container.netns, owner.clone())?;
+        registry.join(&container.netns, &container.name, index, &self.networks)?;
+        let ip = match (&options.ip, network.subnet) {
+            (Some(text), _) => {
+                let ip = value::address("ip", text)?;
+                registry.claim_address(index, network, ip, owner.clone())?;
+                Some(ip)
+            }
+            (None, Some(subnet)) => Some(registry.next_address(index, network, subnet, owner.clone())?),
+            (None, None) => None,
+        };
+        let mac = match &options.mac {
+            Some(text) => {
+                let mac = value::mac(text)?;
+                registry.claim_mac(index, network, mac, owner)?;
+                mac
+            }
+            None => registry.default_mac(index, ip, owner),
+        };
+        let ip: Option<Ipv4Net> = ip.and_then(|ip| in_network(ip, network));
+        Ok(Interface { network: network.name.clone(), name, ip, mac, default_via: None })
+    }
+}
+
+fn owner(container: &str, interface: &str) -> Owner {
+    Owner { container: container.to_owned(), interface: interface.to_owned(), place: Place(None) }
+}
+
+fn not_connected(container: &str, network: &str, interface: Option<&str>) -> Problem {
+    Problem::NotConnected {
+        container: container.to_owned(),
+        network: network.to_owned(),
+        name: interface.map(str::to_owned),
+    }
+}
+
+// A container there is may be described again, but not otherwise.
+fn same_container<'c>(known: &'c Container, spec: &ContainerSpec) -> Result<&'c Container, Problem> {
+    let differs = |key, is: String, asked: String| {
+        Err(Problem::ContainerDiffers { container: known.name.clone(), key, is, asked })
+    };
+    if let Some(text) = &spec.netns {
+        let netns: NetnsRef = text.parse()?;
+        if netns.key() != known.netns.key() {
+            return differs("netns", known.netns.to_string(), netns.to_string());
+        }
+    }
+    match spec.create {
+        Some(create) if create != known.create => {
+            differs("create", known.create.to_string(), create.to_string())
+        }
+        _ => Ok(known),
+    }
+}

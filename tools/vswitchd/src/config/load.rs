@@ -1,0 +1,218 @@
+//! From tables to values, each right by itself; what they mean together is `resolve`'s.
+
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use switch::mac::MacAddr;
+use toml::de::DeTable;
+
+use super::model::{Daemon, Network};
+use super::problem::{Problem, What};
+use super::report::{At, Reporter};
+use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, Section, UPLINK};
+use super::{Paths, value};
+use crate::wire::NetnsRef;
+
+/// The key is there and wrong, and that has been reported: what depends on it is not worth a second message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reported;
+
+/// What a key says, if it says something.
+pub(super) type Setting<T> = Result<Option<At<T>>, Reported>;
+
+/// The whole file.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub daemon: Daemon,
+    pub networks: Vec<RawNetwork>,
+    pub containers: Vec<RawContainer>,
+}
+
+/// `[[network]]`.
+#[derive(Debug)]
+pub(super) struct RawNetwork {
+    /// As written, right or wrong, so that interfaces can refer to it.
+    pub name: Option<At<String>>,
+    /// All but the gateway.
+    pub network: Network,
+    pub gateway: Option<At<Ipv4Addr>>,
+    /// Whether addresses in it can be judged: its subnet and gateway are not wrong.
+    pub sound: bool,
+    pub span: Range<usize>,
+}
+
+/// `[[container]]`.
+#[derive(Debug)]
+pub(super) struct RawContainer {
+    pub name: Setting<String>,
+    pub netns: Setting<NetnsRef>,
+    pub create: Option<At<bool>>,
+    pub command: Vec<String>,
+    pub interfaces: Vec<RawInterface>,
+    pub span: Range<usize>,
+}
+
+/// `[[container.interface]]`.
+#[derive(Debug)]
+pub(super) struct RawInterface {
+    pub network: Option<At<String>>,
+    pub name: Setting<String>,
+    pub ip: Setting<Ipv4Addr>,
+    pub mac: Setting<MacAddr>,
+    pub span: Range<usize>,
+}
+
+/// Reads every key of the file.
+pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'_>) -> Raw {
+    let root = Section::open(&ROOT, table, 0..0, reporter);
+    let mut settings = Daemon::new(paths);
+    let given = root.sections("daemon", &DAEMON, reporter);
+    match given.first() {
+        Some(section) => daemon(section, &mut settings, reporter),
+        None => default_socket(&settings, reporter),
+    }
+    for section in root.sections("uplink", &UPLINK, reporter) {
+        setting(&section, "kind", reporter, value::uplink).ok();
+    }
+    let networks = root.sections("network", &NETWORK, reporter);
+    let containers = root.sections("container", &CONTAINER, reporter);
+    Raw {
+        daemon: settings,
+        networks: networks.iter().map(|section| network(section, reporter)).collect(),
+        containers: containers.iter().map(|section| container(section, reporter)).collect(),
+    }
+}
+
+// A text, checked by itself.
+fn setting<T>(
+    section: &Section<'_>,
+    key: &'static str,
+    reporter: &mut Reporter<'_>,
+    check: impl FnOnce(&str) -> Result<T, Problem>,
+) -> Setting<T> {
+    match section.text(key) {
+        None if section.has(key) => Err(Reported),
+        None => Ok(None),
+        Some(At { value, span }) => match reporter.check(&span, check(value)) {
+            Some(value) => Ok(Some(At { value, span })),
+            None => Err(Reported),
+        },
+    }
+}
+
+// Into a field that has its default already.
+fn fill<T>(field: &mut T, setting: Setting<T>) {
+    if let Ok(Some(at)) = setting {
+        *field = at.value;
+    }
+}
+
+fn daemon(section: &Section<'_>, daemon: &mut Daemon, reporter: &mut Reporter<'_>) {
+    let control = setting(section, "control", reporter, value::socket_path);
+    if control == Ok(None) {
+        default_socket(daemon, reporter);
+    }
+    fill(&mut daemon.control, control);
+    let state = setting(section, "state", reporter, value::folder_path);
+    if let Ok(Some(At { value: state, span })) = &state
+        && daemon.control == *state
+    {
+        let why = "it is the control socket's path too: a folder and a socket cannot be one";
+        reporter.add(span, || Problem::invalid("state", &state.display().to_string(), why));
+    }
+    fill(&mut daemon.state, state);
+    fill(&mut daemon.io, setting(section, "io", reporter, value::io));
+    match section.number("workers") {
+        Some(at) => {
+            if let Some(workers) = reporter.check(&at.span, value::worker_count(&at.value)) {
+                daemon.workers = workers;
+            }
+        }
+        None => fill(&mut daemon.workers, setting(section, "workers", reporter, value::workers)),
+    }
+}
+
+// A long $XDG_RUNTIME_DIR can make the default path too long for the kernel.
+fn default_socket(daemon: &Daemon, reporter: &mut Reporter<'_>) {
+    if let Some(path) = daemon.control.to_str() {
+        reporter.check(&(0..0), value::socket_path(path));
+    }
+}
+
+fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
+    section.require("name", reporter);
+    let name = section.text("name").map(|at| at.map(str::to_owned));
+    setting(section, "name", reporter, |text| value::name(What::Network, text)).ok();
+    let mut network = Network::with_defaults(name.as_ref().map_or("", |at| &at.value));
+    let subnet = setting(section, "subnet", reporter, value::subnet);
+    let gateway = setting(section, "gateway", reporter, |text| value::address("gateway", text));
+    let sound = subnet.is_ok() && gateway.is_ok();
+    network.subnet = subnet.unwrap_or_default().map(|at| at.value);
+    numbers(section, &mut network, reporter);
+    if let Some(icc) = section.flag("icc") {
+        network.icc = icc.value;
+    }
+    fill(&mut network.spoof, setting(section, "spoof", reporter, value::spoof));
+    way_out(section, reporter);
+    RawNetwork { name, network, gateway: gateway.unwrap_or_default(), sound, span: section.span.clone() }
+}
+
+fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter<'_>) {
+    if let Some(at) = section.number("mtu")
+        && let Some(mtu) = reporter.check(&at.span, value::mtu(&at.value))
+    {
+        network.mtu = mtu;
+    }
+    let fields = [
+        ("ageing", value::AGEING, &mut network.ageing),
+        ("fdb_limit", value::FDB_LIMIT, &mut network.fdb_limit),
+        ("storm", value::STORM, &mut network.storm),
+    ];
+    for (key, bounds, field) in fields {
+        if let Some(at) = section.number(key)
+            && let Some(number) = reporter.check(&at.span, bounds.check(&at.value))
+        {
+            *field = number;
+        }
+    }
+}
+
+// Without an uplink every network is internal and none is masqueraded: saying so is right, the contrary is for later.
+fn way_out(section: &Section<'_>, reporter: &mut Reporter<'_>) {
+    for (key, truth) in [("nat", false), ("internal", true)] {
+        if let Some(at) = section.flag(key).filter(|at| at.value != truth) {
+            let what = format!("`{key}` = {}", at.value);
+            reporter.add(&at.span, || {
+                Problem::not_supported(what, ": no network has a way out in this release; remove it")
+            });
+        }
+    }
+}
+
+fn container(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawContainer {
+    section.require("name", reporter);
+    let command = section
+        .texts("command")
+        .and_then(|at| reporter.check(&at.span, value::command(at.value)))
+        .unwrap_or_default();
+    let interfaces = section.sections("interface", &INTERFACE, reporter);
+    RawContainer {
+        name: setting(section, "name", reporter, |text| value::name(What::Container, text)),
+        netns: setting(section, "netns", reporter, str::parse),
+        create: section.flag("create"),
+        command,
+        interfaces: interfaces.iter().map(|section| interface(section, reporter)).collect(),
+        span: section.span.clone(),
+    }
+}
+
+fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface {
+    section.require("network", reporter);
+    RawInterface {
+        network: section.text("network").map(|at| at.map(str::to_owned)),
+        name: setting(section, "name", reporter, value::interface_name),
+        ip: setting(section, "ip", reporter, |text| value::address("ip", text)),
+        mac: setting(section, "mac", reporter, value::mac),
+        span: section.span.clone(),
+    }
+}

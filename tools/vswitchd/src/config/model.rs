@@ -1,0 +1,212 @@
+//! The configuration as plain, validated data: every default filled in, every name resolved, every address given.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::{Serialize, Serializer};
+use switch::mac::MacAddr;
+
+use super::Paths;
+use crate::wire::NetnsRef;
+
+/// What the daemon is to be. Two files that mean the same give equal values.
+///
+/// Networks and containers keep the order of the file; what is added at run time comes after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// `[daemon]`.
+    pub daemon: Daemon,
+    /// `[[network]]`, names unique.
+    pub networks: Vec<Network>,
+    /// `[[container]]`, names unique.
+    pub containers: Vec<Container>,
+}
+
+/// Settings of the process itself. They take effect at the next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Daemon {
+    /// The control socket, an absolute path of at most 107 bytes.
+    #[serde(serialize_with = "path_as_text")]
+    pub control: PathBuf,
+    /// The folder for what survives a restart, an absolute path.
+    #[serde(serialize_with = "path_as_text")]
+    pub state: PathBuf,
+    /// How many worker threads.
+    pub workers: Workers,
+    /// How devices are read and written.
+    pub io: Io,
+}
+
+impl Daemon {
+    /// All defaults, with these paths.
+    pub fn new(paths: &Paths) -> Self {
+        Self {
+            control: paths.control.clone(),
+            state: paths.state.clone(),
+            workers: Workers::Auto,
+            io: Io::Auto,
+        }
+    }
+}
+
+/// `workers`: text `"auto"` or a number, in the file as in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// As many as the machine's cores call for.
+    Auto,
+    /// Exactly so many, at least 1.
+    Count(u16),
+}
+
+impl Serialize for Workers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Count(count) => serializer.serialize_u16(*count),
+        }
+    }
+}
+
+/// `io`: the engine that reads and writes devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Io {
+    /// The best that the kernel allows, found by a probe at start.
+    Auto,
+    /// epoll, read and write.
+    Epoll,
+}
+
+/// `spoof`: which source addresses a port may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spoof {
+    /// Anything but a MAC or address that belongs to another port or a gateway.
+    Claimed,
+    /// Only the port's own.
+    Strict,
+    /// Anything.
+    Off,
+}
+
+/// A network: one bridge domain and its subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// 1 to 63 letters, digits, `_`, `.` and `-`.
+    pub name: String,
+    /// Where addresses come from; `None`: layer 2 only. Host bits are zero.
+    #[serde(serialize_with = "as_optional_text")]
+    pub subnet: Option<Ipv4Net>,
+    /// The address of the container that routes for this network, when the file names one.
+    pub gateway: Option<Ipv4Addr>,
+    /// Bytes of an IP packet, 68 to 65521.
+    pub mtu: u16,
+    /// Whether containers of this network may talk to each other.
+    pub icc: bool,
+    /// Seconds until an unused FDB entry is forgotten.
+    pub ageing: u32,
+    /// How many FDB entries.
+    pub fdb_limit: u32,
+    /// Which source addresses a port may use.
+    pub spoof: Spoof,
+    /// Broadcast, multicast and unknown frames per second and port; 0: no limit.
+    pub storm: u32,
+}
+
+impl Network {
+    /// A network of this name with every default and no subnet. The name is not checked.
+    pub(super) fn with_defaults(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            subnet: None,
+            gateway: None,
+            mtu: 1500,
+            icc: true,
+            ageing: 300,
+            fdb_limit: 8192,
+            spoof: Spoof::Claimed,
+            storm: 10_000,
+        }
+    }
+
+    /// The address that is never given to a container by itself: the gateway, or the subnet's first address, which is
+    /// kept for one. A subnet of two addresses (/31, RFC 3021) has none to spare.
+    pub fn reserved_address(&self) -> Option<Ipv4Addr> {
+        if self.gateway.is_some() {
+            return self.gateway;
+        }
+        let subnet = self.subnet.filter(|subnet| subnet.prefix_len() <= 30)?;
+        Some(Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1)))
+    }
+}
+
+/// A container: a namespace we serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Container {
+    /// 1 to 63 letters, digits, `_`, `.` and `-`.
+    pub name: String,
+    /// Where its namespace is found.
+    #[serde(serialize_with = "as_text")]
+    pub netns: NetnsRef,
+    /// Make the namespace if it is not there, and remove it at the end.
+    pub create: bool,
+    /// Program and arguments to keep running in it; empty: none.
+    pub command: Vec<String>,
+    /// Its interfaces, names unique; none: it has loopback only.
+    pub interfaces: Vec<Interface>,
+}
+
+/// An interface: one TAP in a container, one port of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// The network it is a port of; always one of [`Config::networks`].
+    pub network: String,
+    /// The device's name in the container.
+    pub name: String,
+    /// Address and prefix length; `None` where the network has no subnet.
+    #[serde(serialize_with = "as_optional_text")]
+    pub ip: Option<Ipv4Net>,
+    /// Unicast, and the only one of its kind in the network.
+    #[serde(serialize_with = "as_text")]
+    pub mac: MacAddr,
+    /// Where the container's default route points, on at most one of its interfaces.
+    pub default_via: Option<Ipv4Addr>,
+}
+
+impl Config {
+    /// The network of this name.
+    pub fn network(&self, name: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// The container of this name.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+
+    /// Every interface with its container, in order.
+    pub fn interfaces(&self) -> impl Iterator<Item = (&Container, &Interface)> + Clone {
+        self.containers.iter().flat_map(|c| c.interfaces.iter().map(move |i| (c, i)))
+    }
+}
+
+fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_optional_text<T: fmt::Display, S: Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+// A default path comes from the environment and may be any bytes; JSON may not.
+fn path_as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}

@@ -1,0 +1,250 @@
+//! The interfaces of a file, all together: who gets which name, address and MAC, in an order that serves what was asked
+//! for before what was left open.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use ipnet::Ipv4Net;
+use switch::mac::MacAddr;
+
+use super::load::RawInterface;
+use super::model::{Config, Container, Interface, Network};
+use super::problem::{Owner, Problem};
+use super::registry::{Registry, check_host};
+use super::report::{At, Reporter};
+use super::resolve::Facts;
+
+/// One interface on its way.
+#[derive(Debug)]
+pub(super) struct Port {
+    /// Its place among the containers.
+    pub container: usize,
+    /// Its place among the networks.
+    pub network: usize,
+    network_span: Range<usize>,
+    raw: RawInterface,
+    name: String,
+    ip: Option<Ipv4Net>,
+    mac: MacAddr,
+}
+
+impl Port {
+    pub fn new(container: usize, network: usize, network_span: Range<usize>, raw: RawInterface) -> Self {
+        Self { container, network, network_span, raw, name: String::new(), ip: None, mac: MacAddr::ZERO }
+    }
+
+    /// The interface, all but its default route.
+    pub fn interface(self, network: &Network) -> Interface {
+        let Self { name, ip, mac, .. } = self;
+        Interface { network: network.name.clone(), name, ip, mac, default_via: None }
+    }
+}
+
+/// The interfaces and what they have taken so far.
+#[derive(Debug)]
+pub(super) struct Plan<'p, 't> {
+    registry: Registry,
+    ports: Vec<Port>,
+    networks: &'p mut [Network],
+    facts: &'p [Facts],
+    containers: &'p [Container],
+    reporter: &'p mut Reporter<'t>,
+}
+
+impl<'p, 't> Plan<'p, 't> {
+    pub fn new(
+        ports: Vec<Port>,
+        networks: &'p mut [Network],
+        facts: &'p [Facts],
+        containers: &'p [Container],
+        reporter: &'p mut Reporter<'t>,
+    ) -> Self {
+        Self { registry: Registry::default(), ports, networks, facts, containers, reporter }
+    }
+
+    /// Gives every interface what it has a right to; collisions are reported.
+    pub fn run(mut self, previous: Option<&Config>) -> Vec<Port> {
+        self.asked_names();
+        self.default_names();
+        self.set_gateways();
+        self.asked_addresses();
+        self.check_gateways();
+        if let Some(previous) = previous {
+            self.kept_addresses(previous);
+        }
+        self.next_addresses();
+        self.asked_macs();
+        self.default_macs();
+        self.join_networks();
+        self.ports
+    }
+
+    fn owner(&self, port: &Port, span: &Range<usize>) -> Owner {
+        let container = self.containers.get(port.container).map_or("", |container| &container.name);
+        Owner {
+            container: container.to_owned(),
+            interface: port.name.clone(),
+            place: self.reporter.source.place(span),
+        }
+    }
+
+    // Runs a step over all ports, which it may change along with everything else.
+    fn each(&mut self, mut step: impl FnMut(&mut Self, &mut Port)) {
+        let mut ports = std::mem::take(&mut self.ports);
+        for port in &mut ports {
+            step(self, port);
+        }
+        self.ports = ports;
+    }
+
+    fn asked_names(&mut self) {
+        self.each(|plan, port| {
+            let Ok(Some(At { value, span })) = &port.raw.name else { return };
+            port.name.clone_from(value);
+            let owner = plan.owner(port, span);
+            if let Some(container) = plan.containers.get(port.container) {
+                plan.reporter.check(span, plan.registry.claim_name(&container.netns, owner));
+            }
+        });
+    }
+
+    fn default_names(&mut self) {
+        self.each(|plan, port| {
+            let Some(container) = plan.containers.get(port.container).filter(|_| port.name.is_empty()) else {
+                return;
+            };
+            port.name = plan.registry.free_name(&container.netns);
+            let owner = plan.owner(port, &port.raw.span);
+            plan.reporter.check(&port.raw.span, plan.registry.claim_name(&container.netns, owner));
+        });
+    }
+
+    fn set_gateways(&mut self) {
+        for (network, facts) in self.networks.iter_mut().zip(self.facts) {
+            if let Some(At { value, span }) = &facts.gateway
+                && facts.sound
+                && self.reporter.check(span, check_host("gateway", network, *value)).is_some()
+            {
+                network.gateway = Some(*value);
+            }
+        }
+    }
+
+    // Whether addresses of the port's network can be judged, and which network that is.
+    fn judged(&self, port: &Port) -> Option<&Network> {
+        let sound = self.facts.get(port.network).is_some_and(|facts| facts.sound);
+        self.networks.get(port.network).filter(|_| sound)
+    }
+
+    fn asked_addresses(&mut self) {
+        self.each(|plan, port| {
+            let Ok(Some(At { value: ip, span })) = &port.raw.ip else { return };
+            let owner = plan.owner(port, span);
+            let Some(network) = plan.judged(port).cloned() else { return };
+            let claimed = plan.registry.claim_address(port.network, &network, *ip, owner);
+            if plan.reporter.check(span, claimed).is_some() {
+                port.ip = in_network(*ip, &network);
+            }
+        });
+    }
+
+    // In this release nothing answers on a gateway's address but a container that has it.
+    fn check_gateways(&mut self) {
+        for (index, (network, facts)) in self.networks.iter().zip(self.facts).enumerate() {
+            if let (Some(gateway), Some(at)) = (network.gateway, &facts.gateway)
+                && !self.registry.has_address(index, gateway)
+            {
+                self.reporter.add(&at.span, || {
+                    let what = format!("`gateway` = \"{gateway}\", which is no container's `ip`,");
+                    Problem::not_supported(
+                        what,
+                        ": leave it out, or give that `ip` to a container that routes",
+                    )
+                });
+            }
+        }
+    }
+
+    fn kept_addresses(&mut self, previous: &Config) {
+        let before: HashMap<(&str, &str), &Interface> = previous
+            .interfaces()
+            .map(|(container, interface)| ((container.name.as_str(), interface.name.as_str()), interface))
+            .collect();
+        self.each(|plan, port| {
+            if !matches!(port.raw.ip, Ok(None)) {
+                return;
+            }
+            let owner = plan.owner(port, &port.raw.span);
+            let Some(network) = plan.judged(port).cloned() else { return };
+            let kept = before
+                .get(&(owner.container.as_str(), owner.interface.as_str()))
+                .filter(|interface| interface.network == network.name)
+                .and_then(|interface| interface.ip);
+            if let Some(ip) = kept.map(|ip| ip.addr())
+                && network.reserved_address() != Some(ip)
+                && plan.registry.claim_address(port.network, &network, ip, owner).is_ok()
+            {
+                port.ip = in_network(ip, &network);
+            }
+        });
+        let indices: HashMap<&str, usize> =
+            self.networks.iter().enumerate().map(|(index, network)| (network.name.as_str(), index)).collect();
+        self.registry.resting = previous
+            .interfaces()
+            .filter_map(|(_, i)| Some((*indices.get(i.network.as_str())?, i.ip?.addr())))
+            .collect();
+    }
+
+    fn next_addresses(&mut self) {
+        let mut full = HashSet::new(); // one message a network is enough
+        self.each(|plan, port| {
+            if port.ip.is_some() || !matches!(port.raw.ip, Ok(None)) || full.contains(&port.network) {
+                return;
+            }
+            let owner = plan.owner(port, &port.raw.span);
+            let Some(network) = plan.judged(port).cloned() else { return };
+            let Some(subnet) = network.subnet else { return };
+            let next = plan.registry.next_address(port.network, &network, subnet, owner);
+            match plan.reporter.check(&port.raw.span, next) {
+                Some(ip) => port.ip = in_network(ip, &network),
+                None => drop(full.insert(port.network)),
+            }
+        });
+    }
+
+    fn asked_macs(&mut self) {
+        self.each(|plan, port| {
+            let Ok(Some(At { value: mac, span })) = &port.raw.mac else { return };
+            let owner = plan.owner(port, span);
+            if let Some(network) = plan.networks.get(port.network) {
+                plan.reporter.check(span, plan.registry.claim_mac(port.network, network, *mac, owner));
+            }
+            port.mac = *mac;
+        });
+    }
+
+    fn default_macs(&mut self) {
+        self.each(|plan, port| {
+            if matches!(port.raw.mac, Ok(None)) {
+                let owner = plan.owner(port, &port.raw.span);
+                port.mac = plan.registry.default_mac(port.network, port.ip.map(|ip| ip.addr()), owner);
+            }
+        });
+    }
+
+    fn join_networks(&mut self) {
+        self.each(|plan, port| {
+            if let Some(container) = plan.containers.get(port.container) {
+                let joined =
+                    plan.registry.join(&container.netns, &container.name, port.network, plan.networks);
+                plan.reporter.check(&port.network_span, joined);
+            }
+        });
+    }
+}
+
+/// The address with its network's prefix length.
+pub(super) fn in_network(ip: Ipv4Addr, network: &Network) -> Option<Ipv4Net> {
+    network.subnet.and_then(|subnet| Ipv4Net::new(ip, subnet.prefix_len()).ok())
+}

@@ -1,0 +1,438 @@
+//! What can be wrong with a configuration, in the file or at run time: one list, one wording.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use switch::mac::MacAddr;
+
+/// How the asker should take a [`Problem`]; the control API makes a status code of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// It can never be: bad text, a wrong type, a number out of range.
+    Invalid,
+    /// The contract has it, this release does not.
+    NotSupported,
+    /// It names something that is not there.
+    NotFound,
+    /// Something else is in the way: a name, an address, a limit.
+    Conflict,
+}
+
+/// One thing that is wrong, as one line that says what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The text is longer than [`super::MAX_BYTES`].
+    #[error("the file is larger than {} bytes: not a configuration", super::MAX_BYTES)]
+    TooLarge,
+    /// Not UTF-8, as TOML 1.0 asks.
+    #[error("byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")]
+    Utf8 {
+        /// The first byte that does not fit.
+        byte: u8,
+    },
+    /// Not TOML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key the contract does not have there.
+    #[error("unknown key `{key}` in {section}{advice}")]
+    UnknownKey {
+        /// The table, as the file writes it.
+        section: &'static str,
+        /// The key.
+        key: String,
+        /// What was probably meant.
+        advice: Advice,
+    },
+    /// Text where a number should be, and the like.
+    #[error("`{key}` is {found}, expected {expected}: {example}")]
+    WrongType {
+        /// The key.
+        key: &'static str,
+        /// What it is, with its article.
+        found: &'static str,
+        /// What it should be, with its article.
+        expected: &'static str,
+        /// What to write.
+        example: Cow<'static, str>,
+    },
+    /// A key that must be there.
+    #[error("{section} has no `{key}`: add {example}")]
+    Missing {
+        /// The table.
+        section: &'static str,
+        /// The key.
+        key: &'static str,
+        /// What to write.
+        example: &'static str,
+    },
+    /// Known, but not built yet.
+    #[error("{what} is not supported yet{advice}")]
+    NotSupported {
+        /// What was asked for, as the file writes it.
+        what: String,
+        /// What to do instead; empty or starting with its own punctuation.
+        advice: Cow<'static, str>,
+    },
+    /// A value of the right type that cannot be.
+    #[error("`{key}` = {found}: {why}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// The value, as the file writes it.
+        found: String,
+        /// Why not, and what would do.
+        why: Cow<'static, str>,
+    },
+    /// A second object of one name.
+    #[error("{what} `{name}` is there already{first}")]
+    Duplicate {
+        /// Network, container.
+        what: What,
+        /// The name both have.
+        name: String,
+        /// Where the first is.
+        first: Place,
+    },
+    /// A network that is not there.
+    #[error("there is no network `{name}`{advice}")]
+    UnknownNetwork {
+        /// The name.
+        name: String,
+        /// What was probably meant.
+        advice: Advice,
+    },
+    /// A container that is not there.
+    #[error("there is no container `{name}`{advice}")]
+    UnknownContainer {
+        /// The name.
+        name: String,
+        /// What was probably meant.
+        advice: Advice,
+    },
+    /// `create = true` where there is nothing to make.
+    #[error("`create` = true makes a namespace by name, but `netns` is \"{netns}\": leave one of them out")]
+    CreateNeedsName {
+        /// The container's `netns`.
+        netns: String,
+    },
+    /// Two interfaces of one name in one namespace.
+    #[error("namespace \"{netns}\" already has an interface `{name}`: {owner}; give this one another `name`")]
+    InterfaceTaken {
+        /// The namespace.
+        netns: String,
+        /// The interface's name.
+        name: String,
+        /// Who has it.
+        owner: Owner,
+    },
+    /// An address where no network has any.
+    #[error("`{key}` needs a subnet, and network `{network}` has none: add `subnet = \"10.1.0.0/24\"` to it")]
+    NoSubnet {
+        /// `ip` or `gateway`.
+        key: &'static str,
+        /// The network.
+        network: String,
+    },
+    /// An address of somewhere else.
+    #[error("`{key}` = \"{ip}\" is outside {subnet}, the subnet of network `{network}`")]
+    OutsideSubnet {
+        /// `ip` or `gateway`.
+        key: &'static str,
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+        /// Its subnet.
+        subnet: Ipv4Net,
+    },
+    /// The first or last address of a subnet (RFC 922 section 7, RFC 4632 section 3.1).
+    #[error(
+        "`{key}` = \"{ip}\" is the {role} address of {subnet} and nobody's own: hosts are {first} to {last}"
+    )]
+    EdgeOfSubnet {
+        /// `ip` or `gateway`.
+        key: &'static str,
+        /// The address.
+        ip: Ipv4Addr,
+        /// Network or broadcast.
+        role: &'static str,
+        /// The subnet.
+        subnet: Ipv4Net,
+        /// Its first host.
+        first: Ipv4Addr,
+        /// Its last host.
+        last: Ipv4Addr,
+    },
+    /// The address kept for a gateway.
+    #[error(
+        "`ip` = \"{ip}\" is kept for the gateway of network `{network}`: take another, \
+         or add `gateway = \"{ip}\"` to the network if this container is its router"
+    )]
+    Reserved {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+    },
+    /// Two interfaces of one address.
+    #[error("`ip` = \"{ip}\" is taken in network `{network}` by {owner}")]
+    AddressTaken {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+        /// Who has it.
+        owner: Owner,
+    },
+    /// Two interfaces of one MAC address.
+    #[error("`mac` = \"{mac}\" is taken in network `{network}` by {owner}")]
+    MacTaken {
+        /// The MAC address.
+        mac: MacAddr,
+        /// The network.
+        network: String,
+        /// Who has it.
+        owner: Owner,
+    },
+    /// No address is left.
+    #[error(
+        "subnet {subnet} of network `{network}` is full: it has room for {room}; take a shorter prefix length"
+    )]
+    SubnetFull {
+        /// The network.
+        network: String,
+        /// Its subnet.
+        subnet: Ipv4Net,
+        /// How many containers fit.
+        room: u32,
+    },
+    /// A namespace with two routes for the same destinations.
+    #[error(
+        "container `{container}` is connected to `{this}` ({this_subnet}) and to `{other}` ({other_subnet}), \
+         whose subnets overlap: its routes would contradict each other"
+    )]
+    Overlap {
+        /// The container.
+        container: String,
+        /// The network it is to be connected to.
+        this: String,
+        /// Its subnet.
+        this_subnet: Ipv4Net,
+        /// The network it is connected to already.
+        other: String,
+        /// Its subnet.
+        other_subnet: Ipv4Net,
+    },
+    /// More objects than the daemon serves.
+    #[error("more than {limit} {what}s: one daemon serves at most {limit}")]
+    TooMany {
+        /// Of what.
+        what: What,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A network with interfaces cannot go.
+    #[error("network `{network}` is in use by {}: disconnect first", list(by))]
+    NetworkInUse {
+        /// The network.
+        network: String,
+        /// Who is connected, in order.
+        by: Vec<Owner>,
+    },
+    /// A container with interfaces cannot go.
+    #[error("container `{container}` is still connected to {}: disconnect first", list(to))]
+    ContainerInUse {
+        /// The container.
+        container: String,
+        /// Its networks, in order.
+        to: Vec<String>,
+    },
+    /// A known container described differently.
+    #[error("container `{container}` has `{key}` = {is}, not {asked}")]
+    ContainerDiffers {
+        /// The container.
+        container: String,
+        /// `netns` or `create`.
+        key: &'static str,
+        /// What it is.
+        is: String,
+        /// What was asked.
+        asked: String,
+    },
+    /// Nothing to disconnect.
+    #[error("container `{container}` is not connected to network `{network}`{}", by_name(.name))]
+    NotConnected {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+        /// The interface that was named, if one was.
+        name: Option<String>,
+    },
+    /// Several interfaces would fit.
+    #[error("container `{container}` is connected to network `{network}` by {}: say which", list(names))]
+    Ambiguous {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+        /// The interfaces.
+        names: Vec<String>,
+    },
+}
+
+impl Problem {
+    /// How the asker should take it.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            Self::NotSupported { .. } => ProblemKind::NotSupported,
+            Self::UnknownNetwork { .. } | Self::UnknownContainer { .. } | Self::NotConnected { .. } => {
+                ProblemKind::NotFound
+            }
+            Self::Duplicate { .. }
+            | Self::InterfaceTaken { .. }
+            | Self::AddressTaken { .. }
+            | Self::MacTaken { .. }
+            | Self::SubnetFull { .. }
+            | Self::Overlap { .. }
+            | Self::TooMany { .. }
+            | Self::NetworkInUse { .. }
+            | Self::ContainerInUse { .. }
+            | Self::ContainerDiffers { .. }
+            | Self::Ambiguous { .. } => ProblemKind::Conflict,
+            _ => ProblemKind::Invalid,
+        }
+    }
+
+    pub(super) fn invalid(key: &'static str, found: &str, why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Invalid { key, found: format!("\"{}\"", clip(found)), why: why.into() }
+    }
+
+    pub(super) fn not_supported(what: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
+        Self::NotSupported { what: what.into(), advice: advice.into() }
+    }
+}
+
+/// The kinds of objects that have names and limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// `[[network]]`.
+    Network,
+    /// `[[container]]`.
+    Container,
+    /// `[[container.interface]]`.
+    Interface,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Network => "network",
+            Self::Container => "container",
+            Self::Interface => "interface",
+        })
+    }
+}
+
+/// A line of the file, or nothing for what was made at run time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(pub Option<usize>);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(f, " (line {line})"))
+    }
+}
+
+/// The interface that something belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The container.
+    pub container: String,
+    /// The interface's name in it.
+    pub interface: String,
+    /// Where it is written.
+    pub place: Place,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` of container `{}`{}", self.interface, self.container, self.place)
+    }
+}
+
+/// What was probably meant by a word nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Advice {
+    /// Another word is near.
+    DidYouMean(String),
+    /// The word is right, the table is not.
+    BelongsIn(&'static str),
+    /// The words there are.
+    Known(Vec<String>),
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DidYouMean(word) => write!(f, "; did you mean `{word}`?"),
+            Self::BelongsIn(section) => write!(f, "; it belongs in {section}"),
+            Self::Known(words) if words.is_empty() => write!(f, "; there is none at all"),
+            Self::Known(words) => write!(f, "; there is {}", list(words)),
+        }
+    }
+}
+
+/// How many names a message lists.
+const LISTED: usize = 12;
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    let mut text = String::new();
+    for (index, item) in items.iter().take(LISTED).enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        text.push_str(&format!("{comma}{item}"));
+    }
+    match items.len().saturating_sub(LISTED) {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
+fn by_name(name: &Option<String>) -> String {
+    name.as_ref().map_or_else(String::new, |name| format!(" by an interface `{name}`"))
+}
+
+/// The text of a file as a message may show it: on one line, not for long, and nothing a terminal obeys.
+pub(super) fn clip(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut shown: String = text.chars().take(SHOWN).flat_map(visible).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+// Control characters and those that reorder text (Unicode Annex 9) are written as escapes.
+fn visible(c: char) -> impl Iterator<Item = char> {
+    let escaped = c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let (escape, plain) = if escaped { (Some(c.escape_default()), None) } else { (None, Some(c)) };
+    escape.into_iter().flatten().chain(plain)
+}
+
+/// The nearest of `words`, if it is near enough to have been meant.
+pub(super) fn nearest<'w>(word: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    const LONGEST: usize = 64; // longer words are no slip of the finger, and the distance costs their product
+    if word.len() > LONGEST {
+        return None;
+    }
+    let plain = |text: &str| text.to_ascii_lowercase().replace('-', "_");
+    let (word, allowed) = (plain(word), (word.len() / 3).max(1));
+    words
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(&word, &plain(known)), known))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}

@@ -1,0 +1,250 @@
+//! Who has which name, address and MAC: the one place that says what collides, for the file and for run time.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use switch::mac::MacAddr;
+
+use super::model::{Config, Network};
+use super::problem::{Owner, Place, Problem};
+use super::value::overlap;
+use crate::wire::NetnsRef;
+
+/// Everything that is taken. Networks are named by their place in [`Config::networks`].
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    addresses: HashMap<(usize, Ipv4Addr), Owner>,
+    macs: HashMap<(usize, MacAddr), Owner>,
+    namespaces: BTreeMap<String, Namespace>,
+    /// Per network, the lowest address that may be free.
+    cursors: HashMap<usize, Ipv4Addr>,
+    /// Addresses to leave alone while there are others: in use until a moment ago.
+    pub resting: HashSet<(usize, Ipv4Addr)>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    interfaces: HashMap<String, Owner>,
+    networks: Vec<usize>,
+    /// No `ethN` below this is free.
+    next: u32,
+}
+
+impl Registry {
+    /// What a valid configuration takes.
+    pub fn of(config: &Config) -> Self {
+        let mut registry = Self::default();
+        let indices: HashMap<&str, usize> = config
+            .networks
+            .iter()
+            .enumerate()
+            .map(|(index, network)| (network.name.as_str(), index))
+            .collect();
+        for (container, interface) in config.interfaces() {
+            let owner = Owner {
+                container: container.name.clone(),
+                interface: interface.name.clone(),
+                place: Place(None),
+            };
+            let namespace = registry.namespaces.entry(container.netns.key()).or_default();
+            namespace.interfaces.insert(interface.name.clone(), owner.clone());
+            if let Some(index) = indices.get(interface.network.as_str()) {
+                namespace.networks.push(*index);
+                registry.macs.insert((*index, interface.mac), owner.clone());
+                if let Some(ip) = interface.ip {
+                    registry.addresses.insert((*index, ip.addr()), owner);
+                }
+            }
+        }
+        registry
+    }
+
+    /// Gives an interface's name in a namespace to its owner.
+    pub fn claim_name(&mut self, netns: &NetnsRef, owner: Owner) -> Result<(), Problem> {
+        let namespace = self.namespaces.entry(netns.key()).or_default();
+        match namespace.interfaces.get(&owner.interface) {
+            Some(first) => Err(Problem::InterfaceTaken {
+                netns: netns.to_string(),
+                name: owner.interface,
+                owner: first.clone(),
+            }),
+            None => {
+                namespace.interfaces.insert(owner.interface.clone(), owner);
+                Ok(())
+            }
+        }
+    }
+
+    /// The lowest `ethN` that is free in a namespace.
+    pub fn free_name(&mut self, netns: &NetnsRef) -> String {
+        let namespace = self.namespaces.entry(netns.key()).or_default();
+        loop {
+            let name = format!("eth{}", namespace.next);
+            if !namespace.interfaces.contains_key(&name) {
+                return name;
+            }
+            namespace.next = namespace.next.saturating_add(1); // ends: 4000 names are taken at most
+        }
+    }
+
+    /// Connects a namespace to a network, unless its routes would contradict each other.
+    pub fn join(
+        &mut self,
+        netns: &NetnsRef,
+        container: &str,
+        index: usize,
+        networks: &[Network],
+    ) -> Result<(), Problem> {
+        let namespace = self.namespaces.entry(netns.key()).or_default();
+        if namespace.networks.contains(&index) {
+            return Ok(()); // two ports of one network: a loop perhaps, but no contradiction
+        }
+        if let Some((this, this_subnet)) = with_subnet(networks, index) {
+            let others = namespace.networks.iter().filter_map(|other| with_subnet(networks, *other));
+            for (other, other_subnet) in others {
+                if overlap(&this_subnet, &other_subnet) {
+                    return Err(Problem::Overlap {
+                        container: container.to_owned(),
+                        this: this.name.clone(),
+                        this_subnet,
+                        other: other.name.clone(),
+                        other_subnet,
+                    });
+                }
+            }
+        }
+        namespace.networks.push(index);
+        Ok(())
+    }
+
+    /// Gives an address that was asked for to its owner.
+    pub fn claim_address(
+        &mut self,
+        index: usize,
+        network: &Network,
+        ip: Ipv4Addr,
+        owner: Owner,
+    ) -> Result<(), Problem> {
+        check_host("ip", network, ip)?;
+        if network.gateway.is_none() && network.reserved_address() == Some(ip) {
+            return Err(Problem::Reserved { ip, network: network.name.clone() });
+        }
+        match self.addresses.get(&(index, ip)) {
+            Some(first) => {
+                Err(Problem::AddressTaken { ip, network: network.name.clone(), owner: first.clone() })
+            }
+            None => {
+                self.addresses.insert((index, ip), owner);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether some interface has this address.
+    pub fn has_address(&self, index: usize, ip: Ipv4Addr) -> bool {
+        self.addresses.contains_key(&(index, ip))
+    }
+
+    /// Gives the lowest free address to its owner: one that rests only if there is no other.
+    pub fn next_address(
+        &mut self,
+        index: usize,
+        network: &Network,
+        subnet: Ipv4Net,
+        owner: Owner,
+    ) -> Result<Ipv4Addr, Problem> {
+        let (first, last) = hosts(&subnet);
+        let from = self.cursors.get(&index).copied().unwrap_or(first);
+        let free = |ip: &Ipv4Addr| {
+            !self.addresses.contains_key(&(index, *ip)) && network.reserved_address() != Some(*ip)
+        };
+        let rested = |ip: &Ipv4Addr| !self.resting.contains(&(index, *ip));
+        let all = |from: Ipv4Addr| (from.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
+        let found = all(from).filter(free).find(rested).or_else(|| all(first).find(free));
+        let Some(ip) = found else {
+            let kept = u32::from(network.gateway.is_none() && network.reserved_address().is_some());
+            let room = last.to_bits().saturating_sub(first.to_bits()).saturating_add(1).saturating_sub(kept);
+            return Err(Problem::SubnetFull { network: network.name.clone(), subnet, room });
+        };
+        if ip >= from {
+            self.cursors.insert(index, ip);
+        }
+        self.addresses.insert((index, ip), owner);
+        Ok(ip)
+    }
+
+    /// Gives a MAC address that was asked for to its owner.
+    pub fn claim_mac(
+        &mut self,
+        index: usize,
+        network: &Network,
+        mac: MacAddr,
+        owner: Owner,
+    ) -> Result<(), Problem> {
+        match self.macs.get(&(index, mac)) {
+            Some(first) => {
+                Err(Problem::MacTaken { mac, network: network.name.clone(), owner: first.clone() })
+            }
+            None => {
+                self.macs.insert((index, mac), owner);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a MAC address made from the IP address, as Docker does, or else from the names; the same ones every time.
+    pub fn default_mac(&mut self, index: usize, ip: Option<Ipv4Addr>, owner: Owner) -> MacAddr {
+        let from_ip = ip.map(|ip| {
+            let [a, b, c, d] = ip.octets();
+            MacAddr([0x02, 0x42, a, b, c, d])
+        });
+        let from_names = (0u32..).map(|attempt| mac_from_names(&owner.container, &owner.interface, attempt));
+        let mut candidates = from_ip.into_iter().chain(from_names);
+        let mac = candidates.find(|mac| !self.macs.contains_key(&(index, *mac))).unwrap_or_default();
+        self.macs.insert((index, mac), owner);
+        mac
+    }
+}
+
+fn with_subnet(networks: &[Network], index: usize) -> Option<(&Network, Ipv4Net)> {
+    let network = networks.get(index)?;
+    network.subnet.map(|subnet| (network, subnet))
+}
+
+/// The first and last address that hosts of a subnet can have: all but its ends, of a /31 both (RFC 3021).
+pub(super) fn hosts(subnet: &Ipv4Net) -> (Ipv4Addr, Ipv4Addr) {
+    let (first, last) = (subnet.network(), subnet.broadcast());
+    if subnet.prefix_len() >= 31 {
+        return (first, last);
+    }
+    let inner = (first.to_bits().saturating_add(1), last.to_bits().saturating_sub(1));
+    (Ipv4Addr::from_bits(inner.0), Ipv4Addr::from_bits(inner.1))
+}
+
+/// Whether a host of the network can have this address; `key` is where it was written.
+pub(super) fn check_host(key: &'static str, network: &Network, ip: Ipv4Addr) -> Result<Ipv4Net, Problem> {
+    let Some(subnet) = network.subnet else {
+        return Err(Problem::NoSubnet { key, network: network.name.clone() });
+    };
+    if !subnet.contains(&ip) {
+        return Err(Problem::OutsideSubnet { key, ip, network: network.name.clone(), subnet });
+    }
+    let (first, last) = hosts(&subnet);
+    if ip < first || ip > last {
+        let role = if ip < first { "network" } else { "broadcast" };
+        return Err(Problem::EdgeOfSubnet { key, ip, role, subnet, first, last });
+    }
+    Ok(subnet)
+}
+
+// Locally administered, unicast, and never one made from an address (those start 02:42). FNV-1a, 64 bit: short, and the
+// same in every release; it keeps no table, so nobody gains by choosing names.
+fn mac_from_names(container: &str, interface: &str, attempt: u32) -> MacAddr {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let bytes = container.bytes().chain([0]).chain(interface.bytes()).chain(attempt.to_be_bytes());
+    let hash = bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
+    MacAddr([0x06, a ^ f, b ^ g, c ^ h, d, e])
+}

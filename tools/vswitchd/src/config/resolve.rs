@@ -1,0 +1,151 @@
+//! What the values mean together: names found, nothing given twice, every interface with its name, address and MAC.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+
+use super::load::{Raw, RawContainer, RawNetwork};
+use super::model::{Config, Container, Network};
+use super::plan::{Plan, Port};
+use super::problem::{Advice, Problem, What, clip, nearest};
+use super::report::{At, Reporter};
+use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS};
+use crate::wire::NetnsRef;
+
+/// Resolves the file. With errors in `reporter` the result means nothing.
+pub(super) fn resolve(raw: Raw, previous: Option<&Config>, reporter: &mut Reporter<'_>) -> Config {
+    let Raw { daemon, networks, containers } = raw;
+    let (mut networks, facts) = resolve_networks(networks, reporter);
+    let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
+    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(previous);
+    for port in ports {
+        if let (Some(container), Some(network)) =
+            (containers.get_mut(port.container), networks.get(port.network))
+        {
+            container.interfaces.push(port.interface(network));
+        }
+    }
+    let gateways: HashMap<&str, Ipv4Addr> =
+        networks.iter().filter_map(|network| Some((network.name.as_str(), network.gateway?))).collect();
+    for container in &mut containers {
+        default_route(container, |name| gateways.get(name).copied());
+    }
+    Config { daemon, networks, containers }
+}
+
+/// Points the default route of a container by the first of its interfaces whose network has a gateway that is not
+/// the container's own address there. A route that stands stays.
+pub(super) fn default_route(container: &mut Container, gateway: impl Fn(&str) -> Option<Ipv4Addr>) {
+    if container.interfaces.iter().any(|interface| interface.default_via.is_some()) {
+        return;
+    }
+    for interface in &mut container.interfaces {
+        let own = interface.ip.map(|ip| ip.addr());
+        let via = gateway(&interface.network).filter(|via| own.is_some() && own != Some(*via));
+        if via.is_some() {
+            interface.default_via = via;
+            return;
+        }
+    }
+}
+
+/// The error for a network nobody knows, with the one that was meant.
+pub(super) fn unknown_network<'n>(name: &str, known: impl Iterator<Item = &'n str> + Clone) -> Problem {
+    let advice = match nearest(name, known.clone()) {
+        Some(near) => Advice::DidYouMean(near.to_owned()),
+        None => Advice::Known(known.map(clip).collect()),
+    };
+    Problem::UnknownNetwork { name: clip(name), advice }
+}
+
+/// What the file says of a network beside the network itself.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// As written, right or wrong.
+    pub name: String,
+    pub gateway: Option<At<Ipv4Addr>>,
+    pub sound: bool,
+}
+
+fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<Network>, Vec<Facts>) {
+    let mut networks = Vec::new();
+    let mut facts = Vec::new();
+    let mut seen: HashMap<String, Range<usize>> = HashMap::new();
+    for RawNetwork { name, network, gateway, sound, span } in raw {
+        if networks.len() == MAX_NETWORKS {
+            reporter.add(&span, || Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
+            break;
+        }
+        let Some(At { value: name, span }) = name else { continue };
+        if duplicate(What::Network, &name, &span, &mut seen, reporter) {
+            continue;
+        }
+        networks.push(network);
+        facts.push(Facts { name, gateway, sound });
+    }
+    (networks, facts)
+}
+
+fn duplicate(
+    what: What,
+    name: &str,
+    span: &Range<usize>,
+    seen: &mut HashMap<String, Range<usize>>,
+    reporter: &mut Reporter<'_>,
+) -> bool {
+    if let Some(first) = seen.get(name) {
+        let first = reporter.source.place(first);
+        reporter.add(span, || Problem::Duplicate { what, name: clip(name), first });
+        return true;
+    }
+    seen.insert(name.to_owned(), span.clone());
+    false
+}
+
+fn resolve_containers(
+    raw: Vec<RawContainer>,
+    networks: &[Facts],
+    reporter: &mut Reporter<'_>,
+) -> (Vec<Container>, Vec<Port>) {
+    let index: HashMap<&str, usize> =
+        networks.iter().enumerate().map(|(index, facts)| (facts.name.as_str(), index)).collect();
+    let mut containers = Vec::new();
+    let mut ports = Vec::new();
+    let mut seen = HashMap::new();
+    for RawContainer { name, netns, create, command, interfaces, span } in raw {
+        if containers.len() == MAX_CONTAINERS {
+            reporter.add(&span, || Problem::TooMany { what: What::Container, limit: MAX_CONTAINERS });
+            break;
+        }
+        for raw in &interfaces {
+            let Some(At { value: name, span }) = &raw.network else { continue };
+            if !index.contains_key(name.as_str()) {
+                reporter.add(span, || unknown_network(name, networks.iter().map(|f| f.name.as_str())));
+            }
+        }
+        // What a broken container takes is anybody's guess: no collisions are sought in it.
+        let Ok(Some(At { value: name, span })) = name else { continue };
+        if duplicate(What::Container, &name, &span, &mut seen, reporter) {
+            continue;
+        }
+        let Ok(netns) = netns else { continue };
+        let netns = netns.map_or_else(|| NetnsRef::Name(name.clone()), |at| at.value);
+        if let Some(At { value: true, span }) = &create
+            && !matches!(netns, NetnsRef::Name(_))
+        {
+            reporter.add(span, || Problem::CreateNeedsName { netns: netns.to_string() });
+        }
+        for raw in interfaces {
+            if ports.len() == MAX_INTERFACES {
+                reporter.add(&raw.span, || Problem::TooMany { what: What::Interface, limit: MAX_INTERFACES });
+                break;
+            }
+            let Some(At { value, span }) = raw.network.clone() else { continue };
+            let Some(network) = index.get(value.as_str()).copied() else { continue };
+            ports.push(Port::new(containers.len(), network, span, raw));
+        }
+        let create = create.is_some_and(|at| at.value);
+        containers.push(Container { name, netns, create, command, interfaces: Vec::new() });
+    }
+    (containers, ports)
+}

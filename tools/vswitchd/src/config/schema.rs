@@ -1,0 +1,308 @@
+//! The keys of the contract, table by table: what each takes, and which are for later.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Advice, Problem, clip, nearest};
+use super::report::{At, Reporter};
+use super::value::Number;
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Number,
+    Flag,
+    Texts,
+    TextOrNumber,
+    Table,
+    Tables,
+    /// In the contract, not in this release: refused whatever it holds.
+    NotYet,
+}
+
+/// One key of a table.
+#[derive(Debug)]
+pub(super) struct Key {
+    name: &'static str,
+    kind: Kind,
+    /// What to write, in backquotes; for [`Kind::NotYet`] what a message calls it.
+    example: &'static str,
+}
+
+/// One table of the file.
+#[derive(Debug)]
+pub(super) struct Schema {
+    title: &'static str,
+    keys: &'static [Key],
+}
+
+const fn key(name: &'static str, kind: Kind, example: &'static str) -> Key {
+    Key { name, kind, example }
+}
+
+pub(super) static ROOT: Schema = Schema {
+    title: "the file",
+    keys: &[
+        key("daemon", Kind::Table, "`[daemon]`"),
+        key("network", Kind::Tables, "`[[network]]`"),
+        key("container", Kind::Tables, "`[[container]]`"),
+        key("uplink", Kind::Table, "`[uplink]`"),
+        key("route", Kind::NotYet, "`[[route]]`"),
+        key("vxlan", Kind::NotYet, "`[vxlan]`"),
+        key("cluster", Kind::NotYet, "`[cluster]`"),
+        key("limits", Kind::NotYet, "`[limits]`"),
+        key("timeouts", Kind::NotYet, "`[timeouts]`"),
+    ],
+};
+
+pub(super) static DAEMON: Schema = Schema {
+    title: "[daemon]",
+    keys: &[
+        key("control", Kind::Text, "`control = \"/run/vswitch/control.sock\"`"),
+        key("state", Kind::Text, "`state = \"/var/lib/vswitch\"`"),
+        key("workers", Kind::TextOrNumber, "`workers = \"auto\"`"),
+        key("io", Kind::Text, "`io = \"auto\"`"),
+        key("metrics", Kind::NotYet, "`metrics`"),
+    ],
+};
+
+pub(super) static NETWORK: Schema = Schema {
+    title: "[[network]]",
+    keys: &[
+        key("name", Kind::Text, "`name = \"blue\"`"),
+        key("subnet", Kind::Text, "`subnet = \"10.1.0.0/24\"`"),
+        key("gateway", Kind::Text, "`gateway = \"10.1.0.1\"`"),
+        key("mtu", Kind::Number, "`mtu = 1500`"),
+        key("nat", Kind::Flag, "`nat = false`"),
+        key("icc", Kind::Flag, "`icc = true`"),
+        key("internal", Kind::Flag, "`internal = true`"),
+        key("ageing", Kind::Number, "`ageing = 300`"),
+        key("fdb_limit", Kind::Number, "`fdb_limit = 8192`"),
+        key("spoof", Kind::Text, "`spoof = \"claimed\"`"),
+        key("storm", Kind::Number, "`storm = 10000`"),
+        key("subnet6", Kind::NotYet, "`subnet6`"),
+        key("gateway6", Kind::NotYet, "`gateway6`"),
+        key("gateway_mac", Kind::NotYet, "`gateway_mac`"),
+        key("routes_to", Kind::NotYet, "`routes_to`"),
+        key("host_address", Kind::NotYet, "`host_address`"),
+        key("vlan", Kind::NotYet, "`vlan`"),
+        key("vni", Kind::NotYet, "`vni`"),
+        key("dhcp", Kind::NotYet, "`dhcp`"),
+        key("transparent", Kind::NotYet, "`transparent`"),
+    ],
+};
+
+pub(super) static CONTAINER: Schema = Schema {
+    title: "[[container]]",
+    keys: &[
+        key("name", Kind::Text, "`name = \"web\"`"),
+        key("netns", Kind::Text, "`netns = \"pid:4242\"`"),
+        key("create", Kind::Flag, "`create = true`"),
+        key("command", Kind::Texts, "`command = [\"python3\", \"-m\", \"http.server\", \"80\"]`"),
+        key("interface", Kind::Tables, "`[[container.interface]]`"),
+        key("egress", Kind::NotYet, "`egress`"),
+    ],
+};
+
+pub(super) static INTERFACE: Schema = Schema {
+    title: "[[container.interface]]",
+    keys: &[
+        key("network", Kind::Text, "`network = \"blue\"`"),
+        key("name", Kind::Text, "`name = \"eth0\"`"),
+        key("ip", Kind::Text, "`ip = \"10.1.0.10\"`"),
+        key("mac", Kind::Text, "`mac = \"02:42:0a:01:00:0a\"`"),
+        key("ip6", Kind::NotYet, "`ip6`"),
+        key("vlan", Kind::NotYet, "`vlan`"),
+        key("trunk", Kind::NotYet, "`trunk`"),
+        key("aliases", Kind::NotYet, "`aliases`"),
+        key("publish", Kind::NotYet, "`publish`"),
+        key("isolated", Kind::NotYet, "`isolated`"),
+    ],
+};
+
+pub(super) static UPLINK: Schema = Schema {
+    title: "[uplink]",
+    keys: &[
+        key("kind", Kind::Text, "`kind = \"none\"`"),
+        key("host_loopback", Kind::NotYet, "`host_loopback`"),
+        key("netns", Kind::NotYet, "`netns`"),
+        key("name", Kind::NotYet, "`name`"),
+        key("address", Kind::NotYet, "`address`"),
+        key("host", Kind::NotYet, "`host`"),
+        key("gateway", Kind::NotYet, "`gateway`"),
+        key("device", Kind::NotYet, "`device`"),
+    ],
+};
+
+// Where a key that stands in the wrong table may have been meant to stand.
+static TABLES: [&Schema; 5] = [&DAEMON, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK];
+
+impl Schema {
+    fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    fn unknown(&self, name: &str) -> Problem {
+        let advice = nearest(name, self.keys.iter().map(|key| key.name))
+            .map(|near| Advice::DidYouMean(near.to_owned()))
+            .or_else(|| {
+                let other = TABLES.iter().find(|table| table.key(name).is_some());
+                other.map(|table| Advice::BelongsIn(table.title))
+            })
+            .unwrap_or_else(|| {
+                let built = self.keys.iter().filter(|key| key.kind != Kind::NotYet);
+                Advice::Known(built.map(|key| key.name.to_owned()).collect())
+            });
+        Problem::UnknownKey { section: self.title, key: clip(name), advice }
+    }
+}
+
+/// A table of the file whose keys are known and hold what they should; others have been reported.
+#[derive(Debug)]
+pub(super) struct Section<'t> {
+    schema: &'static Schema,
+    table: &'t DeTable<'t>,
+    /// Its header.
+    pub span: Range<usize>,
+}
+
+impl<'t> Section<'t> {
+    /// Checks every key of the table.
+    pub fn open(
+        schema: &'static Schema,
+        table: &'t DeTable<'t>,
+        span: Range<usize>,
+        reporter: &mut Reporter<'_>,
+    ) -> Self {
+        for (name, value) in table {
+            match schema.key(name.get_ref()) {
+                None => reporter.add(&name.span(), || schema.unknown(name.get_ref())),
+                Some(key) if key.kind == Kind::NotYet => {
+                    reporter.add(&name.span(), || Problem::not_supported(key.example, "; remove it"));
+                }
+                Some(key) => key.check(value, reporter),
+            }
+        }
+        Self { schema, table, span }
+    }
+
+    fn get(&self, name: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.table.iter().find(|(key, _)| key.get_ref() == name).map(|(_, value)| value)
+    }
+
+    /// Whether the key is there, be it right or wrong.
+    pub fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Reports a key that must be there and is not.
+    pub fn require(&self, name: &'static str, reporter: &mut Reporter<'_>) {
+        if !self.has(name) {
+            let example = self.schema.key(name).map_or("it", |key| key.example);
+            let missing = Problem::Missing { section: self.schema.title, key: name, example };
+            reporter.add(&self.span, || missing);
+        }
+    }
+
+    pub fn text(&self, name: &str) -> Option<At<&'t str>> {
+        let value = self.get(name)?;
+        Some(At { value: value.get_ref().as_str()?, span: value.span() })
+    }
+
+    pub fn number(&self, name: &str) -> Option<At<Number>> {
+        let value = self.get(name)?;
+        let integer = value.get_ref().as_integer()?;
+        let number = Number {
+            text: clip(&integer.to_string()),
+            value: i64::from_str_radix(integer.as_str(), integer.radix()).ok(),
+        };
+        Some(At { value: number, span: value.span() })
+    }
+
+    pub fn flag(&self, name: &str) -> Option<At<bool>> {
+        let value = self.get(name)?;
+        Some(At { value: value.get_ref().as_bool()?, span: value.span() })
+    }
+
+    pub fn texts(&self, name: &str) -> Option<At<Vec<String>>> {
+        let value = self.get(name)?;
+        let texts = value.get_ref().as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+        Some(At { value: texts.collect::<Option<_>>()?, span: value.span() })
+    }
+
+    /// The tables under a key: one for `[key]`, any number for `[[key]]`.
+    pub fn sections(
+        &self,
+        name: &str,
+        schema: &'static Schema,
+        reporter: &mut Reporter<'_>,
+    ) -> Vec<Section<'t>> {
+        let Some(value) = self.get(name) else { return Vec::new() };
+        let items = match value.get_ref() {
+            DeValue::Table(_) => std::slice::from_ref(value),
+            DeValue::Array(items) => items,
+            _ => &[],
+        };
+        let tables = items.iter().filter_map(|item| Some((item.get_ref().as_table()?, item.span())));
+        tables.map(|(table, span)| Section::open(schema, table, span, reporter)).collect()
+    }
+}
+
+impl Key {
+    fn check(&self, value: &Spanned<DeValue<'_>>, reporter: &mut Reporter<'_>) {
+        let (expected, wrong) = match (self.kind, value.get_ref()) {
+            (Kind::Text, found) => ("text", (!found.is_str()).then_some(value)),
+            (Kind::Number, found) => ("a number", (!found.is_integer()).then_some(value)),
+            (Kind::Flag, found) => ("true or false", (!found.is_bool()).then_some(value)),
+            (Kind::TextOrNumber, found) => {
+                ("text or a number", (!found.is_str() && !found.is_integer()).then_some(value))
+            }
+            (Kind::Table, found) => ("a table", (!found.is_table()).then_some(value)),
+            (Kind::Texts, DeValue::Array(items)) => {
+                ("an array of texts", items.iter().find(|item| !item.get_ref().is_str()))
+            }
+            (Kind::Tables, DeValue::Array(items)) => {
+                ("an array of tables", items.iter().find(|item| !item.get_ref().is_table()))
+            }
+            (Kind::Texts, _) => ("an array of texts", Some(value)),
+            (Kind::Tables, _) => ("an array of tables", Some(value)),
+            (Kind::NotYet, _) => return,
+        };
+        if let Some(wrong) = wrong {
+            let found = described(wrong.get_ref());
+            let example = self.example_for(wrong.get_ref());
+            let problem = Problem::WrongType { key: self.name, found, expected, example };
+            reporter.add(&wrong.span(), || problem);
+        }
+    }
+
+    // Whoever writes a command as one text is shown that command as an array.
+    fn example_for(&self, found: &DeValue<'_>) -> Cow<'static, str> {
+        let words = match (self.kind, found) {
+            (Kind::Texts, DeValue::String(text)) => text,
+            _ => return self.example.into(),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || " _-./:=,@+".contains(c);
+        if words.trim().is_empty() || words.len() > 60 || !words.chars().all(plain) {
+            return format!("`{} = [\"sh\", \"-c\", \"...\"]`", self.name).into();
+        }
+        let words: Vec<_> = words.split_whitespace().map(|word| format!("\"{word}\"")).collect();
+        format!("`{} = [{}]`", self.name, words.join(", ")).into()
+    }
+}
+
+fn described(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction, infinite or no number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
