@@ -1,2 +1,3 @@
 //! The daemon behind `vswitchd` as a library: configuration, desired state, policy, keeper, engine, control API.
+pub mod api;
 pub mod wire;
