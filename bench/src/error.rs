@@ -40,6 +40,14 @@ pub enum Error {
         /// The end of what it said.
         stderr: String,
     },
+    /// Something that should be there is not.
+    #[error("{what} {hint}")]
+    Missing {
+        /// What.
+        what: String,
+        /// Where it was looked for, or how to get it.
+        hint: String,
+    },
     /// Something did not happen in time.
     #[error("{what} did not happen within {limit:?}")]
     Deadline {

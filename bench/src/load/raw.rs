@@ -65,7 +65,8 @@ type Sender = Box<dyn DataLinkSender>;
 type Receiver = Box<dyn DataLinkReceiver>;
 
 fn eth0(timeout: Duration) -> Result<(NetworkInterface, Sender, Receiver)> {
-    let missing = || Error::Answer { who: "the namespace", detail: "it has no eth0".into() };
+    let missing =
+        || Error::Missing { what: "eth0".into(), hint: "is not in this namespace, or not Ethernet".into() };
     let link =
         pnet_datalink::interfaces().into_iter().find(|link| link.name == "eth0").ok_or_else(missing)?;
     let config = Config { read_timeout: Some(timeout), ..Config::default() };

@@ -58,7 +58,7 @@ impl Fleet {
     /// When there is no such container, or the load cannot be started.
     pub fn load(&self, container: usize, args: &[String]) -> Result<Process> {
         let missing =
-            || Error::Answer { who: "the fleet", detail: format!("it has no container {container}") };
+            || Error::Missing { what: format!("container {container}"), hint: "is not in the fleet".into() };
         let netns = self.containers.get(container).ok_or_else(missing)?;
         Process::load(&self.dir, netns.name(), args)
     }

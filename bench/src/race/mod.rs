@@ -95,7 +95,10 @@ pub fn run(args: &Args) -> Result<()> {
     let Scenario::L2 = args.scenario;
     for program in ["ip", "iperf3"] {
         if process::find_program(program).is_none() {
-            return Err(Error::Answer { who: "this machine", detail: format!("{program} not installed") });
+            return Err(Error::Missing {
+                what: program.into(),
+                hint: "is not installed, and every figure needs it".into(),
+            });
         }
     }
     let _cubic = CubicAllowed::ensure()?;

@@ -80,6 +80,9 @@ impl Report {
 
     /// Median of the ratios within each round: what makes the whole machine slow for a while cancels out.
     fn ratio(&self, peer: Peer, to: Peer, figure: Figure) -> Option<f64> {
+        if !figure.has_ratio() {
+            return None;
+        }
         let other = self.rounds(to, figure);
         let pairs = self.rounds(peer, figure).into_iter().filter_map(|(round, value)| {
             let base = other.get(&round).copied().filter(|base| *base > 0.0)?;

@@ -76,6 +76,11 @@ impl Figure {
         }
     }
 
+    /// Whether a ratio says something: of values near nothing it does not.
+    pub const fn has_ratio(self) -> bool {
+        !matches!(self, Self::Loss | Self::Idle)
+    }
+
     /// Whether more of it is better.
     pub const fn more_is_better(self) -> bool {
         matches!(self, Self::Tcp | Self::TcpTwoWay | Self::UdpMax | Self::UdpFlood | Self::Connects)

@@ -40,9 +40,9 @@ fn prepare(netns: &Netns, tso: bool) -> Result<()> {
 }
 
 fn start_database(dir: &Scratch, workshop: &Netns) -> Result<Process> {
-    let schema = SCHEMA.into_iter().find(|path| Path::new(path).exists()).ok_or_else(|| Error::Answer {
-        who: "ovs",
-        detail: format!("its schema is not at {}", SCHEMA.join(" or ")),
+    let schema = SCHEMA.into_iter().find(|path| Path::new(path).exists()).ok_or_else(|| Error::Missing {
+        what: "the schema of ovsdb-server".into(),
+        hint: format!("is not at {}", SCHEMA.join(" or ")),
     })?;
     let file = dir.file("conf.db");
     process::run("ovsdb-tool", &["create", &file, schema])?;

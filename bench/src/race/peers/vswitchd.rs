@@ -56,9 +56,9 @@ fn binary() -> Result<PathBuf> {
     let beside = own.with_file_name("vswitchd");
     let release =
         own.parent().and_then(|profile| profile.parent()).map(|target| target.join("release/vswitchd"));
-    release.into_iter().chain([beside]).find(|path| path.is_file()).ok_or_else(|| Error::Answer {
-        who: "cargo",
-        detail: format!("there is no vswitchd beside {}", own.display()),
+    release.into_iter().chain([beside]).find(|path| path.is_file()).ok_or_else(|| Error::Missing {
+        what: "vswitchd".into(),
+        hint: format!("is not beside {}: run the race by cargo, or build both", own.display()),
     })
 }
 
