@@ -1,0 +1,164 @@
+//! The loads that play containers: each is a process of its own inside a namespace.
+//!
+//! A server prints `ready PORT` and serves until its stdin closes; a client prints one line of JSON.
+
+pub mod connect;
+pub mod raw;
+pub mod rr;
+pub mod udp;
+
+use std::io::{Read, Write};
+use std::net::SocketAddrV4;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// A paced sender wakes up this often; what is due goes out as a burst.
+const PERIOD: Duration = Duration::from_micros(100);
+/// A sender that was held up catches up with at most this many at once and lets the rest go by: a TAP's queue holds 1000.
+const MAX_BURST: u32 = 256;
+/// Frames between two looks at the clock at full blast.
+const UNTIMED: u32 = 32;
+
+/// What a container does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Load {
+    /// Counts UDP frames that carry the tag.
+    UdpRecv {
+        /// Marks the frames of one step.
+        #[arg(long)]
+        tag: u32,
+    },
+    /// Sends UDP frames at a rate, or as fast as it can.
+    UdpSend {
+        /// Receiver.
+        #[arg(long)]
+        to: SocketAddrV4,
+        /// Marks the frames of one step.
+        #[arg(long)]
+        tag: u32,
+        /// Packets per second; 0 is full blast.
+        #[arg(long)]
+        rate: u64,
+        /// How long.
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Sends UDP frames back.
+    Echo,
+    /// Measures UDP round trips.
+    RoundTrip {
+        /// The echo.
+        #[arg(long)]
+        to: SocketAddrV4,
+        /// At most this long.
+        #[arg(long)]
+        seconds: f64,
+        /// At most this many.
+        #[arg(long)]
+        samples: usize,
+        /// Pause after each round trip, in microseconds; 0 is none.
+        #[arg(long, default_value_t = 0)]
+        pause_us: u64,
+    },
+    /// Accepts TCP connections and closes them.
+    Accept,
+    /// Opens TCP connections one after the other.
+    Connect {
+        /// The server.
+        #[arg(long)]
+        to: SocketAddrV4,
+        /// How long.
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Counts frames of the raw load on `eth0`, whomever they are for.
+    RawRecv,
+    /// Sends frames with made-up MAC addresses on `eth0`.
+    RawSend(raw::Send),
+}
+
+/// Runs one load to its end.
+///
+/// # Errors
+/// When the kernel refuses a socket or a frame for good.
+pub fn run(load: &Load) -> Result<()> {
+    match *load {
+        Load::UdpRecv { tag } => udp::receive(tag),
+        Load::UdpSend { to, tag, rate, seconds } => print(&udp::send(to, tag, rate, seconds)?),
+        Load::Echo => rr::echo(),
+        Load::RoundTrip { to, seconds, samples, pause_us } => {
+            print(&rr::round_trips(to, seconds, samples, Duration::from_micros(pause_us))?)
+        }
+        Load::Accept => connect::accept(),
+        Load::Connect { to, seconds } => print(&connect::connect(to, seconds)?),
+        Load::RawRecv => raw::receive(),
+        Load::RawSend(ref send) => print(&raw::send(send)?),
+    }
+}
+
+fn print(answer: &impl Serialize) -> Result<()> {
+    let line = serde_json::to_string(answer)
+        .map_err(|error| Error::Answer { who: "a load", detail: error.to_string() })?;
+    writeln!(std::io::stdout(), "{line}").map_err(Error::io("print an answer"))
+}
+
+fn ready(port: u16) -> Result<()> {
+    writeln!(std::io::stdout(), "ready {port}").map_err(Error::io("say ready"))
+}
+
+/// A flag that rises when stdin closes, which is how a server is told to finish.
+fn finish_flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&flag);
+    thread::spawn(move || {
+        let mut sink = [0u8; 64];
+        while matches!(std::io::stdin().read(&mut sink), Ok(1..)) {}
+        raised.store(true, Ordering::Relaxed);
+    });
+    flag
+}
+
+/// Seconds as a duration; nonsense is nothing.
+fn span(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+/// Calls `send` at `rate` calls a second (0: as often as it can) for `time`.
+fn repeat(rate: u64, time: Duration, mut send: impl FnMut() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    if rate == 0 {
+        while start.elapsed() < time {
+            for _ in 0..UNTIMED {
+                send()?;
+            }
+        }
+        return Ok(());
+    }
+    // The default slack of 50 us would make the period half as long again.
+    rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).map_err(Error::io("timer slack"))?;
+    let gap = Duration::from_secs_f64(1.0 / rate as f64);
+    let max_lag = gap.saturating_mul(MAX_BURST);
+    let mut next = start;
+    loop {
+        let now = Instant::now();
+        if now.duration_since(start) >= time {
+            return Ok(());
+        }
+        if now.saturating_duration_since(next) > max_lag {
+            next = now;
+        }
+        while next <= now {
+            send()?;
+            next += gap;
+        }
+        thread::sleep(next.saturating_duration_since(now).max(PERIOD));
+    }
+}

@@ -1,0 +1,76 @@
+//! A daemon with as many containers as wanted on one network.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::meter;
+use crate::ns::{Family, Netns};
+use crate::process::{Process, Scratch};
+use crate::race::peers::vswitchd::{self, Network};
+
+/// Far beyond what the bar allows, so that a slow start is a figure and not a failure.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The daemon and its containers. Dropping it ends the daemon, then removes namespaces it may have left.
+pub struct Fleet {
+    process: Process,
+    containers: Vec<Netns>,
+    dir: Scratch,
+    /// From the start of the process to its `ready` line.
+    pub ready_after: Duration,
+}
+
+impl Fleet {
+    /// Starts a daemon that makes `count` containers.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn start(count: usize, fdb_limit: Option<u32>, storm: Option<u32>) -> Result<Self> {
+        let family = Family::random()?;
+        let dir = Scratch::create(family.prefix())?;
+        let containers: Vec<Netns> =
+            (0..count).map(|index| Netns::expected(family.name(&index.to_string()))).collect();
+        let interfaces: Vec<(String, String)> = containers
+            .iter()
+            .enumerate()
+            .map(|(index, netns)| (netns.name().to_owned(), Self::address(index).to_string()))
+            .collect();
+        let network = Network { subnet: "10.99.0.0/16", gateway: "10.99.255.254", fdb_limit, storm };
+        let daemon = vswitchd::daemon(&dir, &vswitchd::configuration(&dir, network, &interfaces), LIMIT)?;
+        Ok(Self { process: daemon.process, containers, dir, ready_after: daemon.ready_after })
+    }
+
+    /// The address of a container by its index.
+    pub fn address(index: usize) -> Ipv4Addr {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 99, 0, 1)).saturating_add(index))
+    }
+
+    /// Keeper and engine.
+    pub fn pids(&self) -> Vec<u32> {
+        meter::family(self.process.pid())
+    }
+
+    /// Starts one of our loads in a container.
+    ///
+    /// # Errors
+    /// When there is no such container, or the load cannot be started.
+    pub fn load(&self, container: usize, args: &[String]) -> Result<Process> {
+        let missing =
+            || Error::Missing { what: format!("container {container}"), hint: "is not in the fleet".into() };
+        let netns = self.containers.get(container).ok_or_else(missing)?;
+        Process::load(&self.dir, netns.name(), args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_count_up() {
+        assert_eq!(Fleet::address(0), Ipv4Addr::new(10, 99, 0, 1));
+        assert_eq!(Fleet::address(255), Ipv4Addr::new(10, 99, 1, 0));
+    }
+}

@@ -1,0 +1,66 @@
+//! Round trips, connections, memory, and the cost of doing nothing.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Figure, MARGIN};
+use crate::error::{Error, Result};
+use crate::load::connect::Connections;
+use crate::load::rr::RoundTrips;
+use crate::meter;
+use crate::race::peers::{Lab, words};
+use crate::stop;
+
+/// Enough for a steady p99.
+const SAMPLES: usize = 20_000;
+
+pub(super) fn round_trip(lab: &Lab, time: Duration) -> Result<Vec<(Figure, f64)>> {
+    let (_server, to) = lab.server(&words(&["echo"]))?;
+    let (to, seconds) = (to.to_string(), time.as_secs_f64().to_string());
+    let args = words(&["round-trip", "--to", &to, "--seconds", &seconds, "--samples", &SAMPLES.to_string()]);
+    let times: RoundTrips = lab.client(&args, time.saturating_add(MARGIN))?;
+    Ok(vec![(Figure::RoundTripP50, times.p50_us), (Figure::RoundTripP99, times.p99_us)])
+}
+
+pub(super) fn connects(lab: &Lab, time: Duration) -> Result<f64> {
+    let (_server, to) = lab.server(&words(&["accept"]))?;
+    let (to, seconds) = (to.to_string(), time.as_secs_f64().to_string());
+    let made: Connections =
+        lab.client(&words(&["connect", "--to", &to, "--seconds", &seconds]), time.saturating_add(MARGIN))?;
+    if made.failed > made.done / 100 {
+        let detail =
+            format!("{} of {} connections failed", made.failed, made.failed.saturating_add(made.done));
+        return Err(Error::Answer { who: "the connect load", detail });
+    }
+    Ok(made.done as f64 / made.seconds)
+}
+
+pub(super) fn memory(lab: &Lab) -> Result<Vec<(Figure, f64)>> {
+    let pids = lab.switch_pids();
+    if pids.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![(Figure::Memory, meter::resident(&pids)? as f64 / f64::from(1 << 20))])
+}
+
+pub(super) fn idle(lab: &Lab, time: Duration) -> Result<Vec<(Figure, f64)>> {
+    let pids = lab.switch_pids();
+    if pids.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![(Figure::Idle, idle_percent(&pids, time)?)])
+}
+
+/// Per cent of one core that these processes use while nobody sends anything.
+///
+/// # Errors
+/// When they are gone or we are interrupted.
+pub fn idle_percent(pids: &[u32], time: Duration) -> Result<f64> {
+    let (start, before) = (Instant::now(), meter::process_cpu(pids)?);
+    while start.elapsed() < time {
+        stop::check()?;
+        thread::sleep(time.saturating_sub(start.elapsed()).min(Duration::from_millis(100)));
+    }
+    let used = meter::process_cpu(pids)?.saturating_sub(before);
+    Ok(100.0 * used.as_secs_f64() / start.elapsed().as_secs_f64())
+}

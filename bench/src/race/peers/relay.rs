@@ -1,0 +1,18 @@
+//! Our bare relay, as a process of its own.
+
+use std::time::Duration;
+
+use super::{LINKS, Lab, Site};
+use crate::error::Result;
+use crate::ns::Family;
+use crate::process::{self, Process, Scratch, Stop};
+
+pub(super) fn start(family: &Family, dir: Scratch) -> Result<Lab> {
+    let site = Site::create(family)?;
+    let [first, second] = LINKS;
+    let argv = process::own(&["relay", first, second])?;
+    let mut relay = Process::start(&dir, Some(site.workshop.name()), &argv, Stop::Kill)?;
+    relay.wait_line("ready", Duration::from_secs(5))?;
+    site.hand_over(|_| Ok(()))?;
+    Ok(site.into_lab(dir, vec![relay]))
+}
