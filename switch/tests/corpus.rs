@@ -24,7 +24,8 @@ use std::{env, fs};
 use switch::vnet::VnetHdr;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// Larger frames are made by the tests alone, and so are those that are dropped: a mutation of a good one away.
+/// Bytes of a committed frame. Larger ones are made by the tests alone; so are those that are dropped, which are a
+/// mutation of a good one away.
 const COMMITTED_MAX: usize = 4096;
 
 fn folder() -> PathBuf {

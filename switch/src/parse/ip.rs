@@ -43,7 +43,7 @@ pub(super) struct Net {
 }
 
 /// The header at `at` of a packet that may reach to `limit`.
-#[inline]
+#[inline(always)]
 pub(super) fn v4(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReason> {
     const BAD: DropReason = DropReason::MalformedIpv4;
     let header: &[u8; 20] = array(frame, at).ok_or(BAD)?;
@@ -63,7 +63,18 @@ pub(super) fn v4(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
         v4_options(options)?;
     }
     let flags = u16::from_be_bytes([f0, f1]);
-    let mut net = Net {
+    let fragmented = flags & 0x3fff != 0;
+    let piece = Piece {
+        offset: usize::from(flags & 0x1fff) * 8,
+        more: flags & 0x2000 != 0,
+        id: u32::from(u16::from_be_bytes([i0, i1])),
+    };
+    let fragment = if fragmented {
+        piece.kind(total.saturating_sub(header_len), header_len).ok_or(BAD)?
+    } else {
+        Fragment::No
+    };
+    Ok(Net {
         l3: L3::V4,
         src: Ipv4Addr::new(s0, s1, s2, s3).to_ipv6_mapped(),
         dst: Ipv4Addr::new(d0, d1, d2, d3).to_ipv6_mapped(),
@@ -73,20 +84,11 @@ pub(super) fn v4(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
         ttl,
         tos,
         df: flags & 0x4000 != 0,
-        fragment: Fragment::No,
-        fragment_id: 0,
-        fragment_offset: 0,
-        fragment_header: false,
-    };
-    if flags & 0x3fff != 0 {
-        let piece = Piece {
-            offset: usize::from(flags & 0x1fff) * 8,
-            more: flags & 0x2000 != 0,
-            id: u32::from(u16::from_be_bytes([i0, i1])),
-        };
-        net.set_fragment(&piece, l4_off, header_len).ok_or(BAD)?;
-    }
-    Ok(net)
+        fragment,
+        fragment_id: if fragmented { piece.id } else { 0 },
+        fragment_offset: piece.offset,
+        fragment_header: fragmented,
+    })
 }
 
 /// RFC 791 section 3.1: options that do not run over their end, and none that choose the way.
@@ -117,7 +119,7 @@ fn v4_options(mut options: &[u8]) -> Result<(), DropReason> {
 }
 
 /// The header at `at` of a packet that may reach to `limit`, with its extension headers.
-#[inline]
+#[inline(always)]
 pub(super) fn v6(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReason> {
     const BAD: DropReason = DropReason::MalformedIpv6;
     let header: &[u8; V6_LEN] = array(frame, at).ok_or(BAD)?;
@@ -132,7 +134,14 @@ pub(super) fn v6(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
         return Err(BAD);
     }
     let chain = walk(frame.get(..end).ok_or(BAD)?, start, next)?;
-    let mut net = Net {
+    let (mut fragment, mut fragment_id, mut fragment_offset) = (Fragment::No, 0, 0);
+    if let Some((piece, data)) = chain.piece
+        && (piece.offset != 0 || piece.more)
+    {
+        fragment = piece.kind(end.saturating_sub(data), data.saturating_sub(start)).ok_or(BAD)?;
+        (fragment_id, fragment_offset) = (piece.id, piece.offset);
+    }
+    Ok(Net {
         l3: L3::V6,
         src: Ipv6Addr::from(*src),
         dst: Ipv6Addr::from(*dst.first_chunk().ok_or(BAD)?),
@@ -142,18 +151,11 @@ pub(super) fn v6(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
         ttl: hop_limit,
         tos: first << 4 | second >> 4,
         df: true,
-        fragment: Fragment::No,
-        fragment_id: 0,
-        fragment_offset: 0,
-        fragment_header: false,
-    };
-    if let Some((piece, piece_off)) = chain.piece {
-        net.fragment_header = true;
-        if piece.offset != 0 || piece.more {
-            net.set_fragment(&piece, piece_off, piece_off.saturating_sub(start)).ok_or(BAD)?;
-        }
-    }
-    Ok(net)
+        fragment,
+        fragment_id,
+        fragment_offset,
+        fragment_header: chain.piece.is_some(),
+    })
 }
 
 /// What a fragment says of itself.
@@ -167,27 +169,23 @@ pub(super) struct Piece {
     pub id: u32,
 }
 
-impl Net {
-    /// Makes it a fragment whose data starts at `data`, if that makes sense; `before` is what the reassembled packet
-    /// has in front of the data, bytes, as far as it counts for its length.
+impl Piece {
+    /// Which fragment it is, if one of `len` bytes of data makes sense; `before` is what the reassembled packet has in
+    /// front of the data, bytes, as far as it counts for its length.
     #[cold]
-    fn set_fragment(&mut self, piece: &Piece, data: usize, before: usize) -> Option<()> {
-        let len = self.end.checked_sub(data)?;
+    fn kind(self, len: usize, before: usize) -> Option<Fragment> {
         // RFC 791 section 3.2, RFC 8200 section 4.5: units of 8 but for the last; never beyond 65535.
-        let ragged = piece.more && len % 8 != 0;
-        let total = before.checked_add(piece.offset)?.checked_add(len)?;
+        let ragged = self.more && !len.is_multiple_of(8);
+        let total = before.checked_add(self.offset)?.checked_add(len)?;
         if len == 0 || ragged || total > MAX_PACKET {
             return None;
         }
-        self.fragment = if piece.offset == 0 { Fragment::First } else { Fragment::Later };
-        self.fragment_id = piece.id;
-        self.fragment_offset = piece.offset;
-        self.fragment_header = true;
-        Some(())
+        Some(if self.offset == 0 { Fragment::First } else { Fragment::Later })
     }
 }
 
 /// Where a chain of extension headers ends.
+#[derive(Clone, Copy)]
 pub(super) struct Chain {
     pub proto: u8,
     pub l4_off: usize,
@@ -199,12 +197,25 @@ pub(super) struct Chain {
 ///
 /// The options within are not looked at: RFC 8200 section 4 leaves them to the destination. Stops behind the fragment
 /// header of a later fragment, where the original packet's middle begins.
-#[inline]
-pub(super) fn walk(packet: &[u8], mut at: usize, mut next: u8) -> Result<Chain, DropReason> {
+#[inline(always)]
+pub(super) fn walk(packet: &[u8], at: usize, next: u8) -> Result<Chain, DropReason> {
+    if is_extension(next) {
+        walk_chain(packet, at, next)
+    } else {
+        Ok(Chain { proto: next, l4_off: at, piece: None })
+    }
+}
+
+const fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+}
+
+#[inline(never)]
+fn walk_chain(packet: &[u8], mut at: usize, mut next: u8) -> Result<Chain, DropReason> {
     const BAD: DropReason = DropReason::MalformedIpv6;
     let mut piece = None;
     for index in 0..=MAX_HEADERS {
-        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
+        if !is_extension(next) {
             return Ok(Chain { proto: next, l4_off: at, piece });
         }
         let &[following, len, b2, b3, i0, i1, i2, i3] = array(packet, at).ok_or(BAD)?;

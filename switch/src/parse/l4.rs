@@ -34,7 +34,6 @@ impl L4 {
 }
 
 /// The L4 header of a packet whose network layer is `net`.
-#[inline]
 pub(super) fn parse(frame: &[u8], net: &Net, zone: u16) -> Result<L4, DropReason> {
     let packet = frame.get(..net.end).ok_or(BAD)?;
     if net.fragment == Fragment::Later {
@@ -44,7 +43,7 @@ pub(super) fn parse(frame: &[u8], net: &Net, zone: u16) -> Result<L4, DropReason
     }
     match (net.proto, net.l3) {
         (PROTO_TCP, _) => tcp(packet, net.l4_off),
-        (PROTO_UDP, _) => udp(packet, net),
+        (PROTO_UDP, _) => udp(packet, net.l4_off, net.fragment == Fragment::First),
         (PROTO_SCTP, _) => sctp(packet, net.l4_off),
         (PROTO_ICMP, L3::V4) => icmp_v4(packet, net, zone),
         (PROTO_ICMPV6, L3::V6) => icmp_v6(packet, net, zone),
@@ -53,8 +52,8 @@ pub(super) fn parse(frame: &[u8], net: &Net, zone: u16) -> Result<L4, DropReason
 }
 
 /// RFC 9293 section 3.1. Of a fragment the first must hold the whole header (RFC 1858, RFC 7112).
-#[inline]
-fn tcp(packet: &[u8], at: usize) -> Result<L4, DropReason> {
+#[inline(always)]
+pub(super) fn tcp(packet: &[u8], at: usize) -> Result<L4, DropReason> {
     let header: &[u8; TCP_LEN] = array(packet, at).ok_or(BAD)?;
     let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, ..] = *header;
     let header_len = usize::from(offset >> 4) * 4;
@@ -80,20 +79,21 @@ fn tcp(packet: &[u8], at: usize) -> Result<L4, DropReason> {
 }
 
 /// RFC 768. A length of 0 would be a jumbogram (RFC 2675); super-frames carry their whole length, so it is never one.
-#[inline]
-fn udp(packet: &[u8], net: &Net) -> Result<L4, DropReason> {
-    let &[s0, s1, d0, d1, l0, l1, _, _] = array::<UDP_LEN>(packet, net.l4_off).ok_or(BAD)?;
+/// `first`: a fragment, and more follow.
+#[inline(always)]
+pub(super) fn udp(packet: &[u8], at: usize, first: bool) -> Result<L4, DropReason> {
+    let &[s0, s1, d0, d1, l0, l1, _, _] = array::<UDP_LEN>(packet, at).ok_or(BAD)?;
     let len = usize::from(u16::from_be_bytes([l0, l1]));
-    let end = net.l4_off.saturating_add(len);
+    let end = at.saturating_add(len);
     // The first of many fragments has the length of them all. A length shorter than the packet is legal (RFC 9868).
-    let over = end > packet.len() && net.fragment == Fragment::No;
+    let over = end > packet.len() && !first;
     if len < UDP_LEN || over {
         return Err(BAD);
     }
     Ok(L4 {
         sport: u16::from_be_bytes([s0, s1]),
         dport: u16::from_be_bytes([d0, d1]),
-        headers_end: net.l4_off.saturating_add(UDP_LEN),
+        headers_end: at.saturating_add(UDP_LEN),
         end,
         tcp: None,
         body: Body::None,

@@ -30,13 +30,13 @@ const TCP_SMALL_SEGMENTS_MAX: usize = 64;
 const UDP_SEGMENTS_MAX: usize = 128;
 
 /// What the header says of a frame of `frame_len` bytes.
-#[inline]
+#[inline(always)]
 pub(super) fn validate(
     vnet: &VnetHdr,
     frame_len: usize,
     llc: bool,
-    net: &Net,
-    l4: &L4,
+    net: Net,
+    l4: L4,
 ) -> Result<(Gso, Csum), DropReason> {
     if vnet.flags & !(VnetHdr::NEEDS_CSUM | VnetHdr::DATA_VALID) != 0 {
         return Err(BAD);
@@ -67,8 +67,8 @@ pub(super) fn validate(
 
 /// Where the partial checksum is. Only TCP and UDP have one of their own here: SCTP's is a CRC (a TAP has no
 /// `NETIF_F_SCTP_CRC`, so the kernel completes it) and ICMPv6 is always sent whole.
-#[inline]
-fn partial(vnet: &VnetHdr, net: &Net, l4: &L4) -> Option<Csum> {
+#[inline(always)]
+fn partial(vnet: &VnetHdr, net: Net, l4: L4) -> Option<Csum> {
     let start = usize::from(vnet.csum_start.get());
     let offset = vnet.csum_offset.get();
     match net.proto {
@@ -78,7 +78,7 @@ fn partial(vnet: &VnetHdr, net: &Net, l4: &L4) -> Option<Csum> {
         PROTO_UDP if start == net.l4_off => {
             (offset == UDP_FIELD && l4.end == net.end && l4.headers_end <= l4.end).then_some(Csum::Partial)
         }
-        PROTO_UDP | PROTO_GRE | PROTO_IPIP | PROTO_IPV6 => inner(vnet, net, l4),
+        PROTO_UDP | PROTO_GRE | PROTO_IPIP | PROTO_IPV6 => inner(vnet, net.proto, l4.headers_end, net.end),
         _ => None,
     }
 }
@@ -86,16 +86,17 @@ fn partial(vnet: &VnetHdr, net: &Net, l4: &L4) -> Option<Csum> {
 /// A container that tunnels leaves the checksum of the inner packet to us: since 6.17 a TAP has `hw_enc_features`.
 /// (Seen on 6.18: TCP in VXLAN comes with `csum_start` 84.) The outer packet is an ordinary one.
 #[cold]
-fn inner(vnet: &VnetHdr, net: &Net, l4: &L4) -> Option<Csum> {
+fn inner(vnet: &VnetHdr, proto: u8, headers_end: usize, end: usize) -> Option<Csum> {
     let (start, offset) = (vnet.csum_start.get(), vnet.csum_offset.get());
-    let known = matches!(offset, TCP_FIELD | UDP_FIELD) || (net.proto == PROTO_GRE && offset == GRE_FIELD);
+    let known = matches!(offset, TCP_FIELD | UDP_FIELD) || (proto == PROTO_GRE && offset == GRE_FIELD);
     let field = start.checked_add(offset)?;
-    let inside = usize::from(start) >= l4.headers_end && usize::from(field) + 2 <= net.end;
-    (known && inside && net.l3 != L3::Other).then_some(Csum::Inner { start, field })
+    let inside = usize::from(start) >= headers_end && usize::from(field) + 2 <= end;
+    (known && inside).then_some(Csum::Inner { start, field })
 }
 
 /// What it is a super-frame of; nothing where the payload fits in one segment, as in the kernel.
-fn super_frame(vnet: &VnetHdr, net: &Net, l4: &L4) -> Option<Gso> {
+#[inline(always)]
+fn super_frame(vnet: &VnetHdr, net: Net, l4: L4) -> Option<Gso> {
     let size = vnet.gso_size.get();
     // 0xffff is the kernel's GSO_BY_FRAGS.
     if size == 0 || size == 0xffff {

@@ -97,7 +97,8 @@ fn mutated_cases_parse_or_have_a_reason() {
         .map(|case| [case.vnet.as_bytes(), &case.frame].concat())
         .collect();
     let strategy = (0..seeds.len(), vec(mutation(), 1..6));
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(20_000));
+    let config = ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
     runner
         .run(&strategy, |(seed, mutations)| {
             let mut bytes = seeds[seed].clone();
