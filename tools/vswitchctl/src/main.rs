@@ -1,2 +1,44 @@
 //! `vswitchctl`: looks into a running `vswitchd` and changes it.
-fn main() {}
+//!
+//! Exit 0 done, 1 the daemon said no, 2 usage, 3 daemon not reachable; an error is one line on stderr.
+
+mod act;
+mod cli;
+mod client;
+mod exec;
+mod failure;
+mod output;
+mod show;
+mod table;
+mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::{Cli, Command};
+use client::{Client, Socket};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    match run(std::env::args_os()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let Some(cli) = Cli::read(args)? else { return Ok(()) };
+    let client = Client::new(Socket::choose(cli.socket)).map_err(Failure::Start)?;
+    let json = cli.json;
+    match cli.command {
+        Command::Show(cli::Show::Stats { watch: true, interval, network }) => {
+            watch::stats(&client, json, interval, network.as_deref())
+        }
+        Command::Show(what) => output::print(&show::show(&client, json, &what)?),
+        Command::Fdb(change) => output::print(&act::fdb(&client, json, change)?),
+        Command::Network(change) => output::print(&act::network(&client, json, change)?),
+        Command::Reload => output::print(&act::reload(&client, json)?),
+        Command::Apply { file } => output::print(&act::apply(&client, json, &file)?),
+        Command::Exec { container, argv } => Err(exec::exec(client, &container, &argv)),
+    }
+}

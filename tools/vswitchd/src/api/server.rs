@@ -223,6 +223,7 @@ impl Connection {
         http.timer(TokioTimer::new())
             .header_read_timeout(self.limits.header)
             .max_buf_size(HEADER_BYTES)
+            .half_close(true) // a client that said all it has to say still wants its answer
             .pipeline_flush(false);
         let service = service_fn(|request| self.answer(request));
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));

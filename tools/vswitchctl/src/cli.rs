@@ -1,0 +1,373 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use switch::mac::MacAddr;
+use vswitchd::api::rows::Spoof;
+
+use crate::failure::Failure;
+use crate::output::print;
+
+/// Tables and commands of the contract that are not built yet.
+const LATER: [&str; 6] = ["routes", "neighbors", "nat", "connections", "vxlan", "cluster"];
+const LATER_COMMANDS: [&str; 5] = ["publish", "unpublish", "trace", "capture", "top"];
+
+/// Looks into a running vswitchd and changes it.
+#[derive(Debug, Parser)]
+#[command(name = "vswitchctl", version, arg_required_else_help = false)]
+pub struct Cli {
+    /// The daemon's control socket [default: /run/vswitch/control.sock as root, else
+    /// $XDG_RUNTIME_DIR/vswitch/control.sock or /tmp/vswitch-UID/control.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// JSON instead of tables
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show a table
+    #[command(subcommand, arg_required_else_help = false)]
+    Show(Show),
+    /// Change where MAC addresses are
+    #[command(subcommand, arg_required_else_help = false)]
+    Fdb(Fdb),
+    /// Make, remove and fill networks
+    #[command(subcommand, arg_required_else_help = false)]
+    Network(Network),
+    /// Read the configuration file again and apply the difference
+    Reload,
+    /// Apply a configuration
+    Apply {
+        /// The configuration; - is standard input
+        file: PathBuf,
+    },
+    /// Run a command in a container
+    Exec {
+        /// The container
+        container: String,
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "CMD")]
+        argv: Vec<OsString>,
+    },
+}
+
+/// A table.
+#[derive(Debug, Subcommand)]
+pub enum Show {
+    /// Which MAC address is behind which port
+    Fdb {
+        /// Of this network only
+        #[arg(long)]
+        network: Option<String>,
+        /// Behind ports of this container only
+        #[arg(long)]
+        container: Option<String>,
+    },
+    /// Interfaces of containers
+    Ports {
+        /// Of this network only
+        #[arg(long)]
+        network: Option<String>,
+        /// Of this container only
+        #[arg(long)]
+        container: Option<String>,
+    },
+    /// Networks
+    Networks,
+    /// Containers
+    Containers,
+    /// Why frames were not delivered
+    Drops {
+        /// For each port apart
+        #[arg(long)]
+        ports: bool,
+        /// Reasons that never happened, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Rates and totals of ports and workers
+    Stats {
+        /// Of ports of this network only
+        #[arg(long)]
+        network: Option<String>,
+        /// Again and again
+        #[arg(long)]
+        watch: bool,
+        /// Seconds from one to the next
+        #[arg(long, default_value = "1", value_parser = interval, requires = "watch", value_name = "SECONDS")]
+        interval: Duration,
+    },
+    /// The daemon itself
+    Status,
+    /// The running configuration, as JSON
+    Config,
+}
+
+/// A change of the FDB.
+#[derive(Debug, Subcommand)]
+pub enum Fdb {
+    /// Add a static entry
+    Add {
+        /// The network
+        network: String,
+        /// The MAC address
+        mac: MacAddr,
+        /// The container it is in
+        container: String,
+        /// The interface [default: the container's only one in that network]
+        interface: Option<String>,
+        /// VLAN [default: untagged]
+        #[arg(long, value_parser = vlan())]
+        vlan: Option<u16>,
+    },
+    /// Remove an entry
+    Del {
+        /// The network
+        network: String,
+        /// The MAC address
+        mac: MacAddr,
+        /// VLAN [default: untagged]
+        #[arg(long, value_parser = vlan())]
+        vlan: Option<u16>,
+    },
+    /// Forget what was learned: entries that match all that is given
+    Flush {
+        /// Of this network
+        #[arg(long)]
+        network: Option<String>,
+        /// Behind ports of this container
+        #[arg(long)]
+        container: Option<String>,
+        /// Behind this interface of the container
+        #[arg(long, requires = "container")]
+        interface: Option<String>,
+        /// Of this VLAN
+        #[arg(long, value_parser = vlan())]
+        vlan: Option<u16>,
+    },
+}
+
+/// A change of networks.
+#[derive(Debug, Subcommand)]
+pub enum Network {
+    /// Make a network
+    Create(Create),
+    /// Remove networks
+    #[command(alias = "remove")]
+    Rm {
+        /// Their names
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// List networks
+    #[command(alias = "list")]
+    Ls {
+        /// Names only
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Show a network with what is in it
+    Inspect {
+        /// Its name
+        name: String,
+    },
+    /// Give a container an interface in a network
+    Connect(Connect),
+    /// Take a container out of a network
+    Disconnect {
+        /// The network
+        network: String,
+        /// The container
+        container: String,
+        /// The interface [default: all it has in that network]
+        #[arg(long)]
+        interface: Option<String>,
+    },
+}
+
+/// A network to be made.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Its name
+    pub name: String,
+    /// IPv4 subnet
+    #[arg(long, value_name = "PREFIX")]
+    pub subnet: Option<IpNet>,
+    /// IPv6 subnet
+    #[arg(long, value_name = "PREFIX")]
+    pub subnet6: Option<IpNet>,
+    /// MTU, bytes
+    #[arg(long)]
+    pub mtu: Option<u32>,
+    /// Whether its containers may talk to each other
+    #[arg(long, value_name = "true|false")]
+    pub icc: Option<bool>,
+    /// No uplink, no other network
+    #[arg(long)]
+    pub internal: bool,
+    /// Seconds after which a silent FDB entry is forgotten
+    #[arg(long, value_name = "SECONDS")]
+    pub ageing: Option<u64>,
+    /// Most FDB entries
+    #[arg(long, value_name = "ENTRIES")]
+    pub fdb_limit: Option<u32>,
+    /// What to do about others' source addresses: claimed, strict or off
+    #[arg(long)]
+    pub spoof: Option<Spoof>,
+    /// Broadcast and unknown frames per second and port; 0: no limit
+    #[arg(long, value_name = "FRAMES")]
+    pub storm: Option<u64>,
+}
+
+/// An interface to be made.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// The network
+    pub network: String,
+    /// The container
+    pub container: String,
+    /// Where its namespace is: a name in /run/netns, a path, pid:N, docker:NAME or podman:NAME
+    #[arg(long)]
+    pub netns: Option<String>,
+    /// Make the namespace if it is not there
+    #[arg(long)]
+    pub create: bool,
+    /// The interface's name [default: the next free ethN]
+    #[arg(long)]
+    pub interface: Option<String>,
+    /// IPv4 address [default: the next free one]
+    #[arg(long)]
+    pub ip: Option<Ipv4Addr>,
+    /// IPv6 address [default: the next free one]
+    #[arg(long)]
+    pub ip6: Option<Ipv6Addr>,
+    /// MAC address [default: made from the address]
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+}
+
+fn vlan() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=4094)
+}
+
+/// The text is no number of seconds to wait.
+#[derive(Debug, thiserror::Error)]
+#[error("seconds are 0.1 to 3600")]
+struct IntervalError;
+
+fn interval(text: &str) -> Result<Duration, IntervalError> {
+    let seconds: f64 = text.parse().map_err(|_| IntervalError)?;
+    if !(0.1..=3600.0).contains(&seconds) {
+        return Err(IntervalError);
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| IntervalError)
+}
+
+impl Cli {
+    /// Reads the command line; `None` when help or the version was asked for, and is printed.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] in one line.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, Failure> {
+        match Self::try_parse_from(args) {
+            Ok(cli) => Ok(Some(cli)),
+            Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+                print(&error.render().to_string())?;
+                Ok(None)
+            }
+            Err(error) => Err(Failure::Usage(one_line(&error))),
+        }
+    }
+}
+
+/// clap's message without its paragraphs: the fault and the tips.
+fn one_line(error: &clap::Error) -> String {
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) {
+        if LATER.contains(&word.as_str()) {
+            return format!("'show {word}' is not supported yet");
+        }
+        if LATER_COMMANDS.contains(&word.as_str()) {
+            return format!("'{word}' is not supported yet");
+        }
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let paragraphs = text.split("\n\n").map(|paragraph| {
+        let words: Vec<_> = paragraph.split_whitespace().collect();
+        words.join(" ")
+    });
+    let said = paragraphs.filter(|paragraph| {
+        !(paragraph.is_empty()
+            || paragraph.starts_with("Usage:")
+            || paragraph.starts_with("For more information"))
+    });
+    let said: Vec<_> = said.collect();
+    format!("{}; try --help", said.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, String> {
+        let args = std::iter::once("vswitchctl").chain(line.split(' ').filter(|word| !word.is_empty()));
+        match Cli::read(args.map(OsString::from)) {
+            Ok(cli) => Ok(cli.unwrap()),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_line_is_answered_in_one() {
+        for (line, wanted) in [
+            ("show routes", "'show routes' is not supported yet"),
+            ("show nat --json", "'show nat' is not supported yet"),
+            ("top", "'top' is not supported yet"),
+            ("publish a 80:80", "'publish' is not supported yet"),
+            ("", "'vswitchctl' requires a subcommand but one was not provided"),
+            ("show", "'vswitchctl show' requires a subcommand but one was not provided"),
+            ("show port", "unrecognized subcommand 'port'; tip: "),
+            ("fdb add blue", "the following required arguments were not provided: <MAC> <CONTAINER>"),
+            ("fdb del blue 02-42", "invalid value '02-42' for '<MAC>': a MAC address is six pairs"),
+            ("fdb del blue 02:42:0a:01:00:0a --vlan 4095", "4095 is not in 1..=4094"),
+            ("network create a --spoof maybe", "expected one of: claimed, strict, off"),
+            ("show stats --interval 2", "--watch"),
+            ("show stats --watch --interval NaN", "seconds are 0.1 to 3600"),
+            ("exec a", "<CMD>..."),
+            ("show fdb --jsn", "unexpected argument '--jsn' found; tip: a similar argument exists: '--json'"),
+        ] {
+            let said = read(line).unwrap_err();
+            assert!(said.contains(wanted), "{line}: {said}");
+            assert!(!said.contains('\n') && !said.contains("Usage:"), "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn options_after_the_command_are_the_commands() {
+        for line in ["exec a -- ls --json -l", "exec a ls --json -l", "--socket /s exec a -- ls --json -l"] {
+            let cli = read(line).unwrap();
+            let Command::Exec { container, argv } = cli.command else { panic!("{line}") };
+            assert_eq!((container.as_str(), argv.join(" ".as_ref())), ("a", "ls --json -l".into()), "{line}");
+            assert!(!cli.json);
+        }
+        assert!(read("show fdb --json").unwrap().json);
+        assert!(read("-j show fdb").unwrap().json);
+    }
+}

@@ -1,0 +1,211 @@
+//! One request over the control socket.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use vswitchd::api::ErrorBody;
+
+use crate::failure::Failure;
+
+/// For a place in the daemon's backlog.
+const CONNECT: Duration = Duration::from_secs(10);
+/// For the whole answer; the daemon gives up on itself after 30 s.
+const ANSWER: Duration = Duration::from_secs(40);
+/// Longest answer, bytes: 65 536 FDB entries with long names are a tenth of it.
+const LONGEST: usize = 256 << 20;
+
+/// Where the daemon is.
+pub struct Socket {
+    path: PathBuf,
+    /// Named by the user, who knows whose it is.
+    named: bool,
+}
+
+impl Socket {
+    /// `--socket`, or where a daemon of this user listens by default.
+    pub fn choose(named: Option<PathBuf>) -> Self {
+        let default = || {
+            let uid = rustix::process::geteuid().as_raw();
+            default_path(uid, std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))
+        };
+        Self { named: named.is_some(), path: named.unwrap_or_else(default) }
+    }
+}
+
+fn default_path(uid: u32, runtime_dir: Option<PathBuf>) -> PathBuf {
+    match runtime_dir {
+        _ if uid == 0 => PathBuf::from("/run/vswitch/control.sock"),
+        // XDG base directory specification: a relative path is invalid and ignored.
+        Some(folder) if folder.is_absolute() => folder.join("vswitch/control.sock"),
+        _ => PathBuf::from(format!("/tmp/vswitch-{uid}/control.sock")),
+    }
+}
+
+/// Asks the daemon.
+pub struct Client {
+    socket: Socket,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    /// No thread is made, then or later: `exec` needs a process of one thread.
+    ///
+    /// # Errors
+    /// No descriptor for the event loop.
+    pub fn new(socket: Socket) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { socket, runtime })
+    }
+
+    /// # Errors
+    /// Not reachable, or the daemon said no.
+    pub fn get<T: DeserializeOwned>(&self, resource: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, resource, Bytes::new())
+    }
+
+    /// # Errors
+    /// Not reachable, or the daemon said no.
+    pub fn post<T: DeserializeOwned>(&self, resource: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.ask(Method::POST, resource, self.json(body)?)
+    }
+
+    /// # Errors
+    /// Not reachable, or the daemon said no.
+    pub fn post_text<T: DeserializeOwned>(&self, resource: &str, body: Vec<u8>) -> Result<T, Failure> {
+        self.ask(Method::POST, resource, Bytes::from(body))
+    }
+
+    /// # Errors
+    /// Not reachable, or the daemon said no.
+    pub fn delete<T: DeserializeOwned>(&self, resource: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.ask(Method::DELETE, resource, self.json(body)?)
+    }
+
+    fn json(&self, body: &impl Serialize) -> Result<Bytes, Failure> {
+        let body = serde_json::to_vec(body);
+        body.map(Bytes::from).map_err(|why| Failure::Foreign { path: self.socket.path.clone(), why })
+    }
+
+    fn ask<T: DeserializeOwned>(&self, method: Method, resource: &str, body: Bytes) -> Result<T, Failure> {
+        let path = &self.socket.path;
+        let exchange = async { tokio::time::timeout(ANSWER, self.exchange(method, resource, body)).await };
+        let (status, answer) =
+            self.runtime.block_on(exchange).unwrap_or_else(|_| Err(Failure::Silent(path.clone())))?;
+        if status.is_success() {
+            return serde_json::from_slice(&answer)
+                .map_err(|why| Failure::Foreign { path: path.clone(), why });
+        }
+        Err(match serde_json::from_slice::<ErrorBody>(&answer) {
+            Ok(body) => Failure::Refused(body),
+            Err(_) => Failure::Status(status),
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        resource: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let path = &self.socket.path;
+        let broken = |why: Box<dyn std::error::Error + Send + Sync>| Failure::Broken {
+            path: path.clone(),
+            why: innermost(why),
+        };
+        let stream = self.connect()?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|why| broken(why.into()))?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(resource)
+            .header("host", "localhost")
+            .body(Full::new(body))
+            .map_err(|why| broken(why.into()))?;
+        let response = sender.send_request(request).await.map_err(|why| broken(why.into()))?;
+        let status = response.status();
+        let answer = Limited::new(response.into_body(), LONGEST).collect().await.map_err(broken)?;
+        connection.abort();
+        Ok((status, answer.to_bytes()))
+    }
+
+    fn connect(&self) -> Result<UnixStream, Failure> {
+        let path = &self.socket.path;
+        let stream = connect_within(path, CONNECT)
+            .and_then(|stream| {
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream)
+            })
+            .map_err(|source| Failure::connect(path, source))?;
+        let peer = stream.peer_cred().map_err(|source| Failure::connect(path, source))?.uid();
+        // The default folder under /tmp can be anybody's: what is behind it must be ours.
+        if !self.socket.named && peer != 0 && peer != rustix::process::geteuid().as_raw() {
+            return Err(Failure::Stranger { path: path.clone(), uid: peer });
+        }
+        Ok(stream)
+    }
+}
+
+/// A blocking connect: the non-blocking one does not wait for a place in the backlog, it fails (unix(7)).
+fn connect_within(path: &Path, patience: Duration) -> io::Result<StdUnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(StdUnixStream::from(socket))
+}
+
+/// hyper's own words say less than what they wrap.
+fn innermost(error: Box<dyn std::error::Error + Send + Sync>) -> Box<dyn std::error::Error + Send + Sync> {
+    let mut cause: &dyn std::error::Error = error.as_ref();
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string().into()
+}
+
+/// A name as one segment of a path, or a value of a query (RFC 3986 section 2.3).
+pub fn segment(name: &str) -> String {
+    let mut segment = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                segment.push(char::from(byte));
+            }
+            _ => segment.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    segment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_socket_is_that_of_the_contract() {
+        let run = || Some(PathBuf::from("/run/user/1000"));
+        assert_eq!(default_path(0, run()), Path::new("/run/vswitch/control.sock"));
+        assert_eq!(default_path(1000, run()), Path::new("/run/user/1000/vswitch/control.sock"));
+        for none in [None, Some(PathBuf::new()), Some(PathBuf::from("run"))] {
+            assert_eq!(default_path(1000, none), Path::new("/tmp/vswitch-1000/control.sock"));
+        }
+    }
+
+    #[test]
+    fn names_stay_one_segment() {
+        assert_eq!(segment("web-1.a_b~"), "web-1.a_b~");
+        assert_eq!(segment("a/b?c d%\u{e9}"), "a%2Fb%3Fc%20d%25%C3%A9");
+    }
+}

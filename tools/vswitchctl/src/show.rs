@@ -1,0 +1,379 @@
+//! `show`: rows from the daemon as tables or JSON.
+
+use serde::Serialize;
+use vswitchd::api::rows::{ContainerRow, DropRow, FdbRow, NetworkDetail, NetworkRow, PortRow, Stats, Status};
+
+use crate::cli::Show;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::json;
+use crate::table::{Table, list, number, short, words};
+
+/// The table that was asked for, as text.
+///
+/// # Errors
+/// Not reachable, or the daemon said no.
+pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failure> {
+    match what {
+        Show::Fdb { network, container } => {
+            let mut rows: Vec<FdbRow> = client.get("/v1/fdb")?;
+            rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
+            rows.sort_by_key(|row| (row.port, row.vlan, row.mac));
+            either(as_json, &rows, |rows| fdb(rows))
+        }
+        Show::Ports { network, container } => {
+            let mut rows: Vec<PortRow> = client.get("/v1/ports")?;
+            rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
+            either(as_json, &rows, |rows| ports(rows))
+        }
+        Show::Networks => {
+            either(as_json, &client.get::<Vec<NetworkRow>>("/v1/networks")?, |rows| networks(rows))
+        }
+        Show::Containers => {
+            either(as_json, &client.get::<Vec<ContainerRow>>("/v1/containers")?, |rows| containers(rows))
+        }
+        Show::Drops { ports, all } => {
+            let resource = if *ports { "/v1/drops?ports=true" } else { "/v1/drops" };
+            let mut rows: Vec<DropRow> = client.get(resource)?;
+            rows.retain(|row| *all || row.frames > 0);
+            either(as_json, &rows, |rows| if *ports { port_drops(rows) } else { drops(rows) })
+        }
+        Show::Stats { network, .. } => either(as_json, &sample(client, network.as_deref())?, stats),
+        Show::Status => either(as_json, &client.get("/v1/status")?, status),
+        Show::Config => json(&client.get::<serde_json::Value>("/v1/config")?),
+    }
+}
+
+/// JSON, or the table.
+///
+/// # Errors
+/// Those of the serialiser.
+pub fn either<T: Serialize>(
+    as_json: bool,
+    rows: &T,
+    table: impl FnOnce(&T) -> String,
+) -> Result<String, Failure> {
+    if as_json { json(rows) } else { Ok(table(rows)) }
+}
+
+fn wanted(filter: &Option<String>, name: &str) -> bool {
+    filter.as_ref().is_none_or(|filter| filter == name)
+}
+
+/// One reading of rates and totals.
+///
+/// # Errors
+/// Not reachable, or the daemon said no.
+pub fn sample(client: &Client, network: Option<&str>) -> Result<Stats, Failure> {
+    let mut stats: Stats = client.get("/v1/stats")?;
+    stats.ports.retain(|row| network.is_none_or(|network| network == row.network));
+    Ok(stats)
+}
+
+fn or_dash<T: ToString>(value: Option<&T>) -> String {
+    value.map_or_else(|| "-".to_owned(), T::to_string)
+}
+
+fn yes(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+/// `show fdb`.
+pub fn fdb(rows: &[FdbRow]) -> String {
+    let columns = [
+        number("PORT"),
+        number("VLAN"),
+        words("MAC"),
+        number("AGE"),
+        words("NETWORK"),
+        words("CONTAINER"),
+        words("IFACE"),
+        words("TYPE"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.port.to_string(),
+            row.vlan.to_string(),
+            row.mac.to_string(),
+            or_dash(row.age.as_ref()),
+            row.network.clone(),
+            row.container.clone(),
+            row.iface.clone(),
+            row.r#type.to_string(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
+/// `show ports`.
+pub fn ports(rows: &[PortRow]) -> String {
+    let columns = [
+        number("PORT"),
+        words("NETWORK"),
+        words("CONTAINER"),
+        words("IFACE"),
+        words("MAC"),
+        words("ADDRESSES"),
+        words("STATE"),
+        number("MTU"),
+        words("IO"),
+        words("GSO"),
+        number("RX-FRAMES"),
+        number("RX-BYTES"),
+        number("TX-FRAMES"),
+        number("TX-BYTES"),
+        number("DROPS"),
+        words("REASON"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            or_dash(row.port.as_ref()),
+            row.network.clone(),
+            row.container.clone(),
+            row.iface.clone(),
+            row.mac.to_string(),
+            addresses(row),
+            row.state.to_string(),
+            row.mtu.to_string(),
+            row.io.clone(),
+            row.gso.to_string(),
+            row.rx_frames.to_string(),
+            row.rx_bytes.to_string(),
+            row.tx_frames.to_string(),
+            row.tx_bytes.to_string(),
+            row.drops.to_string(),
+            or_dash(row.reason.as_ref()),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
+/// Addresses of a port, with commas.
+pub fn addresses(row: &PortRow) -> String {
+    let addresses: Vec<_> = row.addresses.iter().map(ToString::to_string).collect();
+    addresses.join(",")
+}
+
+/// `show networks` and `network ls`.
+pub fn networks(rows: &[NetworkRow]) -> String {
+    let columns = [
+        words("NAME"),
+        words("SUBNET"),
+        number("MTU"),
+        words("ICC"),
+        words("SPOOF"),
+        number("AGEING"),
+        number("FDB"),
+        number("STORM"),
+        number("PORTS"),
+        words("ORIGIN"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.name.clone(),
+            subnets(row),
+            row.mtu.to_string(),
+            yes(row.icc),
+            row.spoof.to_string(),
+            row.ageing.to_string(),
+            format!("{}/{}", row.fdb_used, row.fdb_limit),
+            row.storm.to_string(),
+            row.ports.to_string(),
+            row.origin.to_string(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
+fn subnets(row: &NetworkRow) -> String {
+    let subnets: Vec<_> =
+        [row.subnet, row.subnet6].into_iter().flatten().map(|net| net.to_string()).collect();
+    subnets.join(",")
+}
+
+/// `network inspect`.
+pub fn network(detail: &NetworkDetail) -> String {
+    let row = &detail.network;
+    let head = list([
+        ("name", row.name.clone()),
+        ("subnet", subnets(row)),
+        ("mtu", row.mtu.to_string()),
+        ("icc", yes(row.icc)),
+        ("spoof", row.spoof.to_string()),
+        ("ageing", row.ageing.to_string()),
+        ("storm", row.storm.to_string()),
+        ("origin", row.origin.to_string()),
+    ]);
+    let fdb = &detail.fdb;
+    let counters = list([
+        ("current/max FDB entries", format!("{}/{}", fdb.current, fdb.max)),
+        ("static", fdb.r#static.to_string()),
+        ("learned", fdb.learned.to_string()),
+        ("moved", fdb.moved.to_string()),
+        ("expired", fdb.expired.to_string()),
+        ("evicted", fdb.evicted.to_string()),
+        ("refused", fdb.refused.to_string()),
+    ]);
+    format!("{head}\n{}\n{counters}", ports(&detail.interfaces))
+}
+
+/// `show containers`.
+pub fn containers(rows: &[ContainerRow]) -> String {
+    let columns = [
+        words("NAME"),
+        words("NETNS"),
+        words("STATE"),
+        words("INTERFACES"),
+        words("COMMAND"),
+        words("ORIGIN"),
+        words("REASON"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.name.clone(),
+            row.netns.clone(),
+            row.state.to_string(),
+            row.interfaces.join(","),
+            or_dash(row.command.as_ref()),
+            row.origin.to_string(),
+            or_dash(row.reason.as_ref()),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
+/// `show drops`.
+pub fn drops(rows: &[DropRow]) -> String {
+    let cells = rows.iter().map(|row| [row.reason.clone(), row.frames.to_string(), row.explanation.clone()]);
+    Table::new([words("REASON"), number("FRAMES"), words("EXPLANATION")], cells).to_string()
+}
+
+/// `show drops --ports`.
+pub fn port_drops(rows: &[DropRow]) -> String {
+    let columns = [
+        number("PORT"),
+        words("NETWORK"),
+        words("CONTAINER"),
+        words("IFACE"),
+        words("REASON"),
+        number("FRAMES"),
+        words("EXPLANATION"),
+    ];
+    let cells = rows.iter().map(|row| {
+        let port = row.port.as_ref();
+        [
+            or_dash(port.map(|port| port.port).as_ref()),
+            port.map(|port| port.network.clone()).unwrap_or_default(),
+            port.map(|port| port.container.clone()).unwrap_or_default(),
+            port.map(|port| port.iface.clone()).unwrap_or_default(),
+            row.reason.clone(),
+            row.frames.to_string(),
+            row.explanation.clone(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
+/// `show stats`: rates are short, totals exact.
+pub fn stats(stats: &Stats) -> String {
+    let columns = [
+        number("PORT"),
+        words("NETWORK"),
+        words("CONTAINER"),
+        words("IFACE"),
+        number("RX-FRAMES/s"),
+        number("RX-BITS/s"),
+        number("TX-FRAMES/s"),
+        number("TX-BITS/s"),
+        number("RX-FRAMES"),
+        number("TX-FRAMES"),
+        number("DROPS"),
+    ];
+    let cells = stats.ports.iter().map(|row| {
+        [
+            row.port.to_string(),
+            row.network.clone(),
+            row.container.clone(),
+            row.iface.clone(),
+            short(row.rx_pps),
+            short(row.rx_bps),
+            short(row.tx_pps),
+            short(row.tx_bps),
+            row.rx_frames.to_string(),
+            row.tx_frames.to_string(),
+            row.drops.to_string(),
+        ]
+    });
+    format!("{}\n{}", Table::new(columns, cells), workers(stats))
+}
+
+fn workers(stats: &Stats) -> String {
+    let columns = [
+        number("WORKER"),
+        number("RX"),
+        number("GENERATED"),
+        number("RELEASED"),
+        number("FORWARDED"),
+        number("FLOODED"),
+        number("COPIES"),
+        number("LOCAL"),
+        number("HELD"),
+        number("DROPS"),
+        number("BATCHES"),
+        number("WAKEUPS"),
+    ];
+    let cells = stats.workers.iter().map(|row| {
+        [
+            u64::from(row.worker),
+            row.rx,
+            row.generated,
+            row.released,
+            row.forwarded,
+            row.flooded,
+            row.copies,
+            row.local,
+            row.held,
+            row.drops,
+            row.batches,
+            row.wakeups,
+        ]
+        .map(|counter| counter.to_string())
+    });
+    Table::new(columns, cells).to_string()
+}
+
+/// `show status`.
+pub fn status(status: &Status) -> String {
+    let ports = &status.ports;
+    let limits = &status.limits;
+    list([
+        ("version", status.version.clone()),
+        ("pid", status.pid.to_string()),
+        ("engine pid", status.engine_pid.to_string()),
+        ("uptime", format!("{} s", status.uptime_s)),
+        ("engine restarts", status.engine_restarts.to_string()),
+        ("rootless", yes(status.rootless)),
+        ("capabilities", status.capabilities.clone()),
+        ("kernel", status.kernel.clone()),
+        ("io", format!("{} ({})", status.io.engine, status.io.why)),
+        ("offloads", status.offloads.taken.join(" ")),
+        ("gso writes", yes(status.offloads.gso_writes)),
+        ("workers", status.workers.to_string()),
+        ("config", status.config.clone()),
+        ("generation", status.generation.to_string()),
+        (
+            "ports",
+            format!(
+                "{} up, {} down, {} waiting, {} failed",
+                ports.up, ports.down, ports.waiting, ports.failed
+            ),
+        ),
+        (
+            "limits",
+            format!(
+                "{} ports, {} networks, {} FDB entries, {} open files",
+                limits.ports, limits.networks, limits.fdb, limits.open_files
+            ),
+        ),
+    ])
+}

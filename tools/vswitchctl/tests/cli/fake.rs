@@ -1,0 +1,284 @@
+//! A daemon with fixed rows behind the real server, and the built `vswitchctl` asking it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use tokio::sync::mpsc;
+use vswitchd::api::rows::*;
+use vswitchd::api::{Answer, ApiError, ApiErrorKind, Call, Reply, Request, server};
+use vswitchd::wire::Target;
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A folder of this test alone, removed at its end.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("vswitchctl-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+pub struct Daemon {
+    folder: Folder,
+    asked: Arc<Mutex<Vec<Request>>>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        Self::start_with(answer)
+    }
+
+    pub fn start_with(answer: fn(&Request) -> Reply) -> Self {
+        let folder = Folder::new();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (calls, mut mailbox) = mpsc::channel::<Call>(16);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&asked);
+        runtime.spawn(async move {
+            while let Some(call) = mailbox.recv().await {
+                let reply = answer(&call.request);
+                record.lock().unwrap().push(call.request);
+                // A client that gave up is no fault.
+                let _ = call.reply.send(reply);
+            }
+        });
+        let entered = runtime.enter();
+        let listener = tokio::net::UnixListener::bind(folder.0.join("control.sock")).unwrap();
+        drop(entered);
+        let uid = rustix::process::geteuid().as_raw();
+        runtime.spawn(server::serve(listener, calls, uid, std::future::pending()));
+        Self { folder, asked, runtime: Some(runtime) }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.0.join("control.sock")
+    }
+
+    /// Runs `vswitchctl --socket S` with these words.
+    pub fn run(&self, line: &str) -> Output {
+        run_at(&self.socket(), line)
+    }
+
+    /// The same; it must succeed and say nothing on stderr.
+    pub fn good(&self, line: &str) -> String {
+        let output = self.run(line);
+        let (out, err) = texts(&output);
+        assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{line}: {out}");
+        out
+    }
+
+    /// What the daemon was asked last.
+    pub fn asked(&self) -> Request {
+        self.asked.lock().unwrap().last().unwrap().clone()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+pub fn command(socket: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchctl"));
+    command.arg("--socket").arg(socket).stdin(Stdio::null());
+    command
+}
+
+pub fn run_at(socket: &Path, line: &str) -> Output {
+    command(socket).args(line.split_whitespace()).output().unwrap()
+}
+
+pub fn with_stdin(socket: &Path, line: &str, text: &[u8]) -> Output {
+    let mut command = command(socket);
+    command.args(line.split_whitespace());
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may stop reading before the end.
+    let _ = child.stdin.take().unwrap().write_all(text);
+    child.wait_with_output().unwrap()
+}
+
+pub fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+pub fn port(number: Option<u16>, container: &str) -> PortRow {
+    let waiting = number.is_none();
+    PortRow {
+        port: number,
+        network: "blue".into(),
+        container: container.into(),
+        iface: "eth0".into(),
+        mac: "02:42:0a:01:00:0a".parse().unwrap(),
+        addresses: vec!["10.1.0.10/24".parse().unwrap(), "fd00:1::a/64".parse().unwrap()],
+        state: if waiting { PortState::Waiting } else { PortState::Up },
+        reason: waiting.then(|| "/run/netns/db: No such file or directory".into()),
+        mtu: 1500,
+        io: "tap".into(),
+        gso: if waiting { Gso::Off } else { Gso::Full },
+        rx_frames: 12,
+        rx_bytes: 3456,
+        tx_frames: 7,
+        tx_bytes: 890,
+        drops: 1,
+    }
+}
+
+pub fn network(name: &str) -> NetworkRow {
+    NetworkRow {
+        name: name.into(),
+        subnet: Some("10.1.0.0/24".parse().unwrap()),
+        subnet6: None,
+        mtu: 1500,
+        icc: true,
+        spoof: Spoof::Claimed,
+        ageing: 300,
+        fdb_limit: 8192,
+        fdb_used: 2,
+        storm: 10_000,
+        ports: 2,
+        origin: Origin::File,
+    }
+}
+
+pub fn fdb() -> Vec<FdbRow> {
+    let row = |port, vlan, mac: &str, age, network: &str, container: &str, r#type| FdbRow {
+        port,
+        vlan,
+        mac: mac.parse().unwrap(),
+        age,
+        network: network.into(),
+        container: container.into(),
+        iface: "eth0".into(),
+        r#type,
+    };
+    vec![
+        row(12, 10, "02:42:0a:01:00:0b", Some(297), "blue", "database", FdbType::Dynamic),
+        row(3, 0, "02:42:0a:01:00:0a", None, "blue", "web", FdbType::Static),
+        row(4, 0, "02:42:0a:02:00:0a", Some(0), "red", "x", FdbType::Dynamic),
+    ]
+}
+
+fn stats() -> Stats {
+    static READINGS: AtomicU32 = AtomicU32::new(1);
+    let reading = u64::from(READINGS.fetch_add(1, Ordering::Relaxed));
+    let row = StatsRow {
+        port: 3,
+        network: "blue".into(),
+        container: "web".into(),
+        iface: "eth0".into(),
+        rx_frames: 1000 * reading,
+        rx_bytes: 100_000 * reading,
+        tx_frames: 5,
+        tx_bytes: 500,
+        drops: 0,
+        rx_pps: 77,
+        rx_bps: 88_000,
+        tx_pps: 0,
+        tx_bps: 0,
+    };
+    let worker = WorkerRow { rx: 1005, forwarded: 1000, drops: 5, batches: 40, ..WorkerRow::default() };
+    Stats { at_ms: 1000 * reading, ports: vec![row], workers: vec![worker] }
+}
+
+fn status() -> Status {
+    Status {
+        version: "0.1.0".into(),
+        pid: 100,
+        engine_pid: 101,
+        uptime_s: 3600,
+        engine_restarts: 0,
+        rootless: true,
+        kernel: "6.18.0".into(),
+        capabilities: "none".into(),
+        io: IoStatus { engine: IoEngine::Epoll, why: "io = epoll".into() },
+        workers: 1,
+        config: "tools/labs/two-hosts.toml".into(),
+        generation: 4,
+        ports: PortCounts { up: 2, down: 0, waiting: 1, failed: 0 },
+        offloads: OffloadStatus { taken: vec!["csum".into(), "tso4".into()], gso_writes: true },
+        limits: LimitStatus { ports: 4096, networks: 1024, fdb: 65536, open_files: 65536 },
+    }
+}
+
+fn drops(ports: bool) -> Vec<DropRow> {
+    let row = |reason: &str, frames, explanation: &str| DropRow {
+        reason: reason.into(),
+        frames,
+        explanation: explanation.into(),
+        port: ports.then(|| DropPort {
+            port: 3,
+            network: "blue".into(),
+            container: "web".into(),
+            iface: "eth0".into(),
+        }),
+    };
+    vec![row("storm", 17, "beyond the port's limit"), row("tx_full", 0, "the queue was full")]
+}
+
+/// The fixed rows.
+pub fn answer(request: &Request) -> Reply {
+    let done = |changed, details: &[&str]| {
+        Answer::Done(Done { changed, details: details.iter().map(ToString::to_string).collect() })
+    };
+    Ok(match request {
+        Request::Fdb => Answer::Fdb(fdb()),
+        Request::Ports => Answer::Ports(vec![port(Some(3), "web"), port(None, "db")]),
+        Request::Networks => Answer::Networks(vec![network("blue")]),
+        Request::Network { name } if name == "blue" => Answer::Network(NetworkDetail {
+            network: network(name),
+            interfaces: vec![port(Some(3), "web")],
+            fdb: FdbStats { current: 2, max: 8192, r#static: 1, learned: 9, moved: 1, ..FdbStats::default() },
+        }),
+        Request::Network { name } | Request::NetworkRemove { name } if name != "blue" => {
+            return Err(ApiError::new(ApiErrorKind::NotFound, format!("no network {name}")));
+        }
+        Request::NetworkCreate(create) => Answer::NetworkRow(network(&create.name)),
+        Request::Connect { interface, .. } => Answer::Port(port(None, &interface.container)),
+        Request::Containers => Answer::Containers(vec![ContainerRow {
+            name: "web".into(),
+            netns: "docker:web".into(),
+            state: PortState::Up,
+            reason: None,
+            interfaces: vec!["eth0".into(), "eth1".into()],
+            command: Some(CommandState::Running),
+            origin: Origin::Api,
+        }]),
+        Request::Target { container } => Answer::Target(Target {
+            user_ns: None,
+            net_ns: if container == "gone" { "/nowhere/net".into() } else { "/proc/self/ns/net".into() },
+            container: container.clone(),
+            mounts: Vec::new(),
+        }),
+        Request::Drops { ports } => Answer::Drops(drops(*ports)),
+        Request::Stats => Answer::Stats(stats()),
+        Request::Status => Answer::Status(status()),
+        Request::Config => Answer::Config(json!({"network": [{"name": "blue"}]})),
+        Request::FdbFlush(_) => done(3, &[]),
+        Request::Reload => done(0, &[]),
+        Request::Apply { text, .. } if text.contains("bad") => {
+            let faults = vec!["x.toml:1:1: unknown key `bad`".into(), "x.toml:2:1: more".into()];
+            return Err(ApiError::faults("refused", faults));
+        }
+        Request::Apply { .. } => done(2, &["container web added", "container db removed"]),
+        _ => done(1, &[]),
+    })
+}

@@ -1,0 +1,172 @@
+//! What `vswitchctl` prints, to the letter.
+
+use crate::fake::{self, Daemon, texts};
+use vswitchd::api::rows::{FdbRow, NetworkDetail, Status};
+use vswitchd::api::{Answer, Reply, Request};
+
+#[test]
+fn fdb() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show fdb"),
+        "\
+PORT VLAN MAC               AGE NETWORK CONTAINER IFACE TYPE
+   3    0 02:42:0a:01:00:0a   - blue    web       eth0  static
+   4    0 02:42:0a:02:00:0a   0 red     x         eth0  dynamic
+  12   10 02:42:0a:01:00:0b 297 blue    database  eth0  dynamic
+"
+    );
+    assert_eq!(
+        daemon.good("show fdb --network red"),
+        "\
+PORT VLAN MAC               AGE NETWORK CONTAINER IFACE TYPE
+   4    0 02:42:0a:02:00:0a   0 red     x         eth0  dynamic
+"
+    );
+    let header = "PORT VLAN MAC AGE NETWORK CONTAINER IFACE TYPE\n";
+    assert_eq!(daemon.good("show fdb --container none"), header);
+    assert_eq!(daemon.good("--json show fdb --container none"), "[]\n");
+    let rows: Vec<FdbRow> = serde_json::from_str(&daemon.good("show fdb --json")).unwrap();
+    let mut wanted = fake::fdb();
+    wanted.sort_by_key(|row| row.port);
+    assert_eq!(rows, wanted);
+}
+
+#[test]
+fn ports() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show ports"),
+        "\
+PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 STATE    MTU IO  GSO  RX-FRAMES RX-BYTES TX-FRAMES TX-BYTES DROPS REASON
+   3 blue    web       eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 up      1500 tap full        12     3456         7      890     1 -
+   - blue    db        eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 waiting 1500 tap off         12     3456         7      890     1 /run/netns/db: No such file or directory
+"
+    );
+    assert_eq!(daemon.good("show ports --network red").lines().count(), 1);
+}
+
+#[test]
+fn networks() {
+    let daemon = Daemon::start();
+    let table = "\
+NAME SUBNET       MTU ICC SPOOF   AGEING    FDB STORM PORTS ORIGIN
+blue 10.1.0.0/24 1500 yes claimed    300 2/8192 10000     2 file
+";
+    assert_eq!(daemon.good("network ls"), table);
+    assert_eq!(daemon.good("show networks"), table);
+    assert_eq!(daemon.good("network ls -q"), "blue\n");
+    assert_eq!(
+        daemon.good("network inspect blue"),
+        "\
+name    blue
+subnet  10.1.0.0/24
+mtu     1500
+icc     yes
+spoof   claimed
+ageing  300
+storm   10000
+origin  file
+
+PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 STATE  MTU IO  GSO  RX-FRAMES RX-BYTES TX-FRAMES TX-BYTES DROPS REASON
+   3 blue    web       eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 up    1500 tap full        12     3456         7      890     1 -
+
+current/max FDB entries  2/8192
+static                   1
+learned                  9
+moved                    1
+expired                  0
+evicted                  0
+refused                  0
+"
+    );
+    let detail: NetworkDetail = serde_json::from_str(&daemon.good("network inspect blue --json")).unwrap();
+    assert_eq!((detail.network.name.as_str(), detail.fdb.learned, detail.interfaces.len()), ("blue", 9, 1));
+}
+
+#[test]
+fn containers_and_drops() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show containers"),
+        "\
+NAME NETNS      STATE INTERFACES COMMAND ORIGIN REASON
+web  docker:web up    eth0,eth1  running api    -
+"
+    );
+    assert_eq!(
+        daemon.good("show drops"),
+        "REASON FRAMES EXPLANATION\nstorm      17 beyond the port's limit\n"
+    );
+    assert_eq!(daemon.good("show drops --all").lines().count(), 3);
+    assert_eq!(
+        daemon.good("show drops --ports"),
+        "\
+PORT NETWORK CONTAINER IFACE REASON FRAMES EXPLANATION
+   3 blue    web       eth0  storm      17 beyond the port's limit
+"
+    );
+}
+
+#[test]
+fn status_and_config() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show status"),
+        "\
+version          0.1.0
+pid              100
+engine pid       101
+uptime           3600 s
+engine restarts  0
+rootless         yes
+capabilities     none
+kernel           6.18.0
+io               epoll (io = epoll)
+offloads         csum tso4
+gso writes       yes
+workers          1
+config           tools/labs/two-hosts.toml
+generation       4
+ports            2 up, 0 down, 1 waiting, 0 failed
+limits           4096 ports, 1024 networks, 65536 FDB entries, 65536 open files
+"
+    );
+    let status: Status = serde_json::from_str(&daemon.good("show status --json")).unwrap();
+    assert_eq!(status.engine_pid, 101);
+    let config: serde_json::Value = serde_json::from_str(&daemon.good("show config")).unwrap();
+    assert_eq!(config["network"][0]["name"], "blue");
+}
+
+#[test]
+fn stats() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show stats"),
+        "\
+PORT NETWORK CONTAINER IFACE RX-FRAMES/s RX-BITS/s TX-FRAMES/s TX-BITS/s RX-FRAMES TX-FRAMES DROPS
+   3 blue    web       eth0           77     88.0k           0         0      1000         5     0
+
+WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS
+     0 1005         0        0      1000       0      0     0    0     5      40       0
+"
+    );
+}
+
+#[test]
+fn names_from_the_daemon_cannot_steer_the_terminal() {
+    fn hostile(_: &Request) -> Reply {
+        let mut row = fake::fdb().remove(0);
+        row.container = "\u{1b}[2Jx\n\u{9b}y\u{202e}".into();
+        Ok(Answer::Fdb(vec![row]))
+    }
+    let daemon = Daemon::start_with(hostile);
+    let table = daemon.good("show fdb");
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(table.contains("\\u{1b}[2Jx\\n\\u{9b}y\\u{202e}"), "{table}");
+    let json = daemon.good("show fdb --json");
+    assert!(json.contains("\\u001b[2Jx\\n\\u009by\\u202e"), "{json}");
+    let (out, err) = texts(&daemon.run("show ports"));
+    assert_eq!(out, "");
+    assert!(err.starts_with("vswitchctl: what listens at ") && err.lines().count() == 1, "{err}");
+}
