@@ -176,6 +176,9 @@ fn two_evictions() {
         let other = table.clone();
         let thread = thread::spawn(move || insert(&other, 2, 1));
         let inserted = [insert(&table, 3, 1), thread.join().unwrap()];
+        for victim in inserted.iter().filter_map(|inserted| inserted.evicted) {
+            assert_eq!(victim.value, [victim.key[0] * 10], "words of two entries");
+        }
         let came = inserted.iter().filter(|i| matches!(i.outcome, Outcome::New(_))).count();
         let went = inserted.iter().filter(|i| i.evicted.is_some()).count();
         assert_eq!(1 + came - went, 1);

@@ -262,8 +262,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     /// The entry that `at` names, if it is still there.
     #[inline]
     pub fn get(&self, at: Handle) -> Option<Record<K, V>> {
-        let entry = self.slab.entry(at.index)?;
-        entry.record(at, entry.key())
+        self.slab.record(at.index).filter(|record| record.at == at)
     }
 
     /// Notes that the entry was in use at `now`: a store only if that is later than what the record says.

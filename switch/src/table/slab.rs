@@ -122,7 +122,7 @@ impl<const K: usize, const V: usize> Entry<'_, K, V> {
         }
     }
 
-    /// The entry as it is now, if it is still `life` and in the table; `key` was read from it before.
+    /// The entry as it is now, if it is still in this life and in the table; `key` was read from it before.
     #[inline(always)]
     pub(super) fn record(&self, at: Handle, key: [u64; K]) -> Option<Record<K, V>> {
         let value = self.value.each_ref().map(|word| word.load(Ordering::Acquire));
@@ -136,6 +136,12 @@ impl<const K: usize, const V: usize> Entry<'_, K, V> {
             pinned: head.pinned(),
             seen,
         })
+    }
+
+    /// All writes of the stamp are read-modify-writes, even those of an entry's sole owner: the model checker orders
+    /// a plain store and another thread's exchange either way, and would find late touches where there can be none.
+    fn stamp(&self, life: u32, low: u32) {
+        self.stamp.swap(pack(life, low), Ordering::AcqRel);
     }
 
     /// Moves the stamp on, unless the entry died or another did it.
@@ -158,7 +164,7 @@ impl<const K: usize, const V: usize> Entry<'_, K, V> {
         for (word, &part) in self.value.iter().zip(&new.value) {
             word.store(part, Ordering::Release);
         }
-        self.stamp.store(pack(life, new.seen), Ordering::Release);
+        self.stamp(life, new.seen);
         self.head.store(Head::new(life, new.owner, new.pinned, PENDING).0, Ordering::Release);
         life
     }
@@ -230,11 +236,16 @@ impl<const K: usize, const V: usize> Slab<K, V> {
     }
 
     /// The entry at `index` as it is now, if it is in the table.
+    #[inline(always)]
     pub(super) fn record(&self, index: u32) -> Option<Record<K, V>> {
         let entry = self.entry(index)?;
-        let life = entry.head().life();
-        let key = entry.key();
-        entry.record(Handle { index, life }, key)
+        let head = entry.head();
+        // Who comes by a link knows that the key was written before. Who comes by an index must ask: the head of a
+        // free entry already tells the life to come, while the key is still that of the life before.
+        if head.phase() != MEMBER {
+            return None;
+        }
+        entry.record(Handle { index, life: head.life() }, entry.key())
     }
 
     /// An entry for the caller alone, or `None` when all are in use.
@@ -266,7 +277,7 @@ impl<const K: usize, const V: usize> Slab<K, V> {
         let life = entry.head().life();
         let mut list = self.free.load(Ordering::Relaxed);
         loop {
-            entry.stamp.store(pack(life, list as u32), Ordering::Release);
+            entry.stamp(life, list as u32);
             let to = pack(((list >> 32) as u32).wrapping_add(1), index.wrapping_add(1));
             match self.free.compare_exchange(list, to, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return,
