@@ -114,7 +114,7 @@ impl Config {
     /// # Errors
     /// [`Problem::UnknownNetwork`], [`Problem::NetworkInUse`].
     pub fn remove_network(&mut self, name: &str) -> Result<Network, Problem> {
-        let index = self.network_index(name)?;
+        let (index, _) = self.network_at(name)?;
         let on_it = |(_, interface): &(&Container, &Interface)| interface.network == name;
         let by: Vec<_> = self.interfaces().filter(on_it).map(|(c, i)| owner(&c.name, &i.name)).collect();
         if by.is_empty() {
@@ -136,7 +136,7 @@ impl Config {
         container: &ContainerSpec,
         options: &InterfaceOptions,
     ) -> Result<Interface, Problem> {
-        let index = self.network_index(network)?;
+        let (index, network) = self.network_at(network)?;
         if self.interfaces().count() >= MAX_INTERFACES {
             return Err(Problem::TooMany { what: What::Interface, limit: MAX_INTERFACES });
         }
@@ -145,14 +145,15 @@ impl Config {
             Some(known) => same_container(known, container)?.clone(),
             None => self.new_container(container)?,
         };
-        wanted.interfaces.push(self.new_interface(index, &wanted, options)?);
+        let made = self.new_interface(index, network, &wanted, options)?;
+        wanted.interfaces.push(made.clone());
         default_route(&mut wanted, |name| self.network(name)?.gateway);
-        let made = wanted.interfaces.last().cloned();
+        let made = wanted.interfaces.last().cloned().unwrap_or(made);
         match there.and_then(|place| self.containers.get_mut(place)) {
             Some(known) => *known = wanted,
             None => self.containers.push(wanted),
         }
-        made.ok_or_else(|| unknown_network(network, std::iter::empty()))
+        Ok(made)
     }
 
     /// Disconnects a container from a network and returns the interface that goes. The container stays, even without
@@ -166,7 +167,7 @@ impl Config {
         container: &str,
         interface: Option<&str>,
     ) -> Result<Interface, Problem> {
-        self.network_index(network)?;
+        self.network_at(network)?;
         let place = self.container_index(container)?;
         let interfaces = self.containers.get_mut(place).map(|known| &mut known.interfaces);
         let interfaces = interfaces.ok_or_else(|| not_connected(container, network, interface))?;
@@ -197,10 +198,9 @@ impl Config {
         }
     }
 
-    fn network_index(&self, name: &str) -> Result<usize, Problem> {
-        let names = self.networks.iter().map(|network| network.name.as_str());
-        let index = names.clone().position(|known| known == name);
-        index.ok_or_else(|| unknown_network(name, names))
+    fn network_at(&self, name: &str) -> Result<(usize, &Network), Problem> {
+        let found = self.networks.iter().enumerate().find(|(_, network)| network.name == name);
+        found.ok_or_else(|| unknown_network(name, self.networks.iter().map(|network| network.name.as_str())))
     }
 
     fn container_index(&self, name: &str) -> Result<usize, Problem> {
@@ -233,10 +233,10 @@ impl Config {
     fn new_interface(
         &self,
         index: usize,
+        network: &Network,
         container: &Container,
         options: &InterfaceOptions,
     ) -> Result<Interface, Problem> {
-        let network = self.networks.get(index).ok_or_else(|| unknown_network("", std::iter::empty()))?;
         let mut registry = Registry::of(self);
         let name = match &options.name {
             Some(text) => value::interface_name(text)?,

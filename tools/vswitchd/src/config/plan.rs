@@ -149,8 +149,12 @@ impl<'p, 't> Plan<'p, 't> {
         });
     }
 
-    // In this release nothing answers on a gateway's address but a container that has it.
+    // In this release nothing answers on a gateway's address but a container that has it. A container with errors may
+    // be that one: judged only without any.
     fn check_gateways(&mut self) {
+        if !self.reporter.is_clean() {
+            return;
+        }
         for (index, (network, facts)) in self.networks.iter().zip(self.facts).enumerate() {
             if let (Some(gateway), Some(at)) = (network.gateway, &facts.gateway)
                 && !self.registry.has_address(index, gateway)

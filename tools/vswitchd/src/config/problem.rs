@@ -46,10 +46,12 @@ pub enum Problem {
         advice: Advice,
     },
     /// Text where a number should be, and the like.
-    #[error("`{key}` is {found}, expected {expected}: {example}")]
+    #[error("`{key}` {} {found}, expected {expected}: {example}", if *.inside { "holds" } else { "is" })]
     WrongType {
         /// The key.
         key: &'static str,
+        /// Whether it is an element of the key's array that is wrong.
+        inside: bool,
         /// What it is, with its article.
         found: &'static str,
         /// What it should be, with its article.
@@ -380,7 +382,7 @@ impl fmt::Display for Advice {
             Self::DidYouMean(word) => write!(f, "; did you mean `{word}`?"),
             Self::BelongsIn(section) => write!(f, "; it belongs in {section}"),
             Self::Known(words) if words.is_empty() => write!(f, "; there is none at all"),
-            Self::Known(words) => write!(f, "; there is {}", list(words)),
+            Self::Known(words) => write!(f, "; known: {}", list(words)),
         }
     }
 }
@@ -432,7 +434,8 @@ pub(super) fn nearest<'w>(word: &str, words: impl IntoIterator<Item = &'w str>) 
     words
         .into_iter()
         .map(|known| (strsim::damerau_levenshtein(&word, &plain(known)), known))
-        .filter(|(distance, _)| *distance <= allowed)
+        // Of a word of one letter nothing would be left.
+        .filter(|(distance, known)| *distance <= allowed && *distance < known.len().min(word.len()))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }

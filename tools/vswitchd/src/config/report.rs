@@ -107,18 +107,22 @@ impl<'t> Source<'t> {
         self.text.get(span.clone()).unwrap_or_default()
     }
 
-    /// The text of a line, without its end.
-    pub fn line_text(&self, line: usize) -> &'t str {
+    /// Where a line is, without its end.
+    pub fn line_span(&self, line: usize) -> Range<usize> {
         let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
         let rest = self.text.get(start..).unwrap_or_default();
         let text = rest.split('\n').next().unwrap_or_default();
-        text.strip_suffix('\r').unwrap_or(text)
+        start..start.saturating_add(text.strip_suffix('\r').unwrap_or(text).len())
+    }
+
+    /// The text of a line, without its end.
+    pub fn line_text(&self, line: usize) -> &'t str {
+        self.slice(&self.line_span(line))
     }
 
     fn locate(&self, span: &Range<usize>, problem: Problem) -> ConfigError {
         let line = self.line(span.start);
-        let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
-        let text = self.line_text(line);
+        let (start, text) = (self.line_span(line).start, self.line_text(line));
         let before = |offset: usize| {
             let bytes = offset.saturating_sub(start);
             text.char_indices().take_while(|(at, _)| *at < bytes).count()
@@ -170,6 +174,11 @@ impl<'t> Reporter<'t> {
         } else {
             self.more = self.more.saturating_add(1);
         }
+    }
+
+    /// Whether nothing is wrong so far.
+    pub fn is_clean(&self) -> bool {
+        self.errors.is_empty()
     }
 
     /// The value, or a note of what is wrong with it.

@@ -256,7 +256,7 @@ impl Key {
     fn check(&self, value: &Spanned<DeValue<'_>>, reporter: &mut Reporter<'_>) {
         let (expected, wrong) = match (self.kind, value.get_ref()) {
             (Kind::Text, found) => ("text", (!found.is_str()).then_some(value)),
-            (Kind::Number, found) => ("a number", (!found.is_integer()).then_some(value)),
+            (Kind::Number, found) => ("a whole number", (!found.is_integer()).then_some(value)),
             (Kind::Flag, found) => ("true or false", (!found.is_bool()).then_some(value)),
             (Kind::TextOrNumber, found) => {
                 ("text or a number", (!found.is_str() && !found.is_integer()).then_some(value))
@@ -275,7 +275,8 @@ impl Key {
         if let Some(wrong) = wrong {
             let found = described(wrong.get_ref());
             let example = self.example_for(wrong.get_ref());
-            let problem = Problem::WrongType { key: self.name, found, expected, example };
+            let inside = wrong.span() != value.span();
+            let problem = Problem::WrongType { key: self.name, inside, found, expected, example };
             reporter.add(&wrong.span(), || problem);
         }
     }
@@ -299,7 +300,9 @@ fn described(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a number",
-        DeValue::Float(_) => "a fraction, infinite or no number",
+        DeValue::Float(float) if float.as_str().contains("nan") => "not a number",
+        DeValue::Float(float) if float.as_str().contains("inf") => "infinite",
+        DeValue::Float(_) => "a fraction",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "an array",

@@ -28,7 +28,7 @@ pub(super) fn parse<'t>(text: &'t str, reporter: &mut Reporter<'_>) -> Option<De
         let line = reporter.source.line(span.start);
         if line > last_line {
             last_line = line;
-            let message = explain(&error, &span, &reporter.source);
+            let (span, message) = explain(&error, span, &reporter.source);
             reporter.add(&span, || Problem::Syntax(message));
         }
     }
@@ -47,36 +47,65 @@ fn deepest(text: &str) -> Range<usize> {
     0..0
 }
 
-fn explain(error: &Error, span: &Range<usize>, source: &Source<'_>) -> String {
+// The parser's message, or a better one for a mistake that is common, and where it belongs.
+fn explain(error: &Error, span: Range<usize>, source: &Source<'_>) -> (Range<usize>, String) {
     let message = error.message();
-    let found = source.slice(span).trim_matches(['“', '”', '‘', '’', '\'', '"']);
-    let line = source.line_text(source.line(span.start)).trim();
-    if message.starts_with("string values must be quoted") {
-        return if found.trim().is_empty() {
-            "a value is missing here".to_owned()
-        } else {
-            format!("text stands in quotes: write \"{}\"", clip(found))
-        };
-    }
-    if message.starts_with("invalid boolean") {
-        return format!("`{}` is no value: write `true`, `false` or text in quotes", clip(found));
-    }
+    let found = source.slice(&span);
+    let starts = |starts: &[&str]| starts.iter().any(|start| message.starts_with(start));
     if message == "duplicate key" {
-        let key = clip(source.slice(span));
-        return if line.starts_with('[') {
-            format!("`{key}` is there already, or once as `[{key}]` and once as `[[{key}]]`")
-        } else {
-            format!("`{key}` is there already in this table")
-        };
+        let text = duplicate(&clip(found), source.line_text(source.line(span.start)));
+        return (span, text);
     }
-    if message.starts_with("cannot recurse") || message.starts_with("recursion limit") {
-        return format!("nested more than {DEPTH} levels deep");
+    if starts(&["cannot recurse", "recursion limit"]) {
+        return (span, format!("nested more than {DEPTH} levels deep"));
     }
-    let message = message.strip_suffix(", expected nothing").unwrap_or(message);
-    let number =
+    if found == ":" && starts(&["invalid unquoted key"]) {
+        return (span, "between a key and its value stands `=`".to_owned());
+    }
+    if message.contains(" string, expected `\"`") || message.contains(" string, expected `'`") {
+        return (span, "the text before is not closed by a quote".to_owned());
+    }
+    let bare = ["string values must be quoted", "invalid boolean"];
+    let numeric =
         ["invalid float", "invalid integer", "unexpected leading zero", "invalid date", "invalid time"];
-    if number.iter().any(|start| message.starts_with(start)) {
-        return format!("{message}; text and addresses stand in quotes: `ip = \"10.1.0.10\"`");
+    if starts(&bare) && found.trim().is_empty() {
+        return (span, "a value is missing here".to_owned());
     }
-    message.to_owned()
+    if (starts(&bare) || starts(&numeric))
+        && let Some(value) = value_around(&span, source)
+    {
+        let text = unquoted(source.slice(&value));
+        return (value, text);
+    }
+    (span, message.strip_suffix(", expected nothing").unwrap_or(message).to_owned())
+}
+
+fn duplicate(key: &str, line: &str) -> String {
+    if line.trim_start().starts_with('[') {
+        format!("`{key}` is there already, or once as `[{key}]` and once as `[[{key}]]`")
+    } else {
+        format!("`{key}` is there already in this table")
+    }
+}
+
+fn unquoted(value: &str) -> String {
+    let shown = clip(value.trim_matches(['“', '”', '‘', '’', '\'', '"']));
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => format!("`{shown}` is no value: write `true`, or \"{shown}\" for a text"),
+        "false" | "no" | "off" => format!("`{shown}` is no value: write `false`, or \"{shown}\" for a text"),
+        _ => format!("a text stands in quotes: write \"{shown}\""),
+    }
+}
+
+// The parser may give up in the middle of a bare value (10.1|.0.0/24): all of it, as far as no value ever reaches.
+fn value_around(span: &Range<usize>, source: &Source<'_>) -> Option<Range<usize>> {
+    const ENDS: [char; 8] = [' ', '\t', '=', ',', '[', ']', '{', '}'];
+    let line = source.line_span(source.line(span.start));
+    let before = source.slice(&(line.start..span.start));
+    let after = source.slice(&(span.start..line.end));
+    let start =
+        before.char_indices().rev().find(|(_, c)| ENDS.contains(c)).map_or(0, |(at, c)| at + c.len_utf8());
+    let length = after.find(|c| ENDS.contains(&c) || c == '#').unwrap_or(after.len());
+    let value = line.start.saturating_add(start)..span.start.saturating_add(length);
+    (!source.slice(&value).is_empty()).then_some(value)
 }

@@ -193,7 +193,10 @@ pub(super) fn io(text: &str) -> Result<Io, Problem> {
 
 /// `workers` as text.
 pub(super) fn workers(text: &str) -> Result<Workers, Problem> {
-    choice("workers", text, &[("auto", Workers::Auto)])
+    match text {
+        "auto" => Ok(Workers::Auto),
+        _ => Err(Problem::invalid("workers", text, "it is \"auto\" or a number from 1")),
+    }
 }
 
 /// `workers` as a number.
@@ -227,7 +230,7 @@ fn choice<T: Copy>(key: &'static str, text: &str, choices: &[(&'static str, T)])
     let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
     let why = match nearest(text, words.iter().copied()) {
         Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!("it is one of \"{}\"", words.join("\", \"")),
+        None => format!("it is \"{}\"", words.join("\" or \"")),
     };
     Err(Problem::invalid(key, text, why))
 }

@@ -1,1 +1,254 @@
+//! Objects made at run time, and what a reload changes.
 
+use vswitchd::config::{
+    Config, ConfigErrors, ContainerField, ContainerSpec, Context, DaemonField, InterfaceField, InterfaceKey,
+    InterfaceOptions, MAX_INTERFACES, Network, NetworkField, NetworkOptions, Problem, ProblemKind, diff,
+    parse_with,
+};
+
+use super::{paths, valid};
+
+const LAB: &str = "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n\
+    [[network]]\nname = \"red\"\nsubnet = \"10.1.0.0/16\"\n[[network]]\nname = \"l2\"\n\
+    [[container]]\nname = \"a\"\n[[container.interface]]\nnetwork = \"blue\"\n\
+    [[container]]\nname = \"b\"\nnetns = \"pid:7\"\n[[container.interface]]\nnetwork = \"blue\"\nip = \"10.1.0.9\"\n";
+
+fn container(name: &str) -> ContainerSpec {
+    ContainerSpec { name: name.into(), ..ContainerSpec::default() }
+}
+
+fn options(name: Option<&str>, ip: Option<&str>, mac: Option<&str>) -> InterfaceOptions {
+    InterfaceOptions { name: name.map(Into::into), ip: ip.map(Into::into), mac: mac.map(Into::into) }
+}
+
+fn reload(text: &str, previous: &Config) -> Result<Config, ConfigErrors> {
+    parse_with("lab.toml", text.as_bytes(), &Context { paths: paths(), previous: Some(previous) })
+}
+
+#[test]
+fn a_network_made_at_run_time_is_one_of_the_file() {
+    let asked = NetworkOptions {
+        subnet: Some("10.9.0.0/16".into()),
+        mtu: Some(9000),
+        spoof: Some("off".into()),
+        ..NetworkOptions::default()
+    };
+    let made = Network::new_checked("green", &asked).unwrap();
+    let text = "[[network]]\nname = \"green\"\nsubnet = \"10.9.0.0/16\"\nmtu = 9000\nspoof = \"off\"\n";
+    assert_eq!(Some(&made), valid(text).network("green"));
+    let mut config = valid(LAB);
+    config.add_network(made.clone()).unwrap();
+    assert_eq!(config.networks.last(), Some(&made));
+    let again = config.add_network(made).unwrap_err();
+    assert_eq!(
+        (again.to_string().as_str(), again.kind()),
+        ("network `green` is there already", ProblemKind::Conflict)
+    );
+    let problems = Network::new_checked(
+        "my net",
+        &NetworkOptions {
+            mtu: Some(1),
+            ageing: Some(-1),
+            subnet: Some("10.0.0.1/8".into()),
+            ..NetworkOptions::default()
+        },
+    )
+    .unwrap_err();
+    assert_eq!(problems.len(), 4);
+    assert!(problems.iter().all(|problem| problem.kind() == ProblemKind::Invalid));
+    let unknown = serde_json::from_str::<NetworkOptions>("{\"nat\": true}").unwrap_err().to_string();
+    assert!(unknown.starts_with("unknown field `nat`"), "{unknown}");
+}
+
+#[test]
+fn connecting_is_what_the_file_would_have_said() {
+    let mut config = valid(LAB);
+    let made = config.connect("blue", &container("c"), &InterfaceOptions::default()).unwrap();
+    assert_eq!((made.name.as_str(), made.ip.unwrap().to_string().as_str()), ("eth0", "10.1.0.3/24"));
+    let text = format!("{LAB}[[container]]\nname = \"c\"\n[[container.interface]]\nnetwork = \"blue\"\n");
+    assert_eq!(config, valid(&text));
+    let second = config.connect("l2", &container("c"), &InterfaceOptions::default()).unwrap();
+    assert_eq!((second.name.as_str(), second.ip), ("eth1", None));
+    let asked = options(Some("lan"), Some("10.1.0.77"), Some("02:00:00:00:00:77"));
+    let third = config.connect("blue", &container("a"), &asked).unwrap();
+    assert_eq!(third.mac.to_string(), "02:00:00:00:00:77");
+    assert_eq!(config.container("a").unwrap().interfaces.last(), Some(&third));
+    let spec = ContainerSpec { netns: Some("podman:d".into()), ..container("d") };
+    config.connect("red", &spec, &InterfaceOptions::default()).unwrap();
+    assert_eq!(config.container("d").unwrap().netns.to_string(), "podman:d");
+}
+
+#[test]
+fn a_connection_that_cannot_be_changes_nothing() {
+    let before = valid(LAB);
+    let with = |spec: ContainerSpec| (spec, InterfaceOptions::default());
+    let on = |name, options| (container(name), options);
+    for (network, (spec, options), kind, said) in [
+        (
+            "blu",
+            on("a", options(None, None, None)),
+            ProblemKind::NotFound,
+            "there is no network `blu`; did you mean `blue`?",
+        ),
+        (
+            "red",
+            on("a", options(None, None, None)),
+            ProblemKind::Conflict,
+            "container `a` is connected to `red` (10.1.0.0/16) and to `blue` (10.1.0.0/24), whose subnets overlap: its routes would contradict each other",
+        ),
+        (
+            "blue",
+            on("a", options(Some("eth0"), None, None)),
+            ProblemKind::Conflict,
+            "namespace \"a\" already has an interface `eth0`: `eth0` of container `a`; give this one another `name`",
+        ),
+        (
+            "blue",
+            on("c", options(None, Some("10.1.0.9"), None)),
+            ProblemKind::Conflict,
+            "`ip` = \"10.1.0.9\" is taken in network `blue` by `eth0` of container `b`",
+        ),
+        (
+            "blue",
+            on("c", options(None, Some("10.9.0.9"), None)),
+            ProblemKind::Invalid,
+            "`ip` = \"10.9.0.9\" is outside 10.1.0.0/24, the subnet of network `blue`",
+        ),
+        (
+            "blue",
+            on("c", options(None, None, Some("02:42:0a:01:00:09"))),
+            ProblemKind::Conflict,
+            "`mac` = \"02:42:0a:01:00:09\" is taken in network `blue` by `eth0` of container `b`",
+        ),
+        (
+            "blue",
+            on("c/d", options(None, None, None)),
+            ProblemKind::Invalid,
+            "`name` = \"c/d\": the name of a container is 1 to 63 letters, digits, `_`, `.` and `-`, and starts with a letter or digit",
+        ),
+        (
+            "l2",
+            on("c", options(None, Some("10.1.0.9"), None)),
+            ProblemKind::Invalid,
+            "`ip` needs a subnet, and network `l2` has none: add `subnet = \"10.1.0.0/24\"` to it",
+        ),
+        (
+            "blue",
+            with(ContainerSpec { netns: Some("pid:8".into()), ..container("b") }),
+            ProblemKind::Conflict,
+            "container `b` has `netns` = pid:7, not pid:8",
+        ),
+        (
+            "blue",
+            with(ContainerSpec { create: Some(true), ..container("a") }),
+            ProblemKind::Conflict,
+            "container `a` has `create` = false, not true",
+        ),
+        (
+            "blue",
+            with(ContainerSpec { create: Some(true), netns: Some("pid:8".into()), ..container("c") }),
+            ProblemKind::Invalid,
+            "`create` = true makes a namespace by name, but `netns` is \"pid:8\": leave one of them out",
+        ),
+    ] {
+        let mut config = before.clone();
+        let problem = config.connect(network, &spec, &options).unwrap_err();
+        assert_eq!((problem.to_string().as_str(), problem.kind()), (said, kind));
+        assert_eq!(config, before);
+    }
+}
+
+#[test]
+fn a_subnet_and_a_daemon_can_be_full() {
+    let mut config =
+        valid("[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/30\"\n[[network]]\nname = \"l2\"\n");
+    config.connect("n", &container("a"), &InterfaceOptions::default()).unwrap();
+    let full = config.connect("n", &container("b"), &InterfaceOptions::default()).unwrap_err();
+    assert!(matches!(full, Problem::SubnetFull { room: 1, .. }), "{full}");
+    let text = "[[container]]\nname = \"c\"\n".to_owned()
+        + &"[[container.interface]]\nnetwork = \"l2\"\n".repeat(MAX_INTERFACES);
+    let mut config = valid(&format!("[[network]]\nname = \"l2\"\n{text}"));
+    let many = config.connect("l2", &container("c"), &InterfaceOptions::default()).unwrap_err();
+    assert!(matches!(many, Problem::TooMany { .. }), "{many}");
+}
+
+#[test]
+fn disconnecting_says_what_is_in_the_way() {
+    let mut config = valid(LAB);
+    config.connect("blue", &container("a"), &InterfaceOptions::default()).unwrap();
+    let said = |problem: Problem| problem.to_string();
+    let two = "container `a` is connected to network `blue` by eth0, eth1: say which";
+    assert_eq!(said(config.disconnect("blue", "a", None).unwrap_err()), two);
+    let none = "container `a` is not connected to network `red`";
+    assert_eq!(said(config.disconnect("red", "a", None).unwrap_err()), none);
+    let other = "container `a` is not connected to network `blue` by an interface `eth7`";
+    assert_eq!(said(config.disconnect("blue", "a", Some("eth7")).unwrap_err()), other);
+    let nobody = "there is no container `z`; known: a, b";
+    assert_eq!(said(config.disconnect("blue", "z", None).unwrap_err()), nobody);
+    let used = "network `blue` is in use by `eth0` of container `a`, `eth1` of container `a`, `eth0` of container `b`: \
+                disconnect first";
+    assert_eq!(said(config.remove_network("blue").unwrap_err()), used);
+    let still = "container `a` is still connected to blue, blue: disconnect first";
+    assert_eq!(said(config.remove_container("a").unwrap_err()), still);
+    for (container, name) in [("a", Some("eth0")), ("a", None), ("b", None)] {
+        assert_eq!(config.disconnect("blue", container, name).unwrap().network, "blue");
+    }
+    assert_eq!(config.remove_network("blue").unwrap().name, "blue");
+    assert_eq!(config.remove_container("a").unwrap().name, "a");
+    assert_eq!((config.networks.len(), config.containers.len()), (2, 1));
+}
+
+#[test]
+fn a_reload_keeps_addresses_and_keeps_off_those_in_use() {
+    let section =
+        |name: &str| format!("[[container]]\nname = \"{name}\"\n[[container.interface]]\nnetwork = \"n\"\n");
+    let head = "[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/29\"\n";
+    let mut running = valid(&[head, &section("a"), &section("b"), &section("c")].concat());
+    running.connect("n", &container("guest"), &InterfaceOptions::default()).unwrap();
+    // `a` is gone, `new` comes first: nobody moves, and `new` is not given what `a` or the guest had.
+    let now = reload(&[head, &section("new"), &section("b"), &section("c")].concat(), &running).unwrap();
+    let rows: Vec<_> =
+        now.interfaces().map(|(c, i)| format!("{} {}", c.name, i.ip.unwrap().addr())).collect();
+    assert_eq!(rows, ["new 10.0.0.6", "b 10.0.0.3", "c 10.0.0.4"]);
+    // Only when nothing else is left.
+    let more = reload(&[head, &section("b"), &section("c"), &section("d"), &section("e")].concat(), &running)
+        .unwrap();
+    let rows: Vec<_> =
+        more.interfaces().map(|(c, i)| format!("{} {}", c.name, i.ip.unwrap().addr())).collect();
+    assert_eq!(rows, ["b 10.0.0.3", "c 10.0.0.4", "d 10.0.0.6", "e 10.0.0.2"]);
+    // Another subnet is another matter.
+    let moved = reload(&[&head.replace("10.0", "10.7"), section("c").as_str()].concat(), &running).unwrap();
+    assert_eq!(moved.interfaces().next().unwrap().1.ip.unwrap().to_string(), "10.7.0.2/29");
+}
+
+#[test]
+fn a_difference_names_what_changed_and_nothing_else() {
+    let old = valid(LAB);
+    assert!(diff(&old, &old).is_empty());
+    let new = valid(
+        "[daemon]\nio = \"epoll\"\n\
+         [[network]]\nname = \"green\"\n\
+         [[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/23\"\nmtu = 9000\n[[network]]\nname = \"l2\"\n\
+         [[container]]\nname = \"c\"\n[[container.interface]]\nnetwork = \"l2\"\n\
+         [[container]]\nname = \"b\"\nnetns = \"pid:8\"\ncommand = [\"true\"]\n\
+         [[container.interface]]\nnetwork = \"l2\"\nname = \"lan\"\n\
+         [[container.interface]]\nnetwork = \"blue\"\nip = \"10.1.0.9\"\nmac = \"02:00:00:00:00:01\"\nname = \"eth0\"\n",
+    );
+    let diff = diff(&old, &new);
+    let key = |container: &str, name: &str| InterfaceKey { container: container.into(), name: name.into() };
+    assert_eq!(diff.daemon, [DaemonField::Io]);
+    assert_eq!((diff.networks_removed, diff.networks_added), (vec!["red".into()], vec!["green".into()]));
+    let change = diff.networks_changed.first().unwrap();
+    assert_eq!((change.name.as_str(), diff.networks_changed.len()), ("blue", 1));
+    assert_eq!(change.fields, [NetworkField::Subnet, NetworkField::Mtu]);
+    assert_eq!((diff.containers_removed, diff.containers_added), (vec!["a".into()], vec!["c".into()]));
+    let change = diff.containers_changed.first().unwrap();
+    assert_eq!((change.name.as_str(), diff.containers_changed.len()), ("b", 1));
+    assert_eq!(change.fields, [ContainerField::Netns, ContainerField::Command]);
+    assert_eq!(diff.interfaces_removed, [key("a", "eth0")]);
+    assert_eq!(diff.interfaces_added, [key("c", "eth0"), key("b", "lan")]);
+    let change = diff.interfaces_changed.first().unwrap();
+    assert_eq!((&change.key, diff.interfaces_changed.len()), (&key("b", "eth0"), 1));
+    assert_eq!(change.fields, [InterfaceField::Netns, InterfaceField::Ip, InterfaceField::Mac]);
+    assert_eq!(InterfaceField::DefaultVia.to_string(), "default_via");
+}

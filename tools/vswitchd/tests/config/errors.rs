@@ -69,7 +69,7 @@ fn a_message_never_sends_escapes_to_the_terminal() {
     let raw = "x = 1 # \u{1b}[31m\n";
     let said = parse_text(raw).unwrap_err().to_string();
     assert!(!said.contains('\u{1b}'), "{said}");
-    let said = vswitchd::config::parse("a\nb.toml", b"x = 1").unwrap_err().to_string();
+    let said = parse("a\nb.toml", b"x = 1").unwrap_err().to_string();
     assert!(said.starts_with("a?b.toml:1:1: error: "), "{said}");
 }
 

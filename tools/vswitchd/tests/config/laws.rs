@@ -1,1 +1,197 @@
+//! Laws that hold for every file.
 
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+use vswitchd::config::{Config, ContainerSpec, Context, InterfaceOptions, diff, parse_with};
+
+use super::{paths, valid};
+
+/// An interface as a file may write it: network, address's last octet where it says one, MAC's last octet likewise.
+type Port = (usize, Option<u8>, Option<u8>);
+
+#[derive(Debug, Clone)]
+struct Lab {
+    networks: usize,
+    containers: Vec<Vec<Port>>,
+}
+
+impl Lab {
+    /// Networks 10.0.0.0/24, 10.1.0.0/24, ...; containers c0, c1, ... Asked addresses and MACs are used once each.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for network in 0..self.networks {
+            text.push_str(&format!("[[network]]\nname = \"n{network}\"\nsubnet = \"10.{network}.0.0/24\"\n"));
+        }
+        let mut asked = HashSet::new();
+        for (index, ports) in self.containers.iter().enumerate() {
+            text.push_str(&format!("[[container]]\nname = \"c{index}\"\n"));
+            for (network, ip, mac) in ports {
+                let network = network % self.networks;
+                text.push_str(&format!("[[container.interface]]\nnetwork = \"n{network}\"\n"));
+                if let Some(ip) = ip.filter(|ip| (2..255).contains(ip) && asked.insert((network, 0, *ip))) {
+                    text.push_str(&format!("ip = \"10.{network}.0.{ip}\"\n"));
+                }
+                if let Some(mac) = mac.filter(|mac| asked.insert((network, 1, *mac))) {
+                    text.push_str(&format!("mac = \"02:42:0a:{network:02x}:00:{mac:02x}\"\n"));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn labs() -> impl Strategy<Value = Lab> {
+    let port = (any::<usize>(), any::<Option<u8>>(), any::<Option<u8>>());
+    let containers = proptest::collection::vec(proptest::collection::vec(port, 0..4), 0..24);
+    (1usize..5, containers).prop_map(|(networks, containers)| Lab { networks, containers })
+}
+
+/// What every valid configuration keeps to.
+fn sound(config: &Config) {
+    let mut taken = HashSet::new();
+    for (container, interface) in config.interfaces() {
+        let network = config.network(&interface.network).unwrap();
+        assert!(taken.insert(format!("name {} {}", container.netns.key(), interface.name)));
+        assert!(taken.insert(format!("mac {} {}", network.name, interface.mac)));
+        assert!(!interface.mac.is_group() && interface.mac.to_u64() != 0);
+        assert_eq!(interface.ip.is_some(), network.subnet.is_some());
+        if let (Some(ip), Some(subnet)) = (interface.ip, network.subnet) {
+            assert!(taken.insert(format!("ip {} {}", network.name, ip.addr())));
+            assert!(subnet.contains(&ip.addr()) && ip.prefix_len() == subnet.prefix_len());
+            assert!(subnet.hosts().any(|host| host == ip.addr()), "{ip}");
+            assert!(network.gateway.is_some() || network.reserved_address() != Some(ip.addr()));
+        }
+    }
+}
+
+/// Lines that a file may hold, some of them wrong.
+fn lines() -> impl Strategy<Value = String> {
+    let keys = "name|network|subnet|ip|mac|mtu|gateway|netns|create|command|control|workers|kind|nat|x";
+    let values = "\"[a-c]\"|\"10\\.[01]\\.0\\.[0-9]{1,3}(/[0-9]{1,2})?\"|-?[0-9]{1,22}|true|nan|\\[\\]|\\[\"a\"\\]|\"pid:[0-9]\"|\"\\\\u0000\"";
+    let header = "\\[(daemon|uplink|network)\\]|\\[\\[(network|container|container\\.interface|route)\\]\\]";
+    let line = (any::<u8>(), header, keys, values)
+        .prop_map(|(pick, header, key, value)| if pick < 80 { header } else { format!("{key} = {value}") });
+    proptest::collection::vec(line, 0..30).prop_map(|lines| lines.join("\n"))
+}
+
+fn never_a_panic(text: &[u8]) {
+    match parse_with("any.toml", text, &Context { paths: paths(), previous: None }) {
+        Ok(config) => sound(&config),
+        Err(errors) => {
+            assert!(!errors.errors().is_empty());
+            for error in errors.errors() {
+                let first = error.first_line();
+                assert!(first.starts_with("any.toml:") && !first.contains('\n') && error.column > 0);
+                assert_eq!(error.excerpt.lines().count(), 3);
+                assert!(error.line <= text.split(|byte| *byte == b'\n').count());
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_configuration_or_an_error(bytes: Vec<u8>) {
+        never_a_panic(&bytes);
+    }
+
+    #[test]
+    fn any_text_is_a_configuration_or_an_error(text: String) {
+        never_a_panic(text.as_bytes());
+    }
+
+    #[test]
+    fn any_lines_are_a_configuration_or_an_error(text in lines(), cut in any::<prop::sample::Index>()) {
+        never_a_panic(text.as_bytes());
+        never_a_panic(&text.as_bytes()[..cut.index(text.len() + 1)]);
+    }
+
+    #[test]
+    fn every_lab_gets_names_addresses_and_macs(lab in labs()) {
+        sound(&valid(&lab.text()));
+    }
+
+    #[test]
+    fn written_out_it_means_the_same(lab in labs()) {
+        let config = valid(&lab.text());
+        let mut text = String::new();
+        for network in &config.networks {
+            let subnet = network.subnet.unwrap();
+            text.push_str(&format!("[[network]]\nname = \"{}\"\nsubnet = \"{subnet}\"\nmtu = {}\nicc = {}\nageing = {}\n\
+                fdb_limit = {}\nstorm = {}\nspoof = \"claimed\"\n",
+                network.name, network.mtu, network.icc, network.ageing, network.fdb_limit, network.storm));
+        }
+        for container in &config.containers {
+            let (name, netns, create) = (&container.name, &container.netns, container.create);
+            text.push_str(&format!("[[container]]\nname = \"{name}\"\nnetns = \"{netns}\"\ncreate = {create}\n"));
+            for i in &container.interfaces {
+                let ip = i.ip.unwrap().addr();
+                text.push_str(&format!("[[container.interface]]\nnetwork = \"{}\"\nname = \"{}\"\nip = \"{ip}\"\nmac = \"{}\"\n",
+                    i.network, i.name, i.mac));
+            }
+        }
+        prop_assert_eq!(valid(&text), config);
+    }
+
+    #[test]
+    fn appending_containers_moves_nobody(lab in labs(), more in labs()) {
+        let before = valid(&lab.text());
+        // What comes after asks for nothing by itself.
+        let open = |ports: &Vec<Port>| ports.iter().map(|(network, _, _)| (*network, None, None)).collect();
+        let mut longer = lab.clone();
+        longer.containers.extend(more.containers.iter().map(open));
+        let after = valid(&longer.text());
+        prop_assert_eq!(&after.containers[..before.containers.len()], &before.containers[..]);
+        let diff = diff(&before, &after);
+        prop_assert!(diff.interfaces_changed.is_empty() && diff.interfaces_removed.is_empty());
+        prop_assert!(diff.containers_changed.is_empty() && diff.networks_changed.is_empty());
+    }
+
+    #[test]
+    fn a_reload_of_any_other_lab_moves_no_interface_that_stays_open(old in labs(), mut new in labs()) {
+        let before = valid(&old.text());
+        new.networks = old.networks;
+        for port in new.containers.iter_mut().flatten() {
+            (port.1, port.2) = (None, None);
+        }
+        let context = Context { paths: paths(), previous: Some(&before) };
+        let after = parse_with("lab.toml", new.text().as_bytes(), &context).unwrap();
+        sound(&after);
+        for (container, interface) in after.interfaces() {
+            let was = before.container(&container.name).and_then(|c| c.interfaces.iter().find(|i| i.name == interface.name));
+            if let Some(was) = was.filter(|was| was.network == interface.network) {
+                prop_assert_eq!(was.ip, interface.ip);
+            }
+        }
+        prop_assert_eq!(diff(&before, &after).is_empty(), diff(&after, &before).is_empty());
+    }
+
+    #[test]
+    fn connecting_one_by_one_is_sound(lab in labs()) {
+        let networks = Lab { containers: Vec::new(), ..lab.clone() };
+        let mut config = valid(&networks.text());
+        for (index, ports) in lab.containers.iter().enumerate() {
+            let spec = ContainerSpec { name: format!("c{index}"), ..ContainerSpec::default() };
+            for (network, ip, _) in ports {
+                let network = format!("n{}", network % lab.networks);
+                let octet = network.trim_start_matches('n');
+                let ip = ip.map(|ip| format!("10.{octet}.0.{ip}"));
+                let asked = InterfaceOptions { ip, ..InterfaceOptions::default() };
+                let count = config.interfaces().count();
+                let made = config.connect(&network, &spec, &asked);
+                prop_assert_eq!(config.interfaces().count(), count + usize::from(made.is_ok()));
+            }
+        }
+        sound(&config);
+        let all: Vec<_> = config.interfaces().map(|(c, i)| (c.name.clone(), i.clone())).collect();
+        for (container, interface) in all {
+            let gone = config.disconnect(&interface.network, &container, Some(&interface.name));
+            prop_assert_eq!(gone, Ok(interface));
+        }
+        for network in 0..lab.networks {
+            let name = format!("n{network}");
+            prop_assert!(config.remove_network(&name).is_ok());
+        }
+    }
+}

@@ -1,1 +1,202 @@
+//! What right files mean: defaults, names, addresses, routes; and that it can be shown as JSON.
 
+use std::path::Path;
+
+use serde_json::{Value, json};
+use vswitchd::config::{Io, NetnsRef, Spoof, Workers, parse as parse_fresh};
+
+use super::{paths, valid};
+
+const BLUE: &str = "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n";
+
+/// `[[container]]` sections with interfaces on `blue`, each line of TOML as given.
+fn containers(list: &[(&str, &[&str])]) -> String {
+    let mut text = BLUE.to_owned();
+    for (name, interfaces) in list {
+        text.push_str(&format!("[[container]]\nname = \"{name}\"\n"));
+        for lines in *interfaces {
+            text.push_str(&format!("[[container.interface]]\nnetwork = \"blue\"\n{lines}\n"));
+        }
+    }
+    text
+}
+
+/// Every interface as `container/name address`.
+fn addresses(text: &str) -> Vec<String> {
+    let row = |ip: Option<ipnet::Ipv4Net>| ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+    valid(text).interfaces().map(|(c, i)| format!("{}/{} {}", c.name, i.name, row(i.ip))).collect()
+}
+
+#[test]
+fn an_empty_file_is_a_daemon_with_its_defaults() {
+    let config = valid("");
+    assert_eq!(config.daemon.control, paths().control);
+    assert_eq!(config.daemon.state, paths().state);
+    assert_eq!((config.daemon.workers, config.daemon.io), (Workers::Auto, Io::Auto));
+    assert!(config.networks.is_empty() && config.containers.is_empty());
+}
+
+#[test]
+fn a_network_of_one_line_has_every_default() {
+    let config = valid("[[network]]\nname = \"blue\"\n");
+    let network = config.network("blue").unwrap();
+    assert_eq!((network.subnet, network.gateway, network.mtu), (None, None, 1500));
+    assert_eq!((network.icc, network.ageing, network.fdb_limit), (true, 300, 8192));
+    assert_eq!((network.spoof, network.storm), (Spoof::Claimed, 10_000));
+    assert_eq!(network.reserved_address(), None);
+}
+
+#[test]
+fn what_the_file_says_is_taken() {
+    let config = valid(
+        "[daemon]\ncontrol = \"/run/lab/c.sock\"\nstate = \"/var/lib/lab\"\nworkers = 1\nio = \"epoll\"\n\
+         [uplink]\nkind = \"none\"\n\
+         [[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nmtu = 9000\nicc = false\nageing = 10\n\
+         fdb_limit = 65_536\nspoof = \"strict\"\nstorm = 0\nnat = false\ninternal = true\n\
+         [[container]]\nname = \"web\"\nnetns = \"docker:web\"\ncommand = [\"sleep\", \"9\"]\n\
+         [[container.interface]]\nnetwork = \"blue\"\nname = \"lan\"\nip = \"10.1.0.9\"\nmac = \"00:16:3E:00:00:01\"\n",
+    );
+    assert_eq!(config.daemon.control, Path::new("/run/lab/c.sock"));
+    assert_eq!(config.daemon.state, Path::new("/var/lib/lab"));
+    assert_eq!((config.daemon.workers, config.daemon.io), (Workers::Count(1), Io::Epoll));
+    let network = config.network("blue").unwrap();
+    assert_eq!((network.mtu, network.icc, network.ageing), (9000, false, 10));
+    assert_eq!((network.fdb_limit, network.spoof, network.storm), (65_536, Spoof::Strict, 0));
+    let container = config.container("web").unwrap();
+    assert_eq!((&container.netns, container.create), (&NetnsRef::Docker("web".into()), false));
+    assert_eq!(container.command, ["sleep", "9"]);
+    let lan = container.interfaces.first().unwrap();
+    assert_eq!((lan.name.as_str(), lan.mac.to_string().as_str()), ("lan", "00:16:3e:00:00:01"));
+    assert_eq!((lan.ip.unwrap().to_string().as_str(), lan.default_via), ("10.1.0.9/24", None));
+}
+
+#[test]
+fn addresses_go_to_who_asked_and_then_in_the_order_of_the_file() {
+    let text = containers(&[
+        ("a", &[""]),
+        ("b", &["ip = \"10.1.0.2\""]),
+        ("c", &["", "ip = \"10.1.0.4\""]),
+        ("d", &[""]),
+    ]);
+    assert_eq!(
+        addresses(&text),
+        [
+            "a/eth0 10.1.0.3/24",
+            "b/eth0 10.1.0.2/24",
+            "c/eth0 10.1.0.5/24",
+            "c/eth1 10.1.0.4/24",
+            "d/eth0 10.1.0.6/24"
+        ]
+    );
+}
+
+#[test]
+fn the_smallest_subnets() {
+    let two = BLUE.replace("/24", "/31");
+    let all = containers(&[("a", &[""]), ("b", &[""])]).replace(BLUE, &two);
+    assert_eq!(addresses(&all), ["a/eth0 10.1.0.0/31", "b/eth0 10.1.0.1/31"]);
+    let four = BLUE.replace("/24", "/30");
+    let one = containers(&[("a", &[""])]).replace(BLUE, &four);
+    assert_eq!(addresses(&one), ["a/eth0 10.1.0.2/30"]);
+}
+
+#[test]
+fn names_left_out_are_the_lowest_free_ones() {
+    let text = containers(&[("a", &["", "name = \"eth0\"", "", "name = \"eth2\"", ""])]);
+    let names: Vec<_> = valid(&text).interfaces().map(|(_, i)| i.name.clone()).collect();
+    assert_eq!(names, ["eth1", "eth0", "eth3", "eth2", "eth4"]);
+    let shared = containers(&[("a", &[""]), ("b", &["", ""])])
+        .replace("name = \"b\"\n", "name = \"b\"\nnetns = \"/run/netns/a\"\n");
+    let names: Vec<_> = valid(&shared).interfaces().map(|(c, i)| format!("{}/{}", c.name, i.name)).collect();
+    assert_eq!(names, ["a/eth0", "b/eth1", "b/eth2"]);
+}
+
+#[test]
+fn a_mac_is_made_from_the_address_or_from_the_names() {
+    let macs = |text: &str| valid(text).interfaces().map(|(_, i)| i.mac.to_string()).collect::<Vec<_>>();
+    assert_eq!(macs(&containers(&[("a", &[""])])), ["02:42:0a:01:00:02"]);
+    // Someone else asked for the one it would have had.
+    let taken = macs(&containers(&[("a", &[""]), ("b", &["mac = \"02:42:0a:01:00:02\""])]));
+    assert!(taken.first().unwrap().starts_with("06:"), "{taken:?}");
+    // Layer 2 only: the same today and tomorrow, which makes these bytes part of the contract.
+    let l2 = containers(&[("a", &["", ""]), ("b", &[""])]).replace("subnet = \"10.1.0.0/24\"\n", "");
+    assert_eq!(macs(&l2), ["06:7c:35:45:25:34", "06:17:1e:de:fa:b7", "06:55:d5:69:02:29"]);
+    assert!(addresses(&l2).iter().all(|row| row.ends_with(" -")));
+}
+
+#[test]
+fn default_routes_go_by_the_container_that_is_the_gateway() {
+    let text = "[[network]]\nname = \"l2\"\n\
+        [[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\ngateway = \"10.1.0.254\"\n\
+        [[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\ngateway = \"10.2.0.1\"\n\
+        [[container]]\nname = \"r\"\n\
+        [[container.interface]]\nnetwork = \"blue\"\nip = \"10.1.0.254\"\n\
+        [[container.interface]]\nnetwork = \"red\"\nip = \"10.2.0.1\"\n\
+        [[container]]\nname = \"a\"\n\
+        [[container.interface]]\nnetwork = \"l2\"\n\
+        [[container.interface]]\nnetwork = \"red\"\n\
+        [[container.interface]]\nnetwork = \"blue\"\n";
+    let config = valid(text);
+    let routes: Vec<_> = config
+        .interfaces()
+        .map(|(c, i)| {
+            format!("{} {} {}", c.name, i.name, i.default_via.map_or("-".into(), |via| via.to_string()))
+        })
+        .collect();
+    assert_eq!(routes, ["r eth0 -", "r eth1 -", "a eth0 -", "a eth1 10.2.0.1", "a eth2 -"]);
+    // With a gateway of its own, the subnet's first address is like any other.
+    assert_eq!(config.interfaces().last().unwrap().1.ip.unwrap().to_string(), "10.1.0.1/24");
+}
+
+#[test]
+fn subnets_may_overlap_where_nobody_is_on_both() {
+    let text = "[[network]]\nname = \"a\"\nsubnet = \"10.0.0.0/8\"\n[[network]]\nname = \"b\"\nsubnet = \"10.0.0.0/8\"\n\
+        [[container]]\nname = \"x\"\n[[container.interface]]\nnetwork = \"a\"\n[[container.interface]]\nnetwork = \"a\"\n\
+        [[container]]\nname = \"y\"\n[[container.interface]]\nnetwork = \"b\"\n";
+    assert_eq!(addresses(text), ["x/eth0 10.0.0.2/8", "x/eth1 10.0.0.3/8", "y/eth0 10.0.0.2/8"]);
+}
+
+#[test]
+fn other_ways_to_write_the_same() {
+    let plain = valid(&containers(&[("a", &["ip = \"10.1.0.9\""])]));
+    let dense = "\u{feff}network = [{ name = \"blue\", subnet = '10.1.0.0/24' }]\r\n\
+        container = [{ name = \"a\", interface = [{ network = \"blue\", ip = \"10.1.0.9\" }] }]\r\n";
+    assert_eq!(valid(dense), plain);
+}
+
+#[test]
+fn every_lab_is_valid() {
+    let labs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs");
+    let mut count = 0;
+    for entry in std::fs::read_dir(labs).unwrap() {
+        let path = entry.unwrap().path();
+        let text = vswitchd::config::read(&path).unwrap();
+        let config =
+            parse_fresh(&path.display().to_string(), &text).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(config.containers.iter().all(|container| container.create), "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
+fn shown_as_json_with_texts_as_users_write_them() {
+    let text =
+        containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
+    let network = |name: &str, subnet: Value, spoof: &str| {
+        json!({ "name": name, "subnet": subnet, "gateway": null, "mtu": 1500, "icc": true, "ageing": 300,
+                "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
+    };
+    assert_eq!(
+        serde_json::to_value(valid(&text)).unwrap(),
+        json!({
+            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto" },
+            "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
+            "containers": [{
+                "name": "a", "netns": "a", "create": false, "command": [],
+                "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24",
+                                 "mac": "02:42:0a:01:00:02", "default_via": null }],
+            }],
+        })
+    );
+}
