@@ -107,6 +107,13 @@ impl Control {
         let details = describe(&config::diff(&self.desired, &wanted));
         tracing::info!(changes = details.len(), "reloaded");
         (self.file, self.desired) = (file, wanted);
+        let (keeper, text) = (std::sync::Arc::clone(&self.keeper), text.to_vec());
+        self.jobs.spawn(async move {
+            if let Err(error) = keeper.keep(&text).await {
+                tracing::error!(%error, "an engine started anew would begin with the configuration of before");
+            }
+            Outcome::Nothing
+        });
         self.reconcile();
         self.retry_failed();
         let Some(reply) = reply else { return };

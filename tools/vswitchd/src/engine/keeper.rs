@@ -1,10 +1,11 @@
 //! The engine's side of the conversation with the keeper: numbered requests, answers in any order.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use switch::sys::fds::memory_file;
 use tokio::sync::oneshot;
 
 use crate::channel::{AsyncChannel, Channel, ChannelError};
@@ -48,6 +49,15 @@ impl Keeper {
     /// When the keeper is gone.
     pub async fn tell(&self, message: &ToKeeper) -> Result<(), ChannelError> {
         self.channel.send(message, &[]).await
+    }
+
+    /// Hands over the text of the configuration that runs now: what the next engine begins with.
+    ///
+    /// # Errors
+    /// When the keeper is gone, or there is no memory file to be had.
+    pub async fn keep(&self, text: &[u8]) -> Result<(), ChannelError> {
+        let file = memory_file("configuration", text)?;
+        self.channel.send(&ToKeeper::Keep, &[file.as_fd()]).await
     }
 
     /// Asks, and waits for the answer.

@@ -1,0 +1,489 @@
+//! A real `vswitchd` on real namespaces, as root and as an ordinary user, driven by the real `vswitchctl`.
+//!
+//! Everything has random names and is removed at the end, whatever happened. Nothing sleeps to wait: [`wait_for`] looks
+//! until its deadline.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take that takes milliseconds on a quiet machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// As whom the daemon runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum As {
+    Root,
+    User,
+}
+
+/// Makes `#[test]`s of a function: once as root, once as an ordinary user.
+#[macro_export]
+macro_rules! as_both {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => { $(
+        mod $name {
+            #[test]
+            fn as_root() {
+                if let Some(host) = $crate::harness::Host::new($crate::harness::As::Root) { super::$name(host) }
+            }
+            #[test]
+            fn as_user() {
+                if let Some(host) = $crate::harness::Host::new($crate::harness::As::User) { super::$name(host) }
+            }
+        }
+    )+ };
+}
+
+/// Looks until `look` finds something.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(10)); // the pace of looking, not the wait
+    }
+}
+
+/// Who runs the daemon, where its files are, and how things of this test are named.
+pub struct Host {
+    pub who: As,
+    pub dir: PathBuf,
+    pub tag: String,
+    user: Option<User>,
+    _tun: Option<OpenTun>,
+    namespaces: Vec<String>,
+}
+
+impl Host {
+    /// `None`: it cannot be had here, which is said, and which fails where `CI` is set.
+    pub fn new(who: As) -> Option<Self> {
+        let root = rustix::process::geteuid().is_root();
+        if who == As::Root && !root {
+            return skip("needs root");
+        }
+        if !Path::new("/dev/net/tun").exists() {
+            return skip("there is no /dev/net/tun");
+        }
+        let tag = format!("{:08x}", random());
+        let (user, tun) = match (who, root) {
+            (As::User, true) => (Some(User::make(&tag)), Some(OpenTun::open())),
+            (As::User, false) if File::options().read(true).write(true).open("/dev/net/tun").is_err() => {
+                return skip("this user may not open /dev/net/tun");
+            }
+            _ => (None, None),
+        };
+        let dir = std::env::temp_dir().join(format!("vswt-{tag}"));
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        if let Some(user) = &user {
+            chown(&dir, Some(user.id), Some(user.id)).unwrap();
+        }
+        Some(Self { who, dir, tag, user, _tun: tun, namespaces: Vec::new() })
+    }
+
+    /// A name in `/run/netns` (root) that belongs to this test alone.
+    pub fn name(&self, short: &str) -> String {
+        format!("vswt-{}-{short}", self.tag)
+    }
+
+    /// A command run as the daemon's user.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = match &self.user {
+            None => Command::new(program.as_ref()),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                let id = user.id.to_string();
+                command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(program.as_ref());
+                command
+            }
+        };
+        command.env("HOME", &self.dir).env_remove("XDG_RUNTIME_DIR").env_remove("XDG_STATE_HOME");
+        command.stdin(Stdio::null()).current_dir(&self.dir);
+        command
+    }
+
+    /// A file for the daemon to read, owned by its user.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// A namespace made by `ip netns add`, removed at the end. Root only.
+    pub fn netns(&mut self, short: &str) -> String {
+        let name = self.name(short);
+        run("ip", &["netns", "add", &name]);
+        self.namespaces.push(name.clone());
+        name
+    }
+
+    /// `[daemon]` with paths of this test; containers and networks follow.
+    pub fn configuration(&self, rest: &str) -> String {
+        let dir = self.dir.display();
+        format!("[daemon]\ncontrol = \"{dir}/run/control.sock\"\nstate = \"{dir}/state\"\n{rest}")
+    }
+
+    /// Network `blue` (10.1.0.0/24) with `create`d containers `a`, `b`, ...: addresses from 10.1.0.2 on.
+    pub fn lab(&self, containers: &[&str], network: &str) -> String {
+        let mut text = format!("[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n{network}\n");
+        for name in containers {
+            let netns = self.name(name);
+            let _ = write!(
+                text,
+                "[[container]]\nname = \"{name}\"\nnetns = \"{netns}\"\ncreate = true\n\
+                 [[container.interface]]\nnetwork = \"blue\"\n"
+            );
+        }
+        self.configuration(&text)
+    }
+
+    /// Starts the daemon and waits for its `ready` line.
+    #[track_caller]
+    pub fn start(self, configuration: &str) -> Daemon {
+        let file = self.write("lab.toml", configuration);
+        Daemon::start(self, &file)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for name in &self.namespaces {
+            let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A running daemon.
+pub struct Daemon {
+    pub host: Host,
+    child: Child,
+    pub ready: String,
+    log: Option<JoinHandle<String>>,
+    logged: PathBuf,
+}
+
+impl Daemon {
+    #[track_caller]
+    fn start(host: Host, file: &Path) -> Self {
+        let logged = host.dir.join("log");
+        let log_file = File::create(&logged).unwrap();
+        let mut child = host
+            .command(binaries().join("vswitchd"))
+            .arg("--config")
+            .arg(file)
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut ready = String::new();
+        out.read_line(&mut ready).unwrap();
+        let log = std::thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = out.read_to_string(&mut rest);
+            rest
+        });
+        let daemon = Self { host, child, ready, log: Some(log), logged };
+        assert!(daemon.ready.starts_with("ready: "), "said {:?}; log:\n{}", daemon.ready, daemon.log());
+        daemon
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.logged).unwrap_or_default()
+    }
+
+    /// The keeper: the process that was started.
+    pub fn pid(&self) -> u32 {
+        // As an ordinary user it was started through `setpriv`, which becomes it.
+        self.child.id()
+    }
+
+    /// The engine's process id, as seen from here.
+    pub fn engine(&self) -> u32 {
+        wait_for("the engine process", || {
+            let children = children_of(self.pid());
+            children.into_iter().find(|pid| arguments(*pid).get(1).is_some_and(|word| word == "engine"))
+        })
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.host.dir.join("run/control.sock")
+    }
+
+    /// Runs `vswitchctl`.
+    pub fn try_ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = self.host.command(binaries().join("vswitchctl"));
+        command.arg("--socket").arg(self.socket()).args(arguments).output().unwrap()
+    }
+
+    /// Runs `vswitchctl`, which must succeed; its standard output.
+    #[track_caller]
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let output = self.try_ctl(arguments);
+        assert!(output.status.success(), "vswitchctl {arguments:?}: {}\nlog:\n{}", text(&output), self.log());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The rows of `vswitchctl --json show WHAT`.
+    #[track_caller]
+    pub fn rows(&self, what: &str) -> Vec<Value> {
+        match serde_json::from_str(&self.ctl(&["--json", "show", what])).unwrap() {
+            Value::Array(rows) => rows,
+            other => vec![other],
+        }
+    }
+
+    /// State of a container's port.
+    pub fn state(&self, container: &str) -> String {
+        let rows = self.rows("ports");
+        let row = rows.iter().find(|row| row["container"] == container);
+        row.map_or_else(String::new, |row| row["state"].as_str().unwrap().to_owned())
+    }
+
+    #[track_caller]
+    pub fn wait_state(&self, container: &str, state: &str) {
+        let mut last = String::new();
+        wait_for(&format!("{container} to be {state}"), || {
+            last = self.state(container);
+            (last == state).then_some(())
+        });
+    }
+
+    /// Frames dropped for a reason.
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let rows = self.rows("drops");
+        rows.iter().find(|row| row["reason"] == reason).map_or(0, |row| row["frames"].as_u64().unwrap())
+    }
+
+    /// A command in a container, by `vswitchctl exec`.
+    pub fn exec_command(&self, container: &str, words: &[&str]) -> Command {
+        let mut command = self.host.command(binaries().join("vswitchctl"));
+        command.arg("--socket").arg(self.socket()).args(["exec", container, "--"]).args(words);
+        command
+    }
+
+    pub fn try_exec(&self, container: &str, words: &[&str]) -> Output {
+        self.exec_command(container, words).output().unwrap()
+    }
+
+    #[track_caller]
+    pub fn exec(&self, container: &str, words: &[&str]) -> String {
+        let output = self.try_exec(container, words);
+        assert!(output.status.success(), "{container}: {words:?}: {}\nlog:\n{}", text(&output), self.log());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// One ping, answered.
+    #[track_caller]
+    pub fn ping(&self, from: &str, to: &str) {
+        self.exec(from, &["ping", "-n", "-c", "1", "-W", "5", to]);
+    }
+
+    /// Tells the daemon to end, waits, and looks whether anything is left.
+    #[track_caller]
+    pub fn stop(mut self) {
+        let (engine, socket) = (self.engine(), self.socket());
+        self.signal("-TERM");
+        let status = wait_for("the daemon to end", || self.child.try_wait().unwrap());
+        assert!(status.success(), "ended with {status}; log:\n{}", self.log());
+        assert!(!socket.exists(), "the control socket is left");
+        assert!(!Path::new(&format!("/proc/{engine}")).exists(), "the engine is left");
+        let rest = self.log.take().unwrap().join().unwrap();
+        assert_eq!(rest, "", "one `ready` line and nothing more");
+        let prefix = format!("vswt-{}-", self.host.tag);
+        let ours = |name: &String| name.starts_with(&prefix) && !self.host.namespaces.contains(name);
+        let left: Vec<String> = names("/run/netns").into_iter().filter(ours).collect();
+        assert_eq!(left, [] as [String; 0], "namespaces are left");
+    }
+
+    pub fn signal(&self, signal: &str) {
+        run("kill", &[signal, &self.pid().to_string()]);
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while let Ok(None) = self.child.try_wait() {
+                if Instant::now() > deadline {
+                    let _ = self.child.kill();
+                    let _ = self.child.wait();
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the daemon:\n{}", self.log());
+        }
+    }
+}
+
+/// A user of its own, removed at the end.
+struct User {
+    name: String,
+    id: u32,
+}
+
+impl User {
+    fn make(tag: &str) -> Self {
+        let name = format!("vswt{tag}");
+        let _one_at_a_time = lock("vswt-users.lock", rustix::fs::FlockOperation::LockExclusive);
+        run("useradd", &["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", &name]);
+        let output = Command::new("id").args(["-u", &name]).output().unwrap();
+        let id = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        Self { name, id }
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _one_at_a_time = lock("vswt-users.lock", rustix::fs::FlockOperation::LockExclusive);
+        // Its processes are gone or going; the account is what is removed.
+        let _ = Command::new("userdel").args(["--force", &self.name]).stderr(Stdio::null()).status();
+    }
+}
+
+/// `/dev/net/tun` open to everybody, for as long as any test holds this; then as it was.
+struct OpenTun {
+    _lock: File,
+}
+
+const TUN: &str = "/dev/net/tun";
+const TUN_MODE: &str = "vswt-tun.mode";
+
+impl OpenTun {
+    fn open() -> Self {
+        let gate = lock("vswt-tun.gate", rustix::fs::FlockOperation::LockExclusive);
+        let mode = fs::metadata(TUN).unwrap().mode() & 0o7777;
+        let kept = std::env::temp_dir().join(TUN_MODE);
+        if mode & 0o006 != 0o006 {
+            fs::write(&kept, mode.to_string()).unwrap();
+            fs::set_permissions(TUN, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        let shared = lock("vswt-tun.lock", rustix::fs::FlockOperation::LockShared);
+        drop(gate);
+        Self { _lock: shared }
+    }
+}
+
+impl Drop for OpenTun {
+    fn drop(&mut self) {
+        let _gate = lock("vswt-tun.gate", rustix::fs::FlockOperation::LockExclusive);
+        // Only the last holder gets it alone.
+        if rustix::fs::flock(&self._lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let kept = std::env::temp_dir().join(TUN_MODE);
+            if let Some(mode) = fs::read_to_string(&kept).ok().and_then(|mode| mode.parse().ok()) {
+                let _ = fs::set_permissions(TUN, fs::Permissions::from_mode(mode));
+                let _ = fs::remove_file(kept);
+            }
+        }
+    }
+}
+
+fn lock(name: &str, operation: rustix::fs::FlockOperation) -> File {
+    let path = std::env::temp_dir().join(name);
+    let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    rustix::fs::flock(&file, operation).unwrap();
+    file
+}
+
+/// The folder of the two programs, where every user can run them.
+fn binaries() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let built = Path::new(env!("CARGO_BIN_EXE_vswitchctl")).parent().unwrap();
+        let daemon = built.join("vswitchd");
+        assert!(daemon.exists(), "{} is not built: cargo build --workspace --bins", daemon.display());
+        let stamp: i64 = ["vswitchd", "vswitchctl"]
+            .iter()
+            .map(|name| fs::metadata(built.join(name)).unwrap())
+            .map(|metadata| metadata.mtime().wrapping_mul(1_000_000_007).wrapping_add(metadata.mtime_nsec()))
+            .fold(0, i64::wrapping_add);
+        let folder = std::env::temp_dir().join(format!("vswt-bin-{:016x}", stamp));
+        let _one_at_a_time = lock("vswt-bin.lock", rustix::fs::FlockOperation::LockExclusive);
+        if !folder.exists() {
+            let new = folder.with_extension("new");
+            let _ = fs::remove_dir_all(&new);
+            fs::create_dir(&new).unwrap();
+            for name in ["vswitchd", "vswitchctl"] {
+                fs::copy(built.join(name), new.join(name)).unwrap();
+                fs::set_permissions(new.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+            fs::rename(new, &folder).unwrap();
+        }
+        folder
+    })
+}
+
+fn skip(why: &str) -> Option<Host> {
+    eprintln!("skipped: {why}");
+    assert!(std::env::var_os("CI").is_none(), "skipped where it must run: {why}");
+    None
+}
+
+/// Runs a command that must succeed.
+#[track_caller]
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Both outputs of a command, for messages.
+pub fn text(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{}\n{out}{err}", output.status)
+}
+
+pub fn random() -> u32 {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
+    u32::from_ne_bytes(bytes)
+}
+
+/// Names in a folder; none if it is not there.
+pub fn names(folder: impl AsRef<Path>) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = names(format!("/proc/{pid}/task"));
+    let lists = tasks.iter().map(|task| fs::read_to_string(format!("/proc/{pid}/task/{task}/children")));
+    lists.flatten().flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+fn arguments(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Seconds of CPU that a process used.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Open descriptors of a process.
+pub fn descriptors(pid: u32) -> usize {
+    names(format!("/proc/{pid}/fd")).len()
+}
