@@ -20,8 +20,8 @@ pub fn exec(client: Client, container: &str, argv: &[OsString]) -> Failure {
     // setns(2): a user namespace can be joined by a process of one thread only. The client has none of its own, and
     // nothing of it is to be inherited.
     drop(client);
-    if let Err(source) = enter::enter(&target) {
-        return Failure::Enter { container: container.to_owned(), source };
+    if let Err(error) = enter::enter(&target) {
+        return Failure::Enter(error);
     }
     let source = enter::exec(argv);
     let program = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();

@@ -81,13 +81,8 @@ pub enum Failure {
     #[error("cannot write: {}", reason(.0))]
     Output(io::Error),
     /// Into the container.
-    #[error("cannot enter container {container}: {source}")]
-    Enter {
-        /// Which.
-        container: String,
-        /// Why not.
-        source: vswitchd::keeper::enter::EnterError,
-    },
+    #[error(transparent)]
+    Enter(vswitchd::keeper::enter::EnterError),
     /// The command in the container.
     #[error("cannot run {program}: {}", reason(.source))]
     Exec {
@@ -103,7 +98,7 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Refused(_) | Self::Status(_) | Self::Output(_) | Self::Enter { .. } => 1,
+            Self::Refused(_) | Self::Status(_) | Self::Output(_) | Self::Enter(_) => 1,
             Self::Usage(_) | Self::File { .. } | Self::FileTooLong { .. } => 2,
             Self::Start(_)
             | Self::Connect { .. }
