@@ -4,13 +4,14 @@
 //! ([`in_netns`]): a thread that failed to return would answer for the wrong namespace for ever.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::raw::c_void;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// File system type of namespace files (`include/uapi/linux/magic.h`).
@@ -108,6 +109,40 @@ pub fn is_nsfs(fd: impl AsFd) -> rustix::io::Result<bool> {
 pub fn identity(fd: impl AsFd) -> rustix::io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The cookie of the network namespace `fd`: a number that the kernel never gives twice, where an inode number is given
+/// to the next namespace as soon as one died.
+///
+/// # Errors
+/// What the kernel said.
+///
+/// # Privileges
+/// Those of [`enter_network`].
+///
+/// # Syscalls
+/// `setns` in a thread of its own, `socket`, `getsockopt` `SO_NETNS_COOKIE` (Linux 5.14).
+pub fn cookie(fd: BorrowedFd<'_>) -> rustix::io::Result<u64> {
+    in_netns(fd, || {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+        let mut cookie = 0u64;
+        let mut len = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, the size of `cookie`, which outlives the call.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut len,
+            )
+        };
+        if done == 0 { Ok(cookie) } else { Err(last_errno()) }
+    })?
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }
 
 /// The user namespace that owns the namespace `fd`.
@@ -263,6 +298,18 @@ mod tests {
         assert_eq!(open(Path::new("/dev/null")).unwrap_err(), NetnsError::NotNamespace);
         assert_eq!(open(Path::new("/proc/self/ns/mnt")).unwrap_err(), NetnsError::NotNetwork);
         assert_eq!(open(Path::new("/nonexistent")).unwrap_err(), NetnsError::Kernel(Errno::NOENT));
+    }
+
+    #[test]
+    fn a_cookie_names_a_namespace() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            assert!(std::env::var_os("CI").is_none(), "skipped where it must run");
+            return;
+        }
+        let (own, other) = (current().unwrap(), create().unwrap());
+        assert_eq!(cookie(own.as_fd()).unwrap(), cookie(current().unwrap().as_fd()).unwrap());
+        assert_ne!(cookie(own.as_fd()).unwrap(), cookie(other.as_fd()).unwrap());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 /// The variable that says what is logged, as `tracing`'s filters are written: `info`, `vswitchd=debug`.
 pub const LEVEL_VARIABLE: &str = "VSWITCHD_LOG";
-/// The variable that says how: `text` or `json`. Children inherit it.
+/// The variable that says how, as `--log-format` does: `text` or `json`.
 pub const FORMAT_VARIABLE: &str = "VSWITCHD_LOG_FORMAT";
 
 /// Lines that one place in the code may write in [`WINDOW_SECONDS`].
@@ -21,10 +21,9 @@ const BURST: u64 = 64;
 /// Length of the window.
 const WINDOW_SECONDS: u64 = 10;
 
-/// Starts logging.
-pub fn start() {
+/// Starts logging, as text or as one JSON object a line.
+pub fn start(json: bool) {
     let level = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
-    let json = std::env::var(FORMAT_VARIABLE).is_ok_and(|format| format == "json");
     let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     // Fails only if logging was started before.

@@ -1,53 +1,84 @@
 //! `vswitchd`: one process that owns the TAP devices of containers and switches between them.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use vswitchd::config::{self, Config};
+use clap::Parser;
+use vswitchd::config::{self, Config, ConfigErrors, ReadError};
 use vswitchd::keeper::{self, KeeperOptions};
 use vswitchd::{engine, logging};
 
 /// A userspace virtual switch for containers and network labs.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version, about)]
 struct Cli {
-    #[command(flatten)]
-    run: Run,
-    #[command(subcommand)]
-    internal: Option<Internal>,
-}
-
-#[derive(Args)]
-struct Run {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", required = true)]
-    config: Option<PathBuf>,
-    /// Only check the configuration.
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Only check the configuration
     #[arg(long)]
     check: bool,
-    /// How lines are logged on standard error: text or json.
-    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
-    log_format: Option<String>,
+    /// How lines are logged on standard error (what is logged: VSWITCHD_LOG=info)
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"], env = logging::FORMAT_VARIABLE, default_value = "text")]
+    log_format: String,
 }
 
-/// What the keeper starts, never a user.
-#[derive(Subcommand)]
-enum Internal {
-    /// The engine.
-    #[command(hide = true)]
-    Engine,
-    /// A command in a container.
-    #[command(hide = true)]
-    Enter {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<std::ffi::OsString>,
-    },
-    /// The child that stays in the user namespace the keeper leaves.
-    #[command(hide = true)]
-    Outside {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        words: Vec<std::ffi::OsString>,
-    },
+/// With this first word the program is the engine; the keeper starts it so.
+const ENGINE: &str = "engine";
+
+fn main() -> ExitCode {
+    // Helpers of the keeper run with one thread and a command line of their own: before anything else.
+    if let Some(code) = keeper::helper() {
+        return code;
+    }
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(ENGINE) {
+        logging::start(words.next().as_deref() == Some("json"));
+        return engine::run();
+    }
+    run(&Cli::parse())
+}
+
+fn run(cli: &Cli) -> ExitCode {
+    let (text, config) = match load(&cli.config) {
+        Ok(loaded) => loaded,
+        Err(error) => return complain(&error),
+    };
+    if cli.check {
+        let (containers, networks) = (config.containers.len(), config.networks.len());
+        let line = format!("{}: ok: {containers} containers on {networks} networks", cli.config.display());
+        return if writeln!(io::stdout(), "{line}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    logging::start(cli.log_format == "json");
+    keeper::run(KeeperOptions {
+        config: std::path::absolute(&cli.config).unwrap_or_else(|_| cli.config.clone()),
+        config_text: text,
+        control: config.daemon.control,
+        state: config.daemon.state,
+        engine: vec![OsString::from(ENGINE), OsString::from(&cli.log_format)],
+    })
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error("vswitchd: {0}")]
+    Read(#[from] ReadError),
+    #[error("{0}")]
+    Config(#[from] ConfigErrors),
+}
+
+fn load(path: &Path) -> Result<(String, Config), LoadError> {
+    let bytes = config::read(path)?;
+    let config = config::parse(&path.display().to_string(), &bytes)?;
+    // It was parsed, so it is UTF-8.
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), config))
+}
+
+fn complain(error: &LoadError) -> ExitCode {
+    // Nobody to tell if standard error is closed.
+    let _ = writeln!(io::stderr(), "{error}");
+    ExitCode::FAILURE
 }

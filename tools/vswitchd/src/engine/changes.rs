@@ -1,7 +1,6 @@
 //! What the API changes. Each change is made on a copy of what is wanted, checked whole, and only then brought about.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use switch::port::PortId;
 use switch::tick::Tick;
@@ -243,14 +242,10 @@ impl Control {
         let Some(container) = self.desired.container(name) else {
             return send(Some(reply), Err(no_container(name)));
         };
-        let hosts = (self.hosts.path(name), PathBuf::from("/etc/hosts"));
         let op = Op::Locate { container: name.into(), netns: container.netns.clone() };
         self.ask(op, move |result| {
             let answer = match result {
-                Ok((KeeperAnswer::Target(mut target), _)) => {
-                    target.mounts.push(hosts);
-                    Ok(Answer::Target(target))
-                }
+                Ok((KeeperAnswer::Target(target), _)) => Ok(Answer::Target(target)),
                 Ok(_) => Err(ApiError::new(ApiErrorKind::Unavailable, "the keeper answered something else")),
                 Err(refusal) => Err(ApiError::new(ApiErrorKind::Refused, refusal.to_string())),
             };

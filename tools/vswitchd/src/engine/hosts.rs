@@ -17,14 +17,9 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Files in the state folder.
+    /// Files in the state folder: `containers/NAME/hosts`, where the keeper looks for them.
     pub fn new(state: &Path) -> Self {
-        Self { folder: state.join("hosts"), written: BTreeMap::new() }
-    }
-
-    /// The file of a container.
-    pub fn path(&self, container: &str) -> PathBuf {
-        self.folder.join(container)
+        Self { folder: state.join("containers"), written: BTreeMap::new() }
     }
 
     /// Writes what changed, removes files of containers that are gone. A file is rewritten in place: it may be bound
@@ -45,16 +40,17 @@ impl Hosts {
     }
 
     fn sync(&self, wanted: &BTreeMap<String, String>) -> std::io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
         for (name, text) in wanted {
             if self.written.get(name) != Some(text) {
-                fs::write(self.path(name), text)?;
+                let folder = self.folder.join(name);
+                fs::create_dir_all(&folder)?;
+                fs::write(folder.join("hosts"), text)?;
             }
         }
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|name| wanted.contains_key(name)) {
-                fs::remove_file(entry.path())?;
+                fs::remove_dir_all(entry.path())?;
             }
         }
         Ok(())

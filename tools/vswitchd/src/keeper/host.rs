@@ -116,10 +116,10 @@ impl Host {
         self.namespaces.find(container, reference, create, self.outside.as_ref())
     }
 
-    fn place(&self, home: &Home, spec: &AttachSpec) -> Result<(Placed, (u64, u64)), Refusal> {
+    fn place(&self, home: &Home, spec: &AttachSpec) -> Result<(Placed, u64), Refusal> {
         let asked = format!("interface {:?} of container {:?}", spec.ifname, spec.container);
         if let Some(fd) = &home.fd {
-            let netns_id = netns::identity(fd).map_err(|errno| Refusal::of_errno(&asked, errno))?;
+            let netns_id = netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(&asked, errno))?;
             let placed = link::place(self.scratch.as_fd(), fd.as_fd(), spec);
             return placed.map(|placed| (placed, netns_id)).map_err(|error| error.refuse(asked));
         }
@@ -154,7 +154,7 @@ impl Host {
             let home = self.home(&spec.container, &spec.netns, false)?;
             let there = match &home.fd {
                 Some(fd) => {
-                    let id = netns::identity(fd).map_err(|errno| Refusal::of_errno(&asked, errno))?;
+                    let id = netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(&asked, errno))?;
                     if id != info.netns_id {
                         return Err(gone());
                     }
@@ -205,6 +205,22 @@ impl Host {
         // Namespaces first: the kernel removes what is in them in one go and by itself.
         self.namespaces.release_all();
         self.taps().clear();
+    }
+
+    /// Which namespace is there now.
+    ///
+    /// # Errors
+    /// [`Refusal`]; [`RefusalKind::Absent`] if there is none.
+    pub fn identify(&self, container: &str, reference: &NetnsRef) -> Result<u64, Refusal> {
+        let asked = format!("network namespace of container {container:?}");
+        let home = self.home(container, reference, false)?;
+        match &home.fd {
+            Some(fd) => netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(asked, errno)),
+            None => match self.job(&Job::Identify { path: home.path }, None)? {
+                (Found::Done { netns_id }, _) => Ok(netns_id),
+                _ => Err(Refusal::new(RefusalKind::Failed, asked, "no identity came back")),
+            },
+        }
     }
 
     /// How a process enters the container.

@@ -50,14 +50,16 @@ pub(super) enum Job {
     Adjust { path: PathBuf, old: AttachSpec, new: AttachSpec },
     /// Bring the loopback up.
     Loopback { path: PathBuf },
+    /// Look which namespace it is.
+    Identify { path: PathBuf },
 }
 
 /// What a job found.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Found {
     Pid(u32),
-    Placed { netns_id: (u64, u64), ifindex: u32, offloads: u32 },
-    Done { netns_id: (u64, u64) },
+    Placed { netns_id: u64, ifindex: u32, offloads: u32 },
+    Done { netns_id: u64 },
 }
 
 /// The keeper's side.
@@ -199,15 +201,15 @@ fn perform(job: Job, tap: Option<OwnedFd>) -> Result<(Found, Option<OwnedFd>), R
             link::loopback(home.as_fd()).map_err(|error| error.refuse(asked))?;
             Ok((Found::Done { netns_id }, None))
         }
+        Job::Identify { path } => join(&path).map(|(_, netns_id)| (Found::Done { netns_id }, None)),
     }
 }
 
 /// Opens the network namespace at `path` and becomes root of the user namespace that owns it.
-fn join(path: &Path) -> Result<(OwnedFd, (u64, u64)), Refusal> {
+fn join(path: &Path) -> Result<(OwnedFd, u64), Refusal> {
     let asked = format!("network namespace {}", path.display());
     let home = netns::open(path).map_err(|error| Refusal::of_netns(&asked, error))?;
     let step = |errno| Refusal::of_errno(&asked, errno);
-    let netns_id = netns::identity(&home).map_err(step)?;
     let owner = netns::owner(&home).map_err(step)?;
     let ours = netns::identity_of(Path::new("/proc/self/ns/user"));
     if ours.is_ok_and(|ours| netns::identity(&owner) == Ok(ours)) {
@@ -218,5 +220,6 @@ fn join(path: &Path) -> Result<(OwnedFd, (u64, u64)), Refusal> {
         Refusal::new(RefusalKind::Denied, &asked, format!("joining the user namespace that owns it: {errno}"))
             .help("only namespaces of the same user can be served without root")
     })?;
+    let netns_id = netns::cookie(home.as_fd()).map_err(step)?;
     Ok((home, netns_id))
 }

@@ -408,6 +408,9 @@ impl Keeper {
             Op::Locate { container, netns } => self.submit(&container.clone(), move |host| {
                 reply(host.locate(&container, &netns).map(|target| (Answer::Target(target), Vec::new())))
             }),
+            Op::Identify { container, netns } => self.submit(&container.clone(), move |host| {
+                reply(host.identify(&container, &netns).map(|id| (Answer::Identity(id), Vec::new())))
+            }),
             Op::ReadConfig => {
                 let answer = config_again(&self.options.config);
                 self.answer(asker, answer);
