@@ -230,6 +230,9 @@ pub enum ToKeeper {
         /// The `ready` line.
         line: String,
     },
+    /// The configuration that runs now, as a memory file beside the message: what the next engine begins with. (One
+    /// that was read again and refused is not kept.)
+    Keep,
     /// The engine cannot begin, and starting it again would not help.
     Fatal {
         /// Why.

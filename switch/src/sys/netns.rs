@@ -1,0 +1,274 @@
+//! Namespaces: opening, naming, entering, leaving the old one.
+//!
+//! Namespaces belong to threads. Whoever enters another one does it in a thread or process that ends afterwards
+//! ([`in_netns`]): a thread that failed to return would answer for the wrong namespace for ever.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::raw::c_void;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+/// File system type of namespace files (`include/uapi/linux/magic.h`).
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+/// `_IO(0xb7, 1)`: the user namespace that owns this one (`include/uapi/linux/nsfs.h`).
+const NS_GET_USERNS: Opcode = 0xb701;
+/// `_IO(0xb7, 3)`: the `CLONE_NEW*` value of this namespace's type.
+const NS_GET_NSTYPE: Opcode = 0xb703;
+
+/// Why a path is no network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NetnsError {
+    /// The file is there but it is not (or not yet) a namespace: `ip netns add` makes an empty file and mounts after.
+    #[error("not a namespace")]
+    NotNamespace,
+    /// It is a namespace of another type.
+    #[error("a namespace, but not a network namespace")]
+    NotNetwork,
+    /// What the kernel said.
+    #[error("{0}")]
+    Kernel(#[from] Errno),
+}
+
+/// An ioctl without argument whose answer is its return value.
+struct Returns<const OPCODE: Opcode>;
+
+// SAFETY: both opcodes used with it (NS_GET_USERNS, NS_GET_NSTYPE) ignore their argument and change no memory.
+unsafe impl<const OPCODE: Opcode> Ioctl for Returns<OPCODE> {
+    type Output = IoctlOutput;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        OPCODE
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<IoctlOutput> {
+        Ok(out)
+    }
+}
+
+/// Opens the network namespace behind `path`: a name's mount in `/run/netns`, `/proc/PID/ns/net`, a runtime's sandbox
+/// key. The descriptor keeps the namespace alive as long as it is open.
+///
+/// # Errors
+/// [`NetnsError`].
+///
+/// # Privileges
+/// Read permission; for `/proc/PID/ns/net` the right to trace that process.
+///
+/// # Syscalls
+/// `openat` (never waits, even on a FIFO), `fstatfs`, `ioctl` `NS_GET_NSTYPE`.
+pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    if !is_nsfs(&fd)? {
+        return Err(NetnsError::NotNamespace);
+    }
+    // SAFETY: NS_GET_NSTYPE takes no argument and returns an integer.
+    let kind = unsafe { ioctl(&fd, Returns::<NS_GET_NSTYPE>) }?;
+    if kind == libc::CLONE_NEWNET { Ok(fd) } else { Err(NetnsError::NotNetwork) }
+}
+
+/// The calling thread's network namespace.
+///
+/// # Errors
+/// What the kernel said; `ENOENT` without `/proc`.
+///
+/// # Syscalls
+/// `openat` of `/proc/thread-self/ns/net`.
+pub fn current() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Whether `fd` is a namespace file at all.
+///
+/// # Errors
+/// What the kernel said.
+///
+/// # Syscalls
+/// `fstatfs`.
+pub fn is_nsfs(fd: impl AsFd) -> rustix::io::Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == NSFS_MAGIC)
+}
+
+/// Device and inode number: what makes a namespace that namespace, whatever path leads to it.
+///
+/// # Errors
+/// What the kernel said.
+///
+/// # Syscalls
+/// `fstat`.
+pub fn identity(fd: impl AsFd) -> rustix::io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The user namespace that owns the namespace `fd`.
+///
+/// # Errors
+/// `EPERM` when the owner is not the caller's user namespace or one below it.
+///
+/// # Syscalls
+/// `ioctl` `NS_GET_USERNS`.
+pub fn owner(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor.
+    let raw = unsafe { ioctl(fd, Returns::<NS_GET_USERNS>) }?;
+    // SAFETY: the kernel made this descriptor for us a moment ago; nobody else knows its number.
+    let owned = unsafe { OwnedFd::from_raw_fd(raw) };
+    // The kernel opens it close-on-exec since 4.9; said again because a leak would pin a user namespace.
+    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(owned)
+}
+
+/// Moves the calling thread into a fresh network namespace with nothing but a loopback that is down.
+///
+/// # Errors
+/// `EPERM` without the privilege, `ENOSPC` at `user.max_net_namespaces`.
+///
+/// # Privileges
+/// `CAP_SYS_ADMIN` in the caller's user namespace.
+///
+/// # Syscalls
+/// `unshare(CLONE_NEWNET)`.
+pub fn unshare_network() -> rustix::io::Result<()> {
+    // SAFETY: CLONE_FILES is not among the flags, so descriptors stay shared with the other threads.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+}
+
+/// Moves the calling thread into a fresh mount namespace, a copy of the old one.
+///
+/// # Errors
+/// `EPERM` without the privilege, `ENOSPC` at `user.max_mnt_namespaces`.
+///
+/// # Privileges
+/// `CAP_SYS_ADMIN` in the caller's user namespace.
+///
+/// # Syscalls
+/// `unshare(CLONE_NEWNS)`, which unshares the working directory too.
+pub fn unshare_mount() -> rustix::io::Result<()> {
+    // SAFETY: CLONE_FILES is not among the flags, so descriptors stay shared with the other threads.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+}
+
+/// Moves the process into a fresh user namespace, where it has every capability, and a fresh mount namespace.
+///
+/// # Errors
+/// `EINVAL` with more than one thread; `EPERM` where the host forbids it (sysctl, AppArmor, seccomp, chroot);
+/// `ENOSPC` at `user.max_user_namespaces`.
+///
+/// # Privileges
+/// None.
+///
+/// # Syscalls
+/// `unshare(CLONE_NEWUSER | CLONE_NEWNS)`.
+pub fn unshare_user_and_mount() -> rustix::io::Result<()> {
+    // SAFETY: CLONE_FILES is not among the flags.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }
+}
+
+/// Moves the calling thread, for good, into the network namespace `fd`.
+///
+/// # Errors
+/// `EPERM` without the privilege, `EINVAL` if `fd` is of another type.
+///
+/// # Privileges
+/// `CAP_SYS_ADMIN` in the caller's user namespace and in the one that owns `fd`.
+///
+/// # Syscalls
+/// `setns(CLONE_NEWNET)`.
+pub fn enter_network(fd: impl AsFd) -> rustix::io::Result<()> {
+    move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
+/// Moves the process, for good, into the user namespace `fd`, where it then has every capability.
+///
+/// # Errors
+/// `EINVAL` with more than one thread or if it is there already, `EPERM` without the privilege.
+///
+/// # Privileges
+/// To be the user who made it (from its parent namespace), or `CAP_SYS_ADMIN` in it.
+///
+/// # Syscalls
+/// `setns(CLONE_NEWUSER)`.
+pub fn enter_user(fd: impl AsFd) -> rustix::io::Result<()> {
+    move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::User))
+}
+
+/// Runs `work` on a thread of its own inside the network namespace `fd`; the thread ends afterwards, so that nothing
+/// stays behind in there. A panic of `work` goes on in the caller.
+///
+/// # Errors
+/// No thread to be had, or [`enter_network`]'s.
+///
+/// # Privileges
+/// As [`enter_network`].
+///
+/// # Syscalls
+/// `clone`, `setns(CLONE_NEWNET)`, and `work`'s.
+pub fn in_netns<T: Send>(fd: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> rustix::io::Result<T> {
+    in_thread(move || enter_network(fd).map(|()| work()))
+}
+
+/// A fresh network namespace that lives as long as the descriptor (or something inside).
+///
+/// # Errors
+/// No thread to be had, or [`unshare_network`]'s.
+///
+/// # Privileges
+/// As [`unshare_network`].
+///
+/// # Syscalls
+/// `clone`, `unshare(CLONE_NEWNET)`, `openat`.
+pub fn create() -> rustix::io::Result<OwnedFd> {
+    in_thread(|| unshare_network().and_then(|()| current()))
+}
+
+fn in_thread<T: Send>(work: impl FnOnce() -> rustix::io::Result<T> + Send) -> rustix::io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, work)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The identity of the namespace file `path` (`user`, `net`, ... of a process), without any check of its type.
+///
+/// # Errors
+/// What the kernel said.
+///
+/// # Privileges
+/// As [`open`].
+///
+/// # Syscalls
+/// `openat`, `fstat`.
+pub fn identity_of(path: &Path) -> std::io::Result<(u64, u64)> {
+    Ok(identity(File::open(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_is_no_network_namespace() {
+        assert_eq!(open(Path::new("/dev/null")).unwrap_err(), NetnsError::NotNamespace);
+        assert_eq!(open(Path::new("/proc/self/ns/mnt")).unwrap_err(), NetnsError::NotNetwork);
+        assert_eq!(open(Path::new("/nonexistent")).unwrap_err(), NetnsError::Kernel(Errno::NOENT));
+    }
+
+    #[test]
+    fn the_same_namespace_has_the_same_identity() {
+        let opened = open(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(identity(&opened).unwrap(), identity(current().unwrap()).unwrap());
+        assert_ne!(identity(&opened).unwrap(), identity_of(Path::new("/proc/self/ns/user")).unwrap());
+    }
+}

@@ -1,0 +1,391 @@
+//! Commands of containers: started, restarted with growing pauses, their output logged, ended as a group.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::wire::{Refusal, RefusalKind, Target};
+
+/// The hidden subcommand that enters the container.
+pub(super) const SUBCOMMAND: &str = "enter";
+/// Between SIGTERM and SIGKILL.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Who ran this long was not failing at the start: the pauses begin anew.
+const STEADY: Duration = Duration::from_secs(10);
+/// Longest line of the log, bytes; a longer one is broken.
+const LINE: usize = 4096;
+const LINES_PER_SECOND: u32 = 100;
+
+/// Which event of which command to poll for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Happened {
+    Output,
+    Ended,
+}
+
+/// All commands; `W` is who waits for the end of one.
+#[derive(Debug)]
+pub(super) struct Commands<W> {
+    commands: HashMap<String, Supervised<W>>,
+    /// Soft descriptor limit for them.
+    nofile: u64,
+}
+
+#[derive(Debug)]
+struct Supervised<W> {
+    argv: Vec<String>,
+    target: Target,
+    phase: Phase,
+    pause: Duration,
+    waiting: Vec<W>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Running(Process),
+    Paused { until: Instant },
+    Ending { process: Process, kill_at: Option<Instant> },
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// Readable when it has ended.
+    end: OwnedFd,
+    output: OwnedFd,
+    log: LineLog,
+    since: Instant,
+}
+
+impl<W> Commands<W> {
+    pub(super) fn new(nofile: u64) -> Self {
+        Self { commands: HashMap::new(), nofile }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty()
+    }
+
+    /// Whether `container` runs exactly this command and is not about to end.
+    pub(super) fn runs(&self, container: &str, argv: &[String]) -> bool {
+        let known = self.commands.get(container);
+        known.is_some_and(|c| c.argv == argv && !matches!(c.phase, Phase::Ending { .. }))
+    }
+
+    /// Starts a command; `container` has none.
+    pub(super) fn start(
+        &mut self,
+        container: &str,
+        argv: Vec<String>,
+        target: Target,
+    ) -> Result<(), Refusal> {
+        let asked = || format!("command of container {container:?}");
+        if argv.is_empty() {
+            return Err(Refusal::new(RefusalKind::Failed, asked(), "it is empty"));
+        }
+        let process = spawn(&argv, &target, self.nofile)
+            .map_err(|error| Refusal::new(RefusalKind::Failed, asked(), error))?;
+        tracing::info!(container, program = argv.first(), pid = process.child.id(), "command started");
+        let supervised = Supervised {
+            argv,
+            target,
+            phase: Phase::Running(process),
+            pause: FIRST_PAUSE,
+            waiting: Vec::new(),
+        };
+        self.commands.insert(container.to_owned(), supervised);
+        Ok(())
+    }
+
+    /// Begins to end the command; `waiter` comes back at once if there is none, else with its end.
+    pub(super) fn end(&mut self, container: &str, waiter: W) -> Option<W> {
+        let Some(mut command) = self.commands.remove(container) else { return Some(waiter) };
+        command.phase = match command.phase {
+            Phase::Paused { .. } => return Some(waiter),
+            Phase::Running(process) => {
+                process.signal(Signal::TERM);
+                Phase::Ending { process, kill_at: Some(Instant::now() + GRACE) }
+            }
+            ending @ Phase::Ending { .. } => ending,
+        };
+        command.waiting.push(waiter);
+        self.commands.insert(container.to_owned(), command);
+        None
+    }
+
+    /// Begins to end all of them.
+    pub(super) fn end_all(&mut self, mut waiter: impl FnMut() -> W) {
+        let names: Vec<_> = self.commands.keys().cloned().collect();
+        for name in names {
+            let _had_none = self.end(&name, waiter());
+        }
+    }
+
+    /// No more patience with those that are ending.
+    pub(super) fn kill_all(&mut self) {
+        for command in self.commands.values_mut() {
+            if let Phase::Ending { process, kill_at } = &mut command.phase {
+                process.signal(Signal::KILL);
+                *kill_at = None;
+            }
+        }
+    }
+
+    /// Descriptors to poll for reading.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&str, Happened, BorrowedFd<'_>)> {
+        self.commands.iter().flat_map(|(name, command)| {
+            let process = command.process();
+            let both =
+                process.map(|p| [(Happened::Output, p.output.as_fd()), (Happened::Ended, p.end.as_fd())]);
+            both.into_iter().flatten().map(|(what, fd)| (name.as_str(), what, fd))
+        })
+    }
+
+    /// When [`Commands::on_time`] has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.commands.values().filter_map(Supervised::deadline).min()
+    }
+
+    /// Restarts and kills what is due. Those who waited for a command that could not be started again come back.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        let nofile = self.nofile;
+        for (name, command) in &mut self.commands {
+            if command.deadline().is_none_or(|deadline| deadline > now) {
+                continue;
+            }
+            match &mut command.phase {
+                Phase::Running(_) => {}
+                Phase::Ending { process, kill_at } => {
+                    tracing::warn!(container = name, "command does not end: killed");
+                    process.signal(Signal::KILL);
+                    *kill_at = None;
+                }
+                Phase::Paused { .. } => match spawn(&command.argv, &command.target, nofile) {
+                    Ok(process) => command.phase = Phase::Running(process),
+                    Err(error) => {
+                        tracing::warn!(container = name, %error, "command cannot be started");
+                        command.pause_now(now);
+                    }
+                },
+            }
+        }
+    }
+
+    pub(super) fn on_output(&mut self, container: &str) {
+        if let Some(process) = self.commands.get_mut(container).and_then(Supervised::process_mut) {
+            process.read_output(container);
+        }
+    }
+
+    /// The command's process ended. Those who waited for that come back; else it is started again after a pause.
+    pub(super) fn on_end(&mut self, container: &str) -> Vec<W> {
+        let Some(mut command) = self.commands.remove(container) else { return Vec::new() };
+        let ending = matches!(command.phase, Phase::Ending { .. });
+        let Some(process) = command.process_mut() else { return Vec::new() };
+        let ran = process.since.elapsed();
+        process.read_output(container);
+        process.log.finish(container);
+        // Its number is not given away before `wait`, so the group that is hit is its own.
+        process.signal(Signal::KILL);
+        let status = process.child.wait();
+        if ending {
+            return command.waiting;
+        }
+        if ran >= STEADY {
+            command.pause = FIRST_PAUSE;
+        }
+        let why = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        tracing::warn!(container, status = why, pause = ?command.pause, "command ended, starting it again");
+        command.pause_now(Instant::now());
+        self.commands.insert(container.to_owned(), command);
+        Vec::new()
+    }
+}
+
+impl<W> Supervised<W> {
+    fn process(&self) -> Option<&Process> {
+        match &self.phase {
+            Phase::Running(process) | Phase::Ending { process, .. } => Some(process),
+            Phase::Paused { .. } => None,
+        }
+    }
+
+    fn process_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.phase {
+            Phase::Running(process) | Phase::Ending { process, .. } => Some(process),
+            Phase::Paused { .. } => None,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Running(_) => None,
+            Phase::Paused { until } => Some(*until),
+            Phase::Ending { kill_at, .. } => *kill_at,
+        }
+    }
+
+    fn pause_now(&mut self, now: Instant) {
+        self.phase = Phase::Paused { until: now + self.pause };
+        self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Process {
+    /// To the whole group: a command may be a shell with children.
+    fn signal(&self, signal: Signal) {
+        match kill_process_group(Pid::from_child(&self.child), signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => tracing::warn!(pid = self.child.id(), %error, "signalling a command"),
+        }
+    }
+
+    /// What is there now, but not for ever: a flooding command has its share of the loop.
+    fn read_output(&mut self, container: &str) {
+        let mut buffer = [0; 16 * 1024];
+        for _ in 0..4 {
+            match rustix::io::read(&self.output, &mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(n) => self.log.push(container, buffer.get(..n).unwrap_or_default()),
+            }
+        }
+    }
+}
+
+fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
+    let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&output, true)?;
+    let child = Command::new("/proc/self/exe")
+        .arg(SUBCOMMAND)
+        .arg(OsString::from(serde_json::to_string(target)?))
+        .arg(nofile.to_string())
+        .args(argv)
+        .stdin(Stdio::null())
+        .stdout(write.try_clone()?)
+        .stderr(write)
+        .env_remove("NOTIFY_SOCKET")
+        .process_group(0)
+        .spawn()?;
+    let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    Ok(Process { child, end, output, log: LineLog::default(), since: Instant::now() })
+}
+
+/// Turns output into lines of the log, at most [`LINES_PER_SECOND`].
+#[derive(Debug, Default)]
+struct LineLog {
+    line: Vec<u8>,
+    second: Option<Instant>,
+    shown: u32,
+    hidden: u64,
+}
+
+impl LineLog {
+    fn push(&mut self, container: &str, mut bytes: &[u8]) {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            bytes = rest;
+            if byte == b'\n' || self.line.len() >= LINE {
+                self.show(container, Instant::now());
+            }
+            if byte != b'\n' {
+                self.line.push(byte);
+            }
+        }
+    }
+
+    fn finish(&mut self, container: &str) {
+        if !self.line.is_empty() {
+            self.show(container, Instant::now());
+        }
+        self.tell_hidden(container);
+    }
+
+    fn show(&mut self, container: &str, now: Instant) {
+        let line = printable(&std::mem::take(&mut self.line));
+        if self.admit(container, now) {
+            tracing::info!(target: "command", container, "{line}");
+        }
+    }
+
+    /// Whether one more line may be shown.
+    fn admit(&mut self, container: &str, now: Instant) -> bool {
+        if self.second.is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1)) {
+            self.second = Some(now);
+            self.shown = 0;
+            self.tell_hidden(container);
+        }
+        let admitted = self.shown < LINES_PER_SECOND;
+        if admitted {
+            self.shown = self.shown.saturating_add(1);
+        } else {
+            self.hidden = self.hidden.saturating_add(1);
+        }
+        admitted
+    }
+
+    fn tell_hidden(&mut self, container: &str) {
+        if self.hidden > 0 {
+            tracing::warn!(target: "command", container, lines = self.hidden, "output not shown: too much of it");
+            self.hidden = 0;
+        }
+    }
+}
+
+/// Text that cannot play with a terminal or feign a line of the log.
+fn printable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.strip_suffix('\r').unwrap_or(&text);
+    text.chars().map(|c| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_not_shown() {
+        let mut log = LineLog::default();
+        let start = Instant::now();
+        let shown = (0..250).filter(|_| log.admit("web", start)).count();
+        assert_eq!((shown, log.hidden), (100, 150));
+        assert!(log.admit("web", start + Duration::from_secs(1)));
+        assert_eq!(log.hidden, 0);
+    }
+
+    #[test]
+    fn lines_are_bounded_and_harmless() {
+        let mut log = LineLog::default();
+        log.push("web", &vec![b'x'; 3 * LINE]);
+        assert!(log.line.len() <= LINE);
+        assert_eq!(printable(b"a\x1b[2Jb\tc\r"), "a\u{fffd}[2Jb\tc");
+        assert_eq!(printable(b"\xff"), "\u{fffd}");
+    }
+
+    #[test]
+    fn pauses_double_up_to_ten_seconds() {
+        let mut command = Supervised::<()> {
+            argv: vec![],
+            target: Target { user_ns: None, net_ns: "/".into(), container: String::new(), mounts: vec![] },
+            phase: Phase::Paused { until: Instant::now() },
+            pause: FIRST_PAUSE,
+            waiting: vec![],
+        };
+        let now = Instant::now();
+        let pauses: Vec<_> = (0..8)
+            .map(|_| {
+                command.pause_now(now);
+                (command.deadline().unwrap() - now).as_millis()
+            })
+            .collect();
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    }
+}

@@ -1,0 +1,168 @@
+//! The engine's process: started, spoken to, started again.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
+
+use crate::channel::{Channel, ChannelError, Outgoing};
+use crate::wire::ToKeeper;
+
+/// This many deaths within [`WINDOW`] are bad luck; more are a fault, and starting it again at once would only burn.
+const LUCK: usize = 5;
+const WINDOW: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// A running engine.
+#[derive(Debug)]
+pub(super) struct Engine {
+    child: Child,
+    /// Readable when it has ended.
+    end: OwnedFd,
+    channel: Channel,
+    /// What it had no room for yet. The keeper never waits for it.
+    queue: VecDeque<Outgoing>,
+    /// Which one it is: answers to its predecessor's requests are not for it.
+    pub(super) generation: u32,
+}
+
+impl Engine {
+    /// Starts `vswitchd ARGUMENTS`, its end of the channel as standard input.
+    pub(super) fn start(arguments: &[OsString], generation: u32) -> io::Result<Self> {
+        let (ours, theirs) = Channel::pair()?;
+        ours.set_nonblocking(true)?;
+        let child = Command::new("/proc/self/exe")
+            .args(arguments)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .env_remove("NOTIFY_SOCKET")
+            // Ctrl-C is for the keeper; it tells the engine.
+            .process_group(0)
+            .spawn()?;
+        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        Ok(Self { child, end, channel: ours, queue: VecDeque::new(), generation })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    pub(super) fn end(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+
+    pub(super) fn wants_to_write(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Sends now or, if there is no room, later.
+    pub(super) fn send(&mut self, message: &impl Serialize, descriptors: Vec<OwnedFd>) {
+        match Outgoing::new(message, descriptors) {
+            Ok(outgoing) => {
+                self.queue.push_back(outgoing);
+                self.flush();
+            }
+            Err(error) => tracing::error!(%error, "message to the engine"),
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        while let Some(outgoing) = self.queue.front() {
+            match self.channel.send_prepared(outgoing) {
+                Ok(()) => {
+                    self.queue.pop_front();
+                }
+                Err(error) if error.would_block() => return,
+                Err(error) => {
+                    // It is going; its end is an event of its own.
+                    tracing::debug!(%error, "the engine does not listen");
+                    self.queue.clear();
+                }
+            }
+        }
+    }
+
+    /// The next message, if there is one.
+    pub(super) fn receive(&self) -> Received {
+        match self.channel.recv::<ToKeeper>() {
+            Ok(Some((message, descriptors))) => Received::Message(message, descriptors),
+            Ok(None) => Received::Closed,
+            Err(error) if error.would_block() => Received::Nothing,
+            Err(ChannelError::Io(error)) => {
+                tracing::debug!(%error, "channel to the engine");
+                Received::Closed
+            }
+            Err(error) => {
+                tracing::error!(%error, "the engine said something that is no message");
+                Received::Garbage
+            }
+        }
+    }
+
+    pub(super) fn kill(&mut self) {
+        if let Err(error) = self.child.kill() {
+            tracing::warn!(%error, "killing the engine");
+        }
+    }
+
+    /// To be called when it has ended.
+    pub(super) fn reap(mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Received {
+    Message(ToKeeper, Vec<OwnedFd>),
+    Garbage,
+    Nothing,
+    Closed,
+}
+
+/// How often the engine has died lately.
+#[derive(Debug, Default)]
+pub(super) struct Deaths {
+    recent: VecDeque<Instant>,
+    pause: Duration,
+}
+
+impl Deaths {
+    /// Counts one and tells how long to wait before the next start: not at all, unless they pile up.
+    pub(super) fn count(&mut self, now: Instant) -> Duration {
+        self.recent.retain(|&death| now.saturating_duration_since(death) < WINDOW);
+        self.recent.push_back(now);
+        self.pause = if self.recent.len() <= LUCK {
+            Duration::ZERO
+        } else {
+            self.pause.saturating_mul(2).clamp(Duration::from_secs(1), LONGEST_PAUSE)
+        };
+        self.pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_piling_deaths_are_waited_for() {
+        let mut deaths = Deaths::default();
+        let start = Instant::now();
+        let seconds =
+            |deaths: &mut Deaths, at: f32| deaths.count(start + Duration::from_secs_f32(at)).as_secs();
+        let first: Vec<_> = (0..7).map(|n| seconds(&mut deaths, n as f32 * 0.1)).collect();
+        assert_eq!(first, [0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(seconds(&mut deaths, 30.0), 0);
+        assert_eq!(seconds(&mut deaths, 60.0), 0);
+    }
+}

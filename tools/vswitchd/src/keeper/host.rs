@@ -1,0 +1,251 @@
+//! What the keeper does for the engine in namespaces: interfaces, loopbacks, where things are.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use switch::sys::{fds, netns};
+
+use super::link::{self, Placed};
+use super::namespaces::{Home, Namespaces, is_plain_name};
+use super::outside::{Found, Job, Outside};
+use super::probe;
+use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, RefusalKind, Target};
+
+/// Files that a container's process sees in place of the host's, and where they are looked for: what the engine
+/// generated (`STATE/containers/NAME/`), and what an administrator put where `ip netns exec` looks (`/etc/netns/NAME/`).
+const MOUNTED: [(&str, &str); 2] = [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")];
+
+/// A TAP that was attached.
+#[derive(Debug)]
+struct Tap {
+    fd: OwnedFd,
+    spec: AttachSpec,
+    info: AttachInfo,
+}
+
+/// # Threads
+/// Shared. Calls for different containers run beside each other; calls for one container must not, its caller orders
+/// them.
+#[derive(Debug)]
+pub struct Host {
+    scratch: OwnedFd,
+    gso_writes: bool,
+    state: PathBuf,
+    namespaces: Namespaces,
+    outside: Option<Outside>,
+    taps: Mutex<HashMap<(String, String), Tap>>,
+}
+
+impl Host {
+    /// As root: everything is within reach. `state` is the state folder, there already. Removes namespaces that an
+    /// earlier run left.
+    ///
+    /// # Errors
+    /// No scratch namespace to be had, or the state folder cannot be used.
+    ///
+    /// # Privileges
+    /// `CAP_SYS_ADMIN` and `CAP_NET_ADMIN`.
+    pub fn new(state: &Path) -> Result<Self, Refusal> {
+        Self::with(state, None, !super::rootless::in_initial_user_namespace())
+    }
+
+    pub(super) fn with(state: &Path, outside: Option<Outside>, by_descriptor: bool) -> Result<Self, Refusal> {
+        let asked = "a scratch network namespace";
+        let scratch = netns::create().map_err(|errno| Refusal::of_errno(asked, errno))?;
+        let namespaces = Namespaces::new(state, by_descriptor).map_err(|error| {
+            Refusal::new(RefusalKind::Failed, format!("state folder {}", state.display()), error)
+        })?;
+        // Without a TAP there is nothing to probe; whoever attaches one is told why.
+        let gso_writes = probe::gso_writes(scratch.as_fd()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "GSO probe");
+            false
+        });
+        Ok(Self { scratch, gso_writes, state: state.to_owned(), namespaces, outside, taps: Mutex::default() })
+    }
+
+    fn taps(&self) -> MutexGuard<'_, HashMap<(String, String), Tap>> {
+        self.taps.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Makes an interface and keeps it; the answer is a duplicate of its TAP. Asked again for one that lives in the
+    /// same place, it is adjusted and handed out again: an engine that died while it waited for the answer gets it.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing is left behind then, not even the namespace if this call made it.
+    pub fn attach(&self, spec: &AttachSpec) -> Result<(OwnedFd, AttachInfo), Refusal> {
+        let asked = || format!("interface {:?} of container {:?}", spec.ifname, spec.container);
+        let copy =
+            |fd: &OwnedFd| fd.try_clone().map_err(|error| Refusal::new(RefusalKind::Failed, asked(), error));
+        if self.is_attached_as(spec) {
+            self.adjust(spec)?;
+            if let Some(tap) = self.taps().get(&key(spec)) {
+                return Ok((copy(&tap.fd)?, tap.info.clone()));
+            }
+        }
+        let known_before = self.namespaces.knows(&spec.container);
+        let home = self.home(&spec.container, &spec.netns, spec.create)?;
+        let created = home.created;
+        let placed = self.place(&home, spec).inspect_err(|_| {
+            if created && !known_before {
+                self.namespaces.release(&spec.container);
+            }
+        });
+        let (Placed { fd, ifindex, offloads }, netns_id) = placed?;
+        let info = AttachInfo { netns_id, ifindex, offloads, gso_writes: self.gso_writes, created };
+        let duplicate = copy(&fd)?;
+        self.taps().insert(key(spec), Tap { fd, spec: spec.clone(), info: info.clone() });
+        Ok((duplicate, info))
+    }
+
+    /// Whether the interface is there and lives; a dead one is forgotten.
+    fn is_attached_as(&self, spec: &AttachSpec) -> bool {
+        let mut taps = self.taps();
+        let Some(tap) = taps.get(&key(spec)) else { return false };
+        let good = tap.spec.netns == spec.netns && fds::is_alive(&tap.fd).unwrap_or(false);
+        if !good {
+            taps.remove(&key(spec));
+        }
+        good
+    }
+
+    fn home(&self, container: &str, reference: &NetnsRef, create: bool) -> Result<Home, Refusal> {
+        self.namespaces.find(container, reference, create, self.outside.as_ref())
+    }
+
+    fn place(&self, home: &Home, spec: &AttachSpec) -> Result<(Placed, (u64, u64)), Refusal> {
+        let asked = format!("interface {:?} of container {:?}", spec.ifname, spec.container);
+        if let Some(fd) = &home.fd {
+            let netns_id = netns::identity(fd).map_err(|errno| Refusal::of_errno(&asked, errno))?;
+            let placed = link::place(self.scratch.as_fd(), fd.as_fd(), spec);
+            return placed.map(|placed| (placed, netns_id)).map_err(|error| error.refuse(asked));
+        }
+        match self.job(&Job::Place { path: home.path.clone(), spec: spec.clone() }, None)? {
+            (Found::Placed { netns_id, ifindex, offloads }, Some(fd)) => {
+                Ok((Placed { fd, ifindex, offloads }, netns_id))
+            }
+            _ => Err(Refusal::new(RefusalKind::Failed, asked, "no descriptor came back")),
+        }
+    }
+
+    fn job(&self, job: &Job, tap: Option<&OwnedFd>) -> Result<(Found, Option<OwnedFd>), Refusal> {
+        match &self.outside {
+            Some(outside) => outside.run(job, tap),
+            None => Err(Refusal::new(RefusalKind::Failed, "a namespace of another user", "not run as root")),
+        }
+    }
+
+    /// Applies MAC, MTU, addresses and default route of `spec` to the interface that is there.
+    ///
+    /// # Errors
+    /// [`Refusal`]; [`RefusalKind::Absent`] if it is not there, or not where it was.
+    pub fn adjust(&self, spec: &AttachSpec) -> Result<(), Refusal> {
+        let asked = format!("interface {:?} of container {:?}", spec.ifname, spec.container);
+        let gone = || Refusal::new(RefusalKind::Absent, &asked, "it is not attached any more");
+        let (tap, old, info) = match self.taps().get(&key(spec)) {
+            Some(tap) => (tap.fd.try_clone(), tap.spec.clone(), tap.info.clone()),
+            None => return Err(gone()),
+        };
+        let tap = tap.map_err(|error| Refusal::new(RefusalKind::Failed, &asked, error))?;
+        if old != *spec {
+            let home = self.home(&spec.container, &spec.netns, false)?;
+            let there = match &home.fd {
+                Some(fd) => {
+                    let id = netns::identity(fd).map_err(|errno| Refusal::of_errno(&asked, errno))?;
+                    if id != info.netns_id {
+                        return Err(gone());
+                    }
+                    link::adjust(tap.as_fd(), fd.as_fd(), &old, spec)
+                        .map_err(|error| error.refuse(asked.clone()))
+                }
+                None => {
+                    let job = Job::Adjust { path: home.path, old, new: spec.clone() };
+                    self.job(&job, Some(&tap)).map(|_| ())
+                }
+            };
+            there?;
+            if let Some(known) = self.taps().get_mut(&key(spec)) {
+                known.spec = spec.clone();
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets an interface, which removes it (when the engine has closed it too). One that is not there is no error.
+    pub fn detach(&self, container: &str, ifname: &str) {
+        let tap = self.taps().remove(&(container.to_owned(), ifname.to_owned()));
+        drop(tap); // after the lock: removing a device takes milliseconds
+    }
+
+    /// Sees to it that the namespace is there, its loopback up.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn netns(&self, container: &str, reference: &NetnsRef, create: bool) -> Result<(), Refusal> {
+        let asked = format!("network namespace of container {container:?}");
+        let home = self.home(container, reference, create)?;
+        match &home.fd {
+            Some(fd) => link::loopback(fd.as_fd()).map_err(|error| error.refuse(asked)),
+            None => self.job(&Job::Loopback { path: home.path }, None).map(|_| ()),
+        }
+    }
+
+    /// Forgets a container: its interfaces, and its namespace if it was made by us for it alone.
+    pub fn release(&self, container: &str) {
+        let gone: Vec<_> = self.taps().extract_if(|(owner, _), _| owner == container).collect();
+        self.namespaces.release(container);
+        drop(gone);
+    }
+
+    /// Forgets everything: what was made is removed.
+    pub fn release_all(&self) {
+        // Namespaces first: the kernel removes what is in them in one go and by itself.
+        self.namespaces.release_all();
+        self.taps().clear();
+    }
+
+    /// How a process enters the container.
+    ///
+    /// # Errors
+    /// [`Refusal`]; [`RefusalKind::Absent`] if the namespace is not there.
+    pub fn locate(&self, container: &str, reference: &NetnsRef) -> Result<Target, Refusal> {
+        let home = self.home(container, reference, false)?;
+        let mut mounts = Vec::new();
+        let administrator = match reference {
+            NetnsRef::Name(name) => Some((Path::new("/etc/netns").to_owned(), name.as_str())),
+            _ => None,
+        };
+        let generated = Some((self.state.join("containers"), container));
+        // The later mount wins: what the switch knows about its networks.
+        for (folder, name) in [administrator, generated].into_iter().flatten() {
+            if !is_plain_name(name) {
+                continue;
+            }
+            let folder = folder.join(name);
+            for (file, over) in MOUNTED {
+                let source = folder.join(file);
+                if fs::symlink_metadata(&source).is_ok_and(|metadata| metadata.is_file()) {
+                    mounts.push((source, PathBuf::from(over)));
+                }
+            }
+        }
+        Ok(Target { user_ns: home.user_ns, net_ns: home.path, container: container.to_owned(), mounts })
+    }
+
+    /// Duplicates of all interfaces that live, for a new engine.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn adoptable(&self) -> io::Result<Vec<(OwnedFd, AttachSpec, AttachInfo)>> {
+        let mut taps = self.taps();
+        taps.retain(|_, tap| fds::is_alive(&tap.fd).unwrap_or(false));
+        taps.values().map(|tap| Ok((tap.fd.try_clone()?, tap.spec.clone(), tap.info.clone()))).collect()
+    }
+}
+
+fn key(spec: &AttachSpec) -> (String, String) {
+    (spec.container.clone(), spec.ifname.clone())
+}

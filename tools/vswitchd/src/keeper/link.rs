@@ -1,0 +1,295 @@
+//! Making a TAP in the scratch namespace, moving it, and dressing it in its new home: TUN ioctls and route netlink.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::RouteMessage;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rustix::io::Errno;
+use switch::mac::MacAddr;
+use switch::sys::netns;
+use switch::sys::tun::{self, TunError};
+
+use crate::wire::{AttachSpec, Refusal};
+
+/// Index of `lo`, the first interface of every namespace.
+const LOOPBACK: u32 = 1;
+/// Added to an interface's index to get the metric of a default route beside one that was there before us.
+const SECOND_METRIC: u32 = 1024;
+
+/// The step that failed, with the kernel's answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    #[error("{step}: {errno}")]
+    Kernel { step: &'static str, errno: Errno },
+    #[error("{0:?} is no MAC address")]
+    Mac(String),
+}
+
+impl LinkError {
+    /// In the words of a refusal.
+    pub(super) fn refuse(&self, asked: String) -> Refusal {
+        match self {
+            Self::Tun(error) => Refusal::of_tun(asked, error),
+            Self::Kernel { errno, .. } => {
+                let refusal = Refusal { answer: self.to_string(), ..Refusal::of_errno(asked, *errno) };
+                match errno {
+                    &Errno::PERM if refusal.help.is_none() => refusal.help(
+                        "the namespace belongs to another user: run as root, or let `create = true` make one of your own",
+                    ),
+                    _ => refusal,
+                }
+            }
+            Self::Mac(_) => Refusal::new(crate::wire::RefusalKind::Failed, asked, self),
+        }
+    }
+}
+
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, LinkError>;
+}
+
+impl<T> Step<T> for Result<T, Errno> {
+    fn step(self, step: &'static str) -> Result<T, LinkError> {
+        self.map_err(|errno| LinkError::Kernel { step, errno })
+    }
+}
+
+impl<T> Step<T> for std::io::Result<T> {
+    fn step(self, step: &'static str) -> Result<T, LinkError> {
+        self.map_err(|error| LinkError::Kernel {
+            step,
+            errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        })
+    }
+}
+
+impl<T> Step<T> for Result<T, rtnetlink::Error> {
+    fn step(self, step: &'static str) -> Result<T, LinkError> {
+        self.map_err(|error| LinkError::Kernel { step, errno: errno_of(&error) })
+    }
+}
+
+fn errno_of(error: &rtnetlink::Error) -> Errno {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => {
+            message.code.map_or(Errno::IO, |code| Errno::from_raw_os_error(code.get().saturating_neg()))
+        }
+        _ => Errno::IO,
+    }
+}
+
+/// A TAP in its new home.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) fd: OwnedFd,
+    pub(super) ifindex: u32,
+    pub(super) offloads: u32,
+}
+
+/// Makes the interface of `spec` in `home`: created in `scratch`, moved, renamed, configured, up, with carrier. On any
+/// failure nothing is left, because closing the descriptor removes the TAP.
+pub(super) fn place(
+    scratch: BorrowedFd<'_>,
+    home: BorrowedFd<'_>,
+    spec: &AttachSpec,
+) -> Result<Placed, LinkError> {
+    let mac = parse_mac(&spec.mac)?;
+    in_runtime(scratch, async {
+        let (fd, temporary) = tun::create("vs%d")?;
+        let offloads = tun::set_offloads(&fd)?;
+        let here = connect()?;
+        let index = index_of(&temporary)?;
+        // One message: who sees the interface in its new home sees it under its name and address. The namespace is
+        // changed first, so a name that is taken there gives EEXIST and nothing has happened.
+        let moving = LinkUnspec::new_with_index(index)
+            .setns_by_fd(home.as_raw_fd())
+            .name(&spec.ifname)
+            .address(mac.0.to_vec())
+            .mtu(spec.mtu)
+            .up();
+        change(&here, moving, "moving the TAP").await?;
+
+        netns::enter_network(home).step("setns")?;
+        let there = connect()?;
+        let ifindex = index_of(&spec.ifname)?;
+        loopback_up(&there).await?;
+        for &(address, prefix) in &spec.addresses {
+            add_address(&there, ifindex, address, prefix).await?;
+        }
+        if let Some(via) = spec.default_via {
+            add_default_route(&there, ifindex, via).await?;
+        }
+        // Until its cable was pulled and plugged once, a TAP reads "state UNKNOWN".
+        tun::set_carrier(&fd, false)?;
+        tun::set_carrier(&fd, true)?;
+        Ok(Placed { fd, ifindex, offloads })
+    })
+}
+
+/// Brings what is there (`old`) to `new`: MAC, MTU, addresses, default route. What others added stays.
+pub(super) fn adjust(
+    tap: BorrowedFd<'_>,
+    home: BorrowedFd<'_>,
+    old: &AttachSpec,
+    new: &AttachSpec,
+) -> Result<(), LinkError> {
+    let mac = parse_mac(&new.mac)?;
+    // The container may have renamed it; the descriptor knows.
+    let name = tun::name(tap)?;
+    in_runtime(home, async {
+        let handle = connect()?;
+        let index = index_of(&name)?;
+        let link = LinkUnspec::new_with_index(index).address(mac.0.to_vec()).mtu(new.mtu).up();
+        change(&handle, link, "MAC and MTU").await?;
+        for &(address, prefix) in new.addresses.iter().filter(|address| !old.addresses.contains(address)) {
+            add_address(&handle, index, address, prefix).await?;
+        }
+        if let Some(via) = old.default_via.filter(|_| old.default_via != new.default_via) {
+            match handle.route().del(default_route(index, via, None)).execute().await {
+                Err(error) if errno_of(&error) != Errno::SRCH => return Err(error).step("old default route"),
+                _ => {}
+            }
+        }
+        for &(address, prefix) in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
+            let gone = handle.address().del(address_message(index, address, prefix)).execute().await;
+            match gone {
+                Err(error) if errno_of(&error) != Errno::ADDRNOTAVAIL => {
+                    return Err(error).step("old address");
+                }
+                _ => {}
+            }
+        }
+        match new.default_via {
+            // An address that went took its routes along, so this is asked again even where it did not change.
+            Some(via) => add_default_route(&handle, index, via).await,
+            None => Ok(()),
+        }
+    })
+}
+
+/// Brings the loopback of `home` up.
+pub(super) fn loopback(home: BorrowedFd<'_>) -> Result<(), LinkError> {
+    in_runtime(home, async { loopback_up(&connect()?).await })
+}
+
+/// Brings the interface `name` of `home` up (for probes; it gets no address).
+pub(super) fn up(home: BorrowedFd<'_>, name: &str) -> Result<(), LinkError> {
+    in_runtime(home, async {
+        change(&connect()?, LinkUnspec::new_with_index(index_of(name)?).up(), "up").await
+    })
+}
+
+/// Runs `work` on a throwaway thread that starts in `home`, with a runtime of its own.
+fn in_runtime<T: Send>(
+    home: BorrowedFd<'_>,
+    work: impl Future<Output = Result<T, LinkError>> + Send,
+) -> Result<T, LinkError> {
+    netns::in_netns(home, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().step("epoll")?;
+        runtime.block_on(work)
+    })
+    .step("setns")?
+}
+
+/// A netlink connection of the namespace in which the thread is now; it stays with it whatever the thread does later.
+fn connect() -> Result<Handle, LinkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().step("netlink socket")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+fn index_of(name: &str) -> Result<u32, LinkError> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).step("socket")?;
+    netdevice::name_to_index(&socket, name).step("interface index")
+}
+
+fn parse_mac(text: &str) -> Result<MacAddr, LinkError> {
+    text.parse().map_err(|_| LinkError::Mac(text.to_owned()))
+}
+
+async fn change(
+    handle: &Handle,
+    link: LinkMessageBuilder<LinkUnspec>,
+    step: &'static str,
+) -> Result<(), LinkError> {
+    let message: LinkMessage = link.build();
+    handle.link().change(message).execute().await.step(step)
+}
+
+async fn loopback_up(handle: &Handle) -> Result<(), LinkError> {
+    change(handle, LinkUnspec::new_with_index(LOOPBACK).up(), "loopback").await
+}
+
+fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = match address {
+        IpAddr::V4(v4) => {
+            rtnetlink::AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, prefix).build()
+        }
+        IpAddr::V6(v6) => {
+            rtnetlink::AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, prefix).build()
+        }
+    };
+    if address.is_ipv6() {
+        // The switch hands out addresses and knows they are free; detection would keep them unusable for a second
+        // (RFC 4862 section 5.4).
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message
+}
+
+async fn add_address(handle: &Handle, index: u32, address: IpAddr, prefix: u8) -> Result<(), LinkError> {
+    let mut request = handle.address().add(index, address, prefix).replace();
+    *request.message_mut() = address_message(index, address, prefix);
+    request.execute().await.step("address")
+}
+
+fn default_route(index: u32, via: IpAddr, metric: Option<u32>) -> RouteMessage {
+    let mut message = match via {
+        IpAddr::V4(via) => {
+            RouteMessageBuilder::<Ipv4Addr>::new().gateway(via).output_interface(index).build()
+        }
+        IpAddr::V6(via) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().gateway(via).output_interface(index).build()
+        }
+    };
+    if let Some(metric) = metric {
+        message.attributes.push(netlink_packet_route::route::RouteAttribute::Priority(metric));
+    }
+    message
+}
+
+/// A default route that was there before us (a container of Docker's own network) is not pushed aside: ours goes
+/// beside it with a higher metric.
+async fn add_default_route(handle: &Handle, index: u32, via: IpAddr) -> Result<(), LinkError> {
+    match handle.route().add(default_route(index, via, None)).execute().await {
+        Err(error) if errno_of(&error) == Errno::EXIST => {
+            let metric = SECOND_METRIC.saturating_add(index);
+            match handle.route().add(default_route(index, via, Some(metric))).execute().await {
+                Err(error) if errno_of(&error) == Errno::EXIST => Ok(()),
+                answer => answer.step("default route"),
+            }
+        }
+        answer => answer.step("default route"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_comes_out_of_netlink_as_it_went_in() {
+        let mut message = rtnetlink::packet_core::ErrorMessage::default();
+        message.code = std::num::NonZeroI32::new(-17);
+        assert_eq!(errno_of(&rtnetlink::Error::NetlinkError(message)), Errno::EXIST);
+        assert_eq!(errno_of(&rtnetlink::Error::RequestFailed), Errno::IO);
+    }
+}

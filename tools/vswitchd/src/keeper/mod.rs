@@ -1,0 +1,206 @@
+//! The keeper: the parent process. Small, without packet code, with all the privilege.
+//!
+//! It enters namespaces, makes TAPs, holds every descriptor, and runs the engine as a child that has no privilege at
+//! all. The engine dies: it is started again with the same descriptors, and the containers never noticed.
+
+mod bounded;
+mod commands;
+mod engine;
+mod enter;
+mod host;
+mod lanes;
+mod limits;
+mod link;
+mod namespaces;
+mod outside;
+mod places;
+mod probe;
+mod refusal;
+mod rootless;
+mod runtime;
+mod supervise;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitCode};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::process::{Signal, geteuid};
+use switch::sys::{caps, signals};
+
+pub use enter::{EnterError, enter, exec};
+pub use host::Host;
+
+use crate::channel::Channel;
+use crate::wire::Refusal;
+use places::{ControlSocket, StateFolder};
+use supervise::Keeper;
+
+/// Longest configuration, bytes.
+pub const MAX_CONFIG: u64 = 1024 * 1024;
+
+/// What the keeper is told.
+#[derive(Debug, Clone)]
+pub struct KeeperOptions {
+    /// The configuration file, read again on request.
+    pub config: PathBuf,
+    /// Its text, validated.
+    pub config_text: String,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The state folder.
+    pub state: PathBuf,
+    /// Arguments with which this program runs as the engine, such as `engine --log-format json`.
+    pub engine: Vec<OsString>,
+}
+
+/// Runs as one of the keeper's helpers if the command line says so (`enter`, `outside`): to be called first thing in
+/// `main`, before there are threads and before the command line is parsed.
+pub fn helper() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next()?.to_str()? {
+        commands::SUBCOMMAND => {
+            complain(&enter::main(arguments));
+            // As shells and `env` do when the program cannot be run.
+            Some(ExitCode::from(126))
+        }
+        outside::SUBCOMMAND => {
+            let kind = arguments.next();
+            Some(outside::main(kind.as_ref().and_then(|kind| kind.to_str())))
+        }
+        _ => None,
+    }
+}
+
+/// The engine's end of the channel to the keeper (its standard input, which becomes `/dev/null`).
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] if this process was not started by a keeper.
+pub fn engine_channel() -> io::Result<Channel> {
+    Channel::from_stdin()
+}
+
+/// Runs until the end of the daemon. The process must have one thread: without root it moves into a user namespace.
+pub fn run(options: KeeperOptions) -> ExitCode {
+    match Prepared::new(&options) {
+        Ok(prepared) => prepared.run(options),
+        Err(refusal) => {
+            complain(&refusal);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line on stderr, whatever the log is set to.
+fn complain(what: &dyn std::fmt::Display) {
+    // Nobody to tell if that fails.
+    let _written = writeln!(io::stderr(), "vswitchd: {what}");
+}
+
+/// Everything that is asked of the host before the engine is started.
+struct Prepared {
+    control: ControlSocket,
+    state: StateFolder,
+    rootless: bool,
+    outside: Option<Child>,
+    host: Arc<Host>,
+    signals: std::os::fd::OwnedFd,
+    nofile: u64,
+}
+
+impl Prepared {
+    /// Places first, while we are who we are outside: in a user namespace owners look different.
+    fn new(options: &KeeperOptions) -> Result<Self, Refusal> {
+        let state = StateFolder::open(&options.state)?;
+        let control = ControlSocket::bind(&options.control)?;
+        Self::with_places(options, control, state)
+    }
+
+    fn with_places(
+        options: &KeeperOptions,
+        control: ControlSocket,
+        state: StateFolder,
+    ) -> Result<Self, Refusal> {
+        let prepare = || {
+            let nofile = limits::raise();
+            let asked = "becoming a daemon";
+            let failed = |error: io::Error| Refusal::new(crate::wire::RefusalKind::Failed, asked, error);
+            let privileged = geteuid().is_root() && caps::may_administer().unwrap_or(false);
+            let (outside, child) = if privileged {
+                (None, None)
+            } else {
+                let (outside, child) = outside::Outside::start().map_err(failed)?;
+                rootless::enter_user_namespace(&outside)?;
+                (Some(outside), Some(child))
+            };
+            let rootless = !rootless::in_initial_user_namespace();
+            let wanted = [Signal::TERM, Signal::INT, Signal::HUP];
+            let signals = signals::subscribe(&wanted).map_err(failed)?;
+            let host = Arc::new(Host::with(&options.state, outside, rootless)?);
+            Ok((nofile, rootless, child, host, signals))
+        };
+        match prepare() {
+            Ok((nofile, rootless, outside, host, signals)) => {
+                Ok(Self { control, state, rootless, outside, host, signals, nofile })
+            }
+            Err(refusal) => {
+                control.remove();
+                Err(refusal)
+            }
+        }
+    }
+
+    fn run(self, options: KeeperOptions) -> ExitCode {
+        let Self { control, state, rootless, outside, host, signals, nofile } = self;
+        let code = match Keeper::new(options, &control, rootless, &host, signals, nofile) {
+            Ok(keeper) => keeper.run(),
+            Err(error) => {
+                complain(&error);
+                ExitCode::FAILURE
+            }
+        };
+        host.release_all();
+        control.remove();
+        drop(state);
+        drop(host); // and with it the channel, whose end ends the helper
+        if let Some(mut child) = outside {
+            let _reaped = child.kill().and_then(|()| child.wait());
+        }
+        code
+    }
+}
+
+/// A text file of at most [`MAX_CONFIG`] bytes.
+fn read_config(path: &Path) -> io::Result<String> {
+    // Never waits for a writer, whatever lies there by now.
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_CONFIG.saturating_add(1)).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_CONFIG {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {MAX_CONFIG} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bounded_regular_file_is_a_configuration() {
+        assert_eq!(read_config(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let path = std::env::temp_dir().join(format!("vswitch-config-{}", std::process::id()));
+        std::fs::write(&path, vec![b' '; MAX_CONFIG as usize + 1]).unwrap();
+        assert_eq!(read_config(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        std::fs::write(&path, "[daemon]").unwrap();
+        assert_eq!(read_config(&path).unwrap(), "[daemon]");
+        std::fs::remove_file(path).unwrap();
+    }
+}
