@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use vswitchd::keeper::enter;
+use vswitchd::keeper;
 use vswitchd::wire::Target;
 
 use crate::client::{Client, segment};
@@ -20,10 +20,10 @@ pub fn exec(client: Client, container: &str, argv: &[OsString]) -> Failure {
     // setns(2): a user namespace can be joined by a process of one thread only. The client has none of its own, and
     // nothing of it is to be inherited.
     drop(client);
-    if let Err(error) = enter::enter(&target) {
+    if let Err(error) = keeper::enter(&target) {
         return Failure::Enter(error);
     }
-    let source = enter::exec(argv);
+    let source = keeper::exec(argv);
     let program = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
     Failure::Exec { program, source }
 }

@@ -82,7 +82,7 @@ pub enum Failure {
     Output(io::Error),
     /// Into the container.
     #[error(transparent)]
-    Enter(vswitchd::keeper::enter::EnterError),
+    Enter(vswitchd::keeper::EnterError),
     /// The command in the container.
     #[error("cannot run {program}: {}", reason(.source))]
     Exec {

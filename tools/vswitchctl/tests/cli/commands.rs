@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::fake::{Daemon, Folder, command, run_at, texts, with_stdin};
 use vswitchd::api::rows::Spoof;
@@ -249,4 +250,25 @@ fn exec_becomes_the_command() {
     assert_eq!(failed(&missing, 127), "cannot run no-such-program: No such file or directory");
     let no_program = daemon.run("exec web /proc/self/status");
     assert_eq!(failed(&no_program, 126), "cannot run /proc/self/status: Permission denied");
+}
+
+#[test]
+fn exec_enters_the_network_namespace() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let mut child = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let (ours, pid) = (namespace("self"), child.id().to_string());
+    let end = Instant::now() + Duration::from_secs(30);
+    while namespace(&pid) == ours {
+        assert!(Instant::now() < end, "no namespace of its own");
+        std::thread::yield_now();
+    }
+    let inside = daemon.good(&format!("exec pid{pid} -- readlink /proc/self/ns/net"));
+    let theirs = namespace(&pid);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(inside.trim_end(), theirs.to_str().unwrap());
 }

@@ -264,7 +264,11 @@ pub fn answer(request: &Request) -> Reply {
         }]),
         Request::Target { container } => Answer::Target(Target {
             user_ns: None,
-            net_ns: if container == "gone" { "/nowhere/net".into() } else { "/proc/self/ns/net".into() },
+            net_ns: match container.strip_prefix("pid") {
+                Some(pid) => format!("/proc/{pid}/ns/net").into(),
+                None if container == "gone" => "/nowhere/net".into(),
+                None => "/proc/self/ns/net".into(),
+            },
             container: container.clone(),
             mounts: Vec::new(),
         }),
