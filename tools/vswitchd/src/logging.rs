@@ -1,6 +1,6 @@
 //! Logs: structured, on standard error, and so limited that no container can fill a disk with them.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -24,7 +24,10 @@ const WINDOW_SECONDS: u64 = 10;
 /// Starts logging, as text or as one JSON object a line.
 pub fn start(json: bool) {
     let level = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
     let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     // Fails only if logging was started before.
     let _ = Registry::default().with(lines.with_filter(RateLimit::default()).with_filter(level)).try_init();

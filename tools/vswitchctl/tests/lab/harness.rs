@@ -344,7 +344,10 @@ impl User {
     fn make(tag: &str) -> Self {
         let name = format!("vswt{tag}");
         let _one_at_a_time = lock("vswt-users.lock", rustix::fs::FlockOperation::LockExclusive);
-        run("useradd", &["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", &name]);
+        run(
+            "useradd",
+            &["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", &name],
+        );
         let output = Command::new("id").args(["-u", &name]).output().unwrap();
         let id = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
         Self { name, id }
@@ -467,7 +470,10 @@ pub fn names(folder: impl AsRef<Path>) -> Vec<String> {
 pub fn children_of(pid: u32) -> Vec<u32> {
     let tasks = names(format!("/proc/{pid}/task"));
     let lists = tasks.iter().map(|task| fs::read_to_string(format!("/proc/{pid}/task/{task}/children")));
-    lists.flatten().flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+    lists
+        .flatten()
+        .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 fn arguments(pid: u32) -> Vec<String> {

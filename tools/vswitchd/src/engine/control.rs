@@ -194,7 +194,10 @@ impl Control {
                 Some(call) = calls.recv() => self.answer(call),
                 notice = keeper.listen(), if !keeper_lost => match notice {
                     Notice::Reload => self.read_file(None),
-                    Notice::Shutdown => return ExitCode::SUCCESS,
+                    Notice::Shutdown => {
+                        self.hosts.clear();
+                        return ExitCode::SUCCESS;
+                    }
                     Notice::Lost => {
                         tracing::error!("the keeper ended: forwarding goes on, nothing new can be attached");
                         keeper_lost = true;

@@ -39,6 +39,16 @@ impl Hosts {
         self.written = wanted;
     }
 
+    /// Removes them all: the daemon ends.
+    pub fn clear(&self) {
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %self.folder.display(), %error, "names of containers are left");
+            }
+            _ => {}
+        }
+    }
+
     fn sync(&self, wanted: &BTreeMap<String, String>) -> std::io::Result<()> {
         for (name, text) in wanted {
             if self.written.get(name) != Some(text) {
