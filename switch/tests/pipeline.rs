@@ -1,5 +1,5 @@
 //! Frames through all eight hops on memory devices: what came out where, and which counter rose.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

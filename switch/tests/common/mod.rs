@@ -1,5 +1,5 @@
 //! A lab in memory: ports on networks, frames as bytes, time moved by hand.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
