@@ -113,7 +113,7 @@ impl Control {
             }
             Outcome::Nothing
         });
-        self.reconcile();
+        self.bring_about();
         self.retry_failed();
         let Some(reply) = reply else { return };
         let ports = self.ports.wanted().map(|(id, _)| id).collect();
@@ -153,7 +153,7 @@ impl Control {
         let name = create.name.clone();
         self.objects.kept.networks.push(create);
         self.keep();
-        self.reconcile();
+        self.bring_about();
         let record = self.networks.named(&name).ok_or_else(|| no_network(&name))?;
         Ok(Answer::NetworkRow(self.network_row(record)))
     }
@@ -163,7 +163,7 @@ impl Control {
         self.objects.kept.networks.retain(|network| network.name != name);
         self.objects.kept.fdb.retain(|entry| entry.network != name);
         self.keep();
-        self.reconcile();
+        self.bring_about();
         Ok(done(1, format!("network {name} removed")))
     }
 
@@ -181,7 +181,7 @@ impl Control {
         };
         self.objects.kept.interfaces.push(Connected { network: network.into(), interface: kept });
         self.keep();
-        self.reconcile();
+        self.bring_about();
         match self.ports.find(&container.name, &made.name) {
             Some(port) => {
                 let then = Then::Connected { network: network.into(), port };
@@ -227,7 +227,7 @@ impl Control {
             self.desired.remove_container(container).map_err(|problem| refused(&problem))?;
         }
         self.keep();
-        self.reconcile();
+        self.bring_about();
         Ok(done(1, format!("{container} {} disconnected from {network}", gone.name)))
     }
 

@@ -55,6 +55,10 @@ pub struct Control {
     pub(super) jobs: JoinSet<Outcome>,
     pub(super) unsettled: Vec<Unsettled>,
     pub(super) attempts: u64,
+    /// Something is wanted or gone: [`Control::reconcile`] has work.
+    pub(super) unreconciled: bool,
+    /// Something changed that packets must see.
+    pub(super) unpublished: bool,
     pub(super) started: Instant,
     last_ageing: Instant,
     ready: bool,
@@ -169,6 +173,8 @@ impl Control {
             jobs: JoinSet::new(),
             unsettled: Vec::new(),
             attempts: 0,
+            unreconciled: false,
+            unpublished: false,
             started: Instant::now(),
             last_ageing: Instant::now(),
             ready: false,
@@ -186,8 +192,10 @@ impl Control {
         let Ok(events) = AsyncFd::new(mailbox.event_wake()) else { return ExitCode::FAILURE };
         let keeper = Arc::clone(&self.keeper);
         let mut keeper_lost = false;
-        self.begin_again();
+        self.merge_objects();
+        self.unreconciled = true;
         loop {
+            self.catch_up();
             self.settle().await;
             let pause = if self.is_waiting() { WAITING_POLL } else { AGEING_POLL };
             tokio::select! {
@@ -205,6 +213,10 @@ impl Control {
                 },
                 Some(outcome) = self.jobs.join_next(), if !self.jobs.is_empty() => {
                     self.finish(outcome.unwrap_or(Outcome::Nothing));
+                    // Hundreds may have come back at once: one publication serves them all.
+                    while let Some(outcome) = self.jobs.try_join_next() {
+                        self.finish(outcome.unwrap_or(Outcome::Nothing));
+                    }
                 }
                 guard = events.readable() => {
                     if let Ok(mut guard) = guard {
@@ -241,7 +253,7 @@ impl Control {
                         *state =
                             State::Failed { reason: format!("the worker cannot serve its TAP: {error}") };
                     }
-                    self.publish();
+                    self.unpublished = true;
                 }
             }
         }
@@ -272,11 +284,21 @@ impl Control {
         }
     }
 
-    /// Publishes what is wanted and up, and writes the names of containers for those who look them up.
-    pub(super) fn publish(&mut self) {
-        self.generation += 1;
-        self.snapshot.store(Arc::new(publish::snapshot(self.generation, &self.networks, &self.ports)));
+    /// Something is wanted that was not, or the other way round.
+    pub(super) fn bring_about(&mut self) {
+        self.reconcile();
         self.hosts.write(&self.desired);
+    }
+
+    /// Does once what a burst of messages asked for.
+    fn catch_up(&mut self) {
+        if std::mem::take(&mut self.unreconciled) {
+            self.bring_about();
+        }
+        if std::mem::take(&mut self.unpublished) {
+            self.generation += 1;
+            self.snapshot.store(Arc::new(publish::snapshot(self.generation, &self.networks, &self.ports)));
+        }
     }
 
     /// Answers calls whose ports have settled, and says `ready` when all have for the first time.

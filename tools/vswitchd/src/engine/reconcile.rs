@@ -43,13 +43,7 @@ impl Control {
         }
     }
 
-    /// First reconciliation of this engine.
-    pub(super) fn begin_again(&mut self) {
-        self.merge_objects();
-        self.reconcile();
-    }
-
-    /// Brings what is there to what is wanted. Cheap and idempotent: called whenever something changed.
+    /// Brings what is there to what is wanted. Idempotent; quadratic in the number of interfaces, so once for a burst.
     pub(super) fn reconcile(&mut self) {
         self.put_networks();
         let unwanted = self.ports.ids(|port| {
@@ -69,7 +63,7 @@ impl Control {
         }
         self.release_containers();
         self.drop_networks();
-        self.publish();
+        self.unpublished = true;
     }
 
     fn put_networks(&mut self) {
@@ -141,10 +135,9 @@ impl Control {
         }
     }
 
-    /// Its namespace, where no interface brings it about; its command, once its interfaces are there.
+    /// Its namespace, where no interface brings it about; else its command.
     fn reconcile_container(&mut self, container: &Container) {
         let name = &container.name;
-        let up = self.ports.wanted().filter(|(_, port)| port.container() == *name && port.is_up()).count();
         let known = self.containers.entry(name.clone()).or_default();
         if container.interfaces.is_empty() && !known.prepared && known.reason.is_none() {
             known.prepared = true;
@@ -157,17 +150,25 @@ impl Control {
             self.ask(op, |result| Outcome::Prepared(name, result.map(|_| ())));
             return;
         }
+        self.reconcile_command(name);
+    }
+
+    /// A container's command runs once all its interfaces are there.
+    fn reconcile_command(&mut self, name: &str) {
+        let Some(container) = self.desired.container(name) else { return };
+        let up = self.ports.wanted().filter(|(_, port)| port.container() == name && port.is_up()).count();
         let complete = up == container.interfaces.len();
         let Some(known) = self.containers.get_mut(name) else { return };
-        if known.command != container.command && (complete || container.command.is_empty()) {
-            known.command.clone_from(&container.command);
-            let op = if container.command.is_empty() {
-                Op::Halt { container: name.clone() }
-            } else {
-                Op::Run { container: name.clone(), argv: container.command.clone() }
-            };
-            self.ask(op, log_refusal);
+        if known.command == container.command || !(complete || container.command.is_empty()) {
+            return;
         }
+        known.command.clone_from(&container.command);
+        let op = if container.command.is_empty() {
+            Op::Halt { container: name.to_owned() }
+        } else {
+            Op::Run { container: name.to_owned(), argv: container.command.clone() }
+        };
+        self.ask(op, log_refusal);
     }
 
     fn release_containers(&mut self) {
@@ -218,7 +219,7 @@ impl Control {
         let attaching = matches!(record.state, State::Attaching);
         let worker = record.is_up();
         record.state = State::Leaving { worker, keeper: true };
-        self.publish();
+        self.unpublished = true;
         if worker && self.mailbox.tell(Command::Detach { port }).is_err() {
             tracing::error!(port = port.0, "the worker does not listen");
         }
@@ -248,7 +249,7 @@ impl Control {
         }
         self.forget_macs(Flush::PortGone(port));
         self.ports.remove(port);
-        self.reconcile();
+        self.unreconciled = true;
     }
 
     /// The FDB forgets a port; static entries only if its id is to be used again.
@@ -268,7 +269,7 @@ impl Control {
         let State::Up { info, .. } = std::mem::replace(&mut record.state, State::Attaching) else { return };
         tracing::info!(container = record.container(), iface = record.ifname(), "interface is gone");
         let (spec, attempt, was) = (record.spec.clone(), record.attempt, info.netns_id);
-        self.publish();
+        self.unpublished = true;
         self.forget_macs(Flush::Port(port));
         if let Some(known) = self.containers.get_mut(&spec.container) {
             known.command.clear(); // run anew when the container is back
@@ -339,8 +340,9 @@ impl Control {
         }
         match result {
             Ok((info, tap)) => {
+                let container = record.spec.container.clone();
                 self.attached(port, info, tap);
-                self.reconcile();
+                self.reconcile_command(&container);
             }
             Err(refusal) if refusal.kind == RefusalKind::Absent => {
                 let pause = match record.spec.netns {
@@ -366,6 +368,7 @@ impl Control {
         );
         let command = Command::Attach { port, tap, gso: info.gso_writes };
         record.state = State::Up { info, link_down: false, gso_refused: false };
+        self.unpublished = true;
         if self.mailbox.tell(command).is_err() {
             record.state = State::Failed { reason: "the worker does not listen".into() };
         }
@@ -394,7 +397,7 @@ impl Control {
     fn prepared(&mut self, name: &str, result: Result<(), Refusal>) {
         let known: &mut ContainerRecord = self.containers.entry(name.to_owned()).or_default();
         match result {
-            Ok(()) => self.reconcile(),
+            Ok(()) => self.reconcile_command(name),
             Err(refusal) => {
                 tracing::error!(container = name, %refusal, "no namespace");
                 known.prepared = false;
