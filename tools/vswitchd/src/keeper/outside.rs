@@ -181,8 +181,8 @@ fn perform(job: Job, tap: Option<OwnedFd>) -> Result<(Found, Option<OwnedFd>), R
             let asked = format!("interface {:?} in {}", spec.ifname, path.display());
             let (home, netns_id) = join(&path)?;
             let scratch = netns::create().map_err(|errno| Refusal::of_errno(&asked, errno))?;
-            let Placed { fd, ifindex, offloads } =
-                link::place(scratch.as_fd(), home.as_fd(), &spec).map_err(|error| error.refuse(asked))?;
+            let Placed { fd, ifindex, offloads } = link::place(Some(scratch.as_fd()), home.as_fd(), &spec)
+                .map_err(|error| error.refuse(asked))?;
             Ok((Found::Placed { netns_id, ifindex, offloads }, Some(fd)))
         }
         Job::Adjust { path, old, new } => {

@@ -49,6 +49,8 @@ enum Finished {
         container: String,
         then: Then,
     },
+    /// What was removed behind our back is given up.
+    Buried,
 }
 
 /// What follows the end of a command.
@@ -65,6 +67,7 @@ enum Then {
 enum Source {
     Signals,
     Lanes,
+    Removals,
     Channel,
     EngineEnd,
     Command(String, Happened),
@@ -97,6 +100,8 @@ pub(super) struct Keeper {
     /// Where each container is, as last said.
     references: HashMap<String, NetnsRef>,
     ready: bool,
+    /// A lane is looking after removed names.
+    burying: bool,
     phase: Phase,
 }
 
@@ -124,6 +129,7 @@ impl Keeper {
             commands: Commands::new(nofile),
             references: HashMap::new(),
             ready: false,
+            burying: false,
             phase: Phase::Serving,
         })
     }
@@ -154,6 +160,9 @@ impl Keeper {
             (Source::Signals, self.signals.as_fd(), PollFlags::IN),
             (Source::Lanes, self.lanes.wake(), PollFlags::IN),
         ];
+        if let Some(removals) = self.host.removals().filter(|_| !self.burying) {
+            sources.push((Source::Removals, removals, PollFlags::IN));
+        }
         if let Some(engine) = &self.engine {
             let writing = if engine.wants_to_write() { PollFlags::OUT } else { PollFlags::empty() };
             sources.push((Source::Channel, engine.channel(), PollFlags::IN | writing));
@@ -215,6 +224,13 @@ impl Keeper {
             Source::Lanes => {
                 let finished: Vec<_> = self.lanes.finished().collect();
                 finished.into_iter().for_each(|finished| self.on_finished(finished));
+            }
+            Source::Removals => {
+                self.burying = true;
+                self.submit("", |host| {
+                    host.bury();
+                    Finished::Buried
+                });
             }
             Source::Channel => self.on_channel(),
             Source::EngineEnd => self.on_engine_end(),
@@ -452,6 +468,7 @@ impl Keeper {
                 }
             }
             Finished::End { container, then } => self.end_command(&container, then),
+            Finished::Buried => self.burying = false,
         }
     }
 
