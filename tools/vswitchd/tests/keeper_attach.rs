@@ -271,6 +271,18 @@ fn two_interfaces_in_one_container() {
 }
 
 #[test]
+fn ipv6_is_switched_on_where_an_address_needs_it() {
+    let Some(lab) = Lab::new() else { return };
+    let there = Named::new();
+    // As Docker leaves its containers.
+    ip(&["netns", "exec", &there.0, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"]);
+    lab.attach(&AttachSpec { addresses: vec![(address("10.1.0.10"), 24)], ..spec(&there.0) });
+    assert!(!ip(&["-n", &there.0, "address"]).contains("inet6"));
+    lab.attach(&AttachSpec { ifname: "eth1".into(), default_via: None, ..spec(&there.0) });
+    assert!(ip(&["-n", &there.0, "-o", "address", "show", "dev", "eth1"]).contains("fd00:1::a/64"));
+}
+
+#[test]
 fn an_interface_is_adjusted_in_place() {
     let Some(lab) = Lab::new() else { return };
     let there = Named::new();

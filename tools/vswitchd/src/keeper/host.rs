@@ -258,6 +258,20 @@ impl Host {
         Ok(Target { user_ns: home.user_ns, net_ns: home.path, container: container.to_owned(), mounts })
     }
 
+    /// The same for a command of ours, which starts in our user namespace.
+    pub(super) fn locate_own(&self, container: &str, reference: &NetnsRef) -> Result<Target, Refusal> {
+        let target = self.locate(container, reference)?;
+        let ours = netns::identity_of(Path::new("/proc/self/ns/user")).ok();
+        match &target.user_ns {
+            Some(path) if netns::identity_of(path).ok() != ours => {
+                let asked = format!("command of container {container:?}");
+                Err(Refusal::new(RefusalKind::Denied, asked, "it has a user namespace of its own")
+                    .help("let its own engine run it (podman exec), or run vswitchd as root"))
+            }
+            _ => Ok(target),
+        }
+    }
+
     /// Duplicates of all interfaces that live, for a new engine.
     ///
     /// # Errors

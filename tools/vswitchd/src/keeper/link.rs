@@ -126,6 +126,9 @@ pub(super) fn place(
         }
         let ifindex = index_of(&spec.ifname)?;
         loopback_up(&handle).await?;
+        if spec.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+            enable_ipv6(&spec.ifname);
+        }
         for &(address, prefix) in &spec.addresses {
             add_address(&handle, ifindex, address, prefix).await?;
         }
@@ -170,6 +173,9 @@ pub(super) fn adjust(
         for &(address, prefix) in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
             let gone = handle.address().del(address_message(index, address, prefix)).execute().await;
             unless(gone, Errno::ADDRNOTAVAIL).step("old address")?;
+        }
+        if new.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+            enable_ipv6(&name);
         }
         // All of them: an address that went takes the others of its subnet and its routes along.
         for &(address, prefix) in &new.addresses {
@@ -235,6 +241,12 @@ async fn change(
 
 async fn loopback_up(handle: &Handle) -> Result<(), LinkError> {
     change(handle, LinkUnspec::new_with_index(LOOPBACK).up(), "loopback").await
+}
+
+/// Docker switches IPv6 off in containers whose own networks have none; who gives ours an address wants it. `/proc/sys`
+/// shows the thread's namespace. Best effort: without IPv6 in the kernel, adding the address says so.
+fn enable_ipv6(name: &str) {
+    let _best_effort = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
 }
 
 fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {

@@ -390,39 +390,38 @@ impl Keeper {
     }
 
     fn on_request(&mut self, asker: Asker, op: Op) {
-        let reply = move |answer: Answered| Finished::Answer(asker, answer);
-        let done = move || reply(Ok((Answer::Done, Vec::new())));
+        let done = move |result: Result<(), Refusal>| {
+            Finished::Answer(asker, result.map(|()| (Answer::Done, Vec::new())))
+        };
         match op {
             Op::Attach(spec) => {
                 self.refer(&spec.container, &spec.netns);
                 self.submit(&spec.container.clone(), move |host| {
-                    reply(host.attach(&spec).map(|(tap, info)| (Answer::Attached(info), vec![tap])))
+                    let attached = host.attach(&spec);
+                    Finished::Answer(asker, attached.map(|(tap, info)| (Answer::Attached(info), vec![tap])))
                 });
             }
-            Op::Adjust(spec) => self.submit(&spec.container.clone(), move |host| match host.adjust(&spec) {
-                Ok(()) => done(),
-                Err(refusal) => reply(Err(refusal)),
-            }),
+            Op::Adjust(spec) => self.submit(&spec.container.clone(), move |host| done(host.adjust(&spec))),
             Op::Detach { container, ifname } => self.submit(&container.clone(), move |host| {
                 host.detach(&container, &ifname);
-                done()
+                done(Ok(()))
             }),
             Op::Netns { container, netns, create } => {
                 self.refer(&container, &netns);
-                self.submit(&container.clone(), move |host| match host.netns(&container, &netns, create) {
-                    Ok(()) => done(),
-                    Err(refusal) => reply(Err(refusal)),
-                });
+                self.submit(&container.clone(), move |host| done(host.netns(&container, &netns, create)));
             }
             Op::Release { container } => {
                 let then = Then::Release { asker, container: container.clone() };
                 self.submit(&container.clone(), move |_| Finished::End { container, then });
             }
             Op::Run { container, argv } => self.run_command(asker, container, argv),
-            Op::Halt { container } => self
-                .submit(&container.clone(), move |_| Finished::End { container, then: Then::Answer(asker) }),
+            Op::Halt { container } => {
+                let then = Then::Answer(asker);
+                self.submit(&container.clone(), move |_| Finished::End { container, then });
+            }
             Op::Locate { container, netns } => self.submit(&container.clone(), move |host| {
-                reply(host.locate(&container, &netns).map(|target| (Answer::Target(target), Vec::new())))
+                let target = host.locate(&container, &netns);
+                Finished::Answer(asker, target.map(|target| (Answer::Target(target), Vec::new())))
             }),
             Op::ReadConfig => {
                 let answer = config_again(&self.options.config);
@@ -450,7 +449,7 @@ impl Keeper {
             return self.answer(asker, Err(refusal));
         };
         self.submit(&container.clone(), move |host| {
-            let target = host.locate(&container, &netns);
+            let target = host.locate_own(&container, &netns);
             Finished::Start { asker, container, argv, target }
         });
     }
