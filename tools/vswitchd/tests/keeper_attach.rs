@@ -386,6 +386,36 @@ fn what_a_crash_left_is_removed_and_only_that() {
 }
 
 #[test]
+fn interfaces_in_namespaces_of_others_go_when_everything_is_released() {
+    let Some(lab) = Lab::new() else { return };
+    let there = Named::new();
+    for number in 0..40 {
+        lab.attach(&AttachSpec {
+            ifname: format!("net{number}"),
+            addresses: vec![],
+            default_via: None,
+            ..spec(&there.0)
+        });
+    }
+    let start = Instant::now();
+    lab.host.release_all();
+    println!("40 closed: {:?}", start.elapsed());
+    let left = ip(&["-n", &there.0, "-o", "link"]);
+    assert_eq!(left.lines().count(), 1, "{left}");
+}
+
+#[test]
+fn docker_that_is_not_there_is_refused_in_words() {
+    let Some(lab) = Lab::new() else { return };
+    let nowhere = AttachSpec { netns: NetnsRef::Docker(unique()), ..spec("web") };
+    let refusal = lab.host.attach(&nowhere).unwrap_err();
+    // No program, no daemon, or no such container: whatever this machine has.
+    assert!(matches!(refusal.kind, RefusalKind::Failed | RefusalKind::Absent), "{refusal}");
+    assert!(refusal.to_string().contains("of docker: "), "{refusal}");
+    println!("{refusal}");
+}
+
+#[test]
 fn many_containers_come_up_together() {
     let Some(lab) = Lab::new() else { return };
     let names: Vec<_> = (0..64).map(|_| unique()).collect();
