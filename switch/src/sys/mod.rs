@@ -4,6 +4,7 @@
 pub mod caps;
 pub mod fds;
 pub mod netns;
+mod returns;
 pub mod signals;
 pub mod tun;
 

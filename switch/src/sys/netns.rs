@@ -5,14 +5,15 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::raw::c_void;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
+use rustix::ioctl::{Opcode, ioctl};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use super::returns::Returns;
 
 /// File system type of namespace files (`include/uapi/linux/magic.h`).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -33,27 +34,6 @@ pub enum NetnsError {
     /// What the kernel said.
     #[error("{0}")]
     Kernel(#[from] Errno),
-}
-
-/// An ioctl without argument whose answer is its return value.
-struct Returns<const OPCODE: Opcode>;
-
-// SAFETY: both opcodes used with it (NS_GET_USERNS, NS_GET_NSTYPE) ignore their argument and change no memory.
-unsafe impl<const OPCODE: Opcode> Ioctl for Returns<OPCODE> {
-    type Output = IoctlOutput;
-    const IS_MUTATING: bool = false;
-
-    fn opcode(&self) -> Opcode {
-        OPCODE
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        std::ptr::null_mut()
-    }
-
-    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<IoctlOutput> {
-        Ok(out)
-    }
 }
 
 /// Opens the network namespace behind `path`: a name's mount in `/run/netns`, `/proc/PID/ns/net`, a runtime's sandbox
@@ -153,13 +133,10 @@ fn last_errno() -> Errno {
 /// # Syscalls
 /// `ioctl` `NS_GET_USERNS`.
 pub fn owner(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
-    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor.
+    // SAFETY: NS_GET_USERNS takes no argument and returns a new descriptor, close-on-exec.
     let raw = unsafe { ioctl(fd, Returns::<NS_GET_USERNS>) }?;
     // SAFETY: the kernel made this descriptor for us a moment ago; nobody else knows its number.
-    let owned = unsafe { OwnedFd::from_raw_fd(raw) };
-    // The kernel opens it close-on-exec since 4.9; said again because a leak would pin a user namespace.
-    rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC)?;
-    Ok(owned)
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 /// Moves the calling thread into a fresh network namespace with nothing but a loopback that is down.

@@ -5,12 +5,13 @@
 //! container's namespace dies, the descriptor polls `POLLERR` and reads and writes give `EBADFD`.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, IntegerSetter, Opcode, Setter, Updater, ioctl};
 
+use super::returns::Returns;
 use crate::vnet::VnetHdr;
 
 /// The kernel's clone device.
@@ -233,6 +234,21 @@ pub fn set_carrier(fd: impl AsFd, on: bool) -> Result<(), TunError> {
         .map_err(other("TUNSETCARRIER"))
 }
 
+/// Lets the device outlive its descriptors (without carrier), or not. For one whose namespace is about to end: the
+/// kernel then removes it along with the namespace, in its own time and many at once, and closing the last descriptor
+/// is cheap.
+///
+/// # Errors
+/// [`TunError::Other`] if `fd` is not an attached TAP (`EBADFD` when its namespace is gone).
+///
+/// # Syscalls
+/// `ioctl` `TUNSETPERSIST`.
+pub fn set_persistent(fd: impl AsFd, on: bool) -> Result<(), TunError> {
+    // SAFETY: TUNSETPERSIST takes the flag itself as its argument, no pointer.
+    unsafe { ioctl(fd, IntegerSetter::<{ libc::TUNSETPERSIST as Opcode }>::new_usize(usize::from(on))) }
+        .map_err(other("TUNSETPERSIST"))
+}
+
 /// The name of the interface behind `fd`, wherever it was moved and however it was renamed.
 ///
 /// # Errors
@@ -245,6 +261,24 @@ pub fn name(fd: impl AsFd) -> Result<String, TunError> {
     unsafe { ioctl(fd, Getter::<{ libc::TUNGETIFF as Opcode }, IfReq>::new()) }
         .map(|request| request.name())
         .map_err(other("TUNGETIFF"))
+}
+
+/// The network namespace in which the interface behind `fd` is now, wherever it was made.
+///
+/// # Errors
+/// [`TunError::Other`]: `EBADFD` when its namespace is gone, `EPERM` without the privilege.
+///
+/// # Privileges
+/// `CAP_NET_ADMIN` over that namespace.
+///
+/// # Syscalls
+/// `ioctl` `TUNGETDEVNETNS` (Linux 5.2).
+pub fn home(fd: impl AsFd) -> Result<OwnedFd, TunError> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and returns a new descriptor, close-on-exec.
+    let raw = unsafe { ioctl(fd, Returns::<{ libc::TUNGETDEVNETNS as Opcode }>) }
+        .map_err(other("TUNGETDEVNETNS"))?;
+    // SAFETY: the kernel made this descriptor for us a moment ago; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 #[cfg(test)]

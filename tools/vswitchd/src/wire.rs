@@ -52,8 +52,10 @@ pub struct AttachSpec {
 /// What an attached interface turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachInfo {
-    /// Identity of the namespace: its cookie, which the kernel never gives twice (inode numbers it does).
-    pub netns_id: u64,
+    /// Device and inode number of the namespace: its identity while it lives.
+    pub netns_id: (u64, u64),
+    /// Its cookie, which the kernel never gives twice, as it does inode numbers.
+    pub netns_cookie: u64,
     /// Interface index in the namespace.
     pub ifindex: u32,
     /// Offloads that the kernel took (`TUN_F_*` mask); 0: none, frames are never larger than the MTU.

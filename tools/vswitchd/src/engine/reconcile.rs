@@ -268,7 +268,7 @@ impl Control {
         };
         let State::Up { info, .. } = std::mem::replace(&mut record.state, State::Attaching) else { return };
         tracing::info!(container = record.container(), iface = record.ifname(), "interface is gone");
-        let (spec, attempt, was) = (record.spec.clone(), record.attempt, info.netns_id);
+        let (spec, attempt, was) = (record.spec.clone(), record.attempt, info.netns_cookie);
         self.unpublished = true;
         self.forget_macs(Flush::Port(port));
         if let Some(known) = self.containers.get_mut(&spec.container) {

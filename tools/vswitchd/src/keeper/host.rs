@@ -3,21 +3,24 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use switch::sys::{fds, netns};
+use switch::sys::{fds, netns, tun};
 
 use super::link::{self, Placed};
 use super::namespaces::{Home, Namespaces, is_plain_name};
-use super::outside::{Found, Job, Outside};
+use super::outside::{Found, Identity, Job, Outside};
 use super::probe;
 use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, RefusalKind, Target};
 
 /// Files that a container's process sees in place of the host's, and where they are looked for: what the engine
 /// generated (`STATE/containers/NAME/`), and what an administrator put where `ip netns exec` looks (`/etc/netns/NAME/`).
 const MOUNTED: [(&str, &str); 2] = [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")];
+
+/// Threads that close interfaces together.
+const CLOSERS: usize = 32;
 
 /// A TAP that was attached.
 #[derive(Debug)]
@@ -94,8 +97,9 @@ impl Host {
                 self.namespaces.release(&spec.container);
             }
         });
-        let (Placed { fd, ifindex, offloads }, netns_id) = placed?;
-        let info = AttachInfo { netns_id, ifindex, offloads, gso_writes: self.gso_writes, created };
+        let (Placed { fd, ifindex, offloads }, Identity { netns_id, cookie }) = placed?;
+        let gso_writes = self.gso_writes;
+        let info = AttachInfo { netns_id, netns_cookie: cookie, ifindex, offloads, gso_writes, created };
         let duplicate = copy(&fd)?;
         self.taps().insert(key(spec), Tap { fd, spec: spec.clone(), info: info.clone() });
         Ok((duplicate, info))
@@ -116,17 +120,19 @@ impl Host {
         self.namespaces.find(container, reference, create, self.outside.as_ref())
     }
 
-    fn place(&self, home: &Home, spec: &AttachSpec) -> Result<(Placed, u64), Refusal> {
+    fn place(&self, home: &Home, spec: &AttachSpec) -> Result<(Placed, Identity), Refusal> {
         let asked = format!("interface {:?} of container {:?}", spec.ifname, spec.container);
         if let Some(fd) = &home.fd {
-            let netns_id = netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(&asked, errno))?;
-            let placed = link::place(self.scratch.as_fd(), fd.as_fd(), spec);
-            return placed.map(|placed| (placed, netns_id)).map_err(|error| error.refuse(asked));
+            let failed = |errno| Refusal::of_errno(&asked, errno);
+            let netns_id = netns::identity(fd).map_err(failed)?;
+            let id = Identity { netns_id, cookie: netns::cookie(fd.as_fd()).map_err(failed)? };
+            // A namespace of ours lives until it is released whatever we do, so nothing is lost by making it in place.
+            let scratch = (!home.created).then_some(self.scratch.as_fd());
+            let placed = link::place(scratch, fd.as_fd(), spec);
+            return placed.map(|placed| (placed, id)).map_err(|error| error.refuse(asked));
         }
         match self.job(&Job::Place { path: home.path.clone(), spec: spec.clone() }, None)? {
-            (Found::Placed { netns_id, ifindex, offloads }, Some(fd)) => {
-                Ok((Placed { fd, ifindex, offloads }, netns_id))
-            }
+            (Found::Placed { id, ifindex, offloads }, Some(fd)) => Ok((Placed { fd, ifindex, offloads }, id)),
             _ => Err(Refusal::new(RefusalKind::Failed, asked, "no descriptor came back")),
         }
     }
@@ -154,7 +160,7 @@ impl Host {
             let home = self.home(&spec.container, &spec.netns, false)?;
             let there = match &home.fd {
                 Some(fd) => {
-                    let id = netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(&asked, errno))?;
+                    let id = netns::identity(fd).map_err(|errno| Refusal::of_errno(&asked, errno))?;
                     if id != info.netns_id {
                         return Err(gone());
                     }
@@ -195,19 +201,40 @@ impl Host {
 
     /// Forgets a container: its interfaces, and its namespace if it was made by us for it alone.
     pub fn release(&self, container: &str) {
-        let gone: Vec<_> = self.taps().extract_if(|(owner, _), _| owner == container).collect();
-        self.namespaces.release(container);
-        drop(gone);
+        let gone: Vec<_> =
+            self.taps().extract_if(|(owner, _), _| owner == container).map(|(_, tap)| tap).collect();
+        close(gone, &self.namespaces.release(container));
+    }
+
+    /// Readable when a name in `/run/netns` was removed: time for [`Host::bury`]. Nothing to poll for without root.
+    pub fn removals(&self) -> Option<BorrowedFd<'_>> {
+        self.namespaces.removals()
+    }
+
+    /// A namespace of ours whose name somebody removed (`ip netns del`) is given up: its interfaces are removed, so that
+    /// their descriptors tell it.
+    pub fn bury(&self) {
+        for gone in self.namespaces.removed() {
+            let taps: Vec<_> = {
+                let mut taps = self.taps();
+                taps.extract_if(|_, tap| tap.info.netns_id == gone).collect()
+            };
+            for ((container, ifname), tap) in taps {
+                tracing::info!(container, ifname, "its namespace was removed");
+                if let Err(error) = link::remove(tap.fd.as_fd()) {
+                    tracing::debug!(container, ifname, %error, "it was gone already");
+                }
+            }
+        }
     }
 
     /// Forgets everything: what was made is removed.
     pub fn release_all(&self) {
-        // Namespaces first: the kernel removes what is in them in one go and by itself.
-        self.namespaces.release_all();
-        self.taps().clear();
+        let gone: Vec<_> = self.taps().drain().map(|(_, tap)| tap).collect();
+        close(gone, &self.namespaces.release_all());
     }
 
-    /// Which namespace is there now.
+    /// The cookie of the namespace that is there now.
     ///
     /// # Errors
     /// [`Refusal`]; [`RefusalKind::Absent`] if there is none.
@@ -217,7 +244,7 @@ impl Host {
         match &home.fd {
             Some(fd) => netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(asked, errno)),
             None => match self.job(&Job::Identify { path: home.path }, None)? {
-                (Found::Done { netns_id }, _) => Ok(netns_id),
+                (Found::Done { id }, _) => Ok(id.cookie),
                 _ => Err(Refusal::new(RefusalKind::Failed, asked, "no identity came back")),
             },
         }
@@ -251,6 +278,20 @@ impl Host {
         Ok(Target { user_ns: home.user_ns, net_ns: home.path, container: container.to_owned(), mounts })
     }
 
+    /// The same for a command of ours, which starts in our user namespace.
+    pub(super) fn locate_own(&self, container: &str, reference: &NetnsRef) -> Result<Target, Refusal> {
+        let target = self.locate(container, reference)?;
+        let ours = netns::identity_of(Path::new("/proc/self/ns/user")).ok();
+        match &target.user_ns {
+            Some(path) if netns::identity_of(path).ok() != ours => {
+                let asked = format!("command of container {container:?}");
+                Err(Refusal::new(RefusalKind::Denied, asked, "it has a user namespace of its own")
+                    .help("let its own engine run it (podman exec), or run vswitchd as root"))
+            }
+            _ => Ok(target),
+        }
+    }
+
     /// Duplicates of all interfaces that live, for a new engine.
     ///
     /// # Errors
@@ -260,6 +301,26 @@ impl Host {
         taps.retain(|_, tap| fds::is_alive(&tap.fd).unwrap_or(false));
         taps.values().map(|tap| Ok((tap.fd.try_clone()?, tap.spec.clone(), tap.info.clone()))).collect()
     }
+}
+
+/// Closes `taps`. Those in namespaces that are `ending` go with them; the others the kernel removes one by one, 25 ms
+/// each, most of it waiting: side by side.
+fn close(taps: Vec<Tap>, ending: &[(u64, u64)]) {
+    let (with_their_homes, mut alone): (Vec<_>, Vec<_>) =
+        taps.into_iter().partition(|tap| ending.contains(&tap.info.netns_id));
+    for tap in with_their_homes {
+        if let Err(error) = tun::set_persistent(&tap.fd, true) {
+            tracing::debug!(container = tap.spec.container, %error, "it was gone already");
+        }
+    }
+    let share = alone.len().div_ceil(CLOSERS).max(1);
+    std::thread::scope(|scope| {
+        while !alone.is_empty() {
+            let part = alone.split_off(alone.len().saturating_sub(share));
+            // Without a thread the part is closed here and now.
+            let _thread = std::thread::Builder::new().spawn_scoped(scope, move || drop(part));
+        }
+    });
 }
 
 fn key(spec: &AttachSpec) -> (String, String) {

@@ -1,7 +1,7 @@
 //! Making a TAP in the scratch namespace, moving it, and dressing it in its new home: TUN ioctls and route netlink.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::LinkMessage;
@@ -83,6 +83,11 @@ fn errno_of(error: &rtnetlink::Error) -> Errno {
     }
 }
 
+/// What is gone already is gone too.
+fn unless(answer: Result<(), rtnetlink::Error>, gone: Errno) -> Result<(), rtnetlink::Error> {
+    answer.or_else(|error| if errno_of(&error) == gone { Ok(()) } else { Err(error) })
+}
+
 /// A TAP in its new home.
 #[derive(Debug)]
 pub(super) struct Placed {
@@ -91,43 +96,58 @@ pub(super) struct Placed {
     pub(super) offloads: u32,
 }
 
-/// Makes the interface of `spec` in `home`: created in `scratch`, moved, renamed, configured, up, with carrier. On any
-/// failure nothing is left, because closing the descriptor removes the TAP.
+/// Makes the interface of `spec` in `home`, configured, up, with carrier. On any failure nothing is left, because
+/// closing the descriptor removes the TAP.
+///
+/// With a `scratch` it is made there and moved: its descriptor does not keep `home` alive, and tells its death. The
+/// kernel waits for a grace period in every move, one at a time (17 ms measured). Without, it is made in place, for a
+/// namespace that is kept alive anyway.
 pub(super) fn place(
-    scratch: BorrowedFd<'_>,
+    scratch: Option<BorrowedFd<'_>>,
     home: BorrowedFd<'_>,
     spec: &AttachSpec,
 ) -> Result<Placed, LinkError> {
     let mac = parse_mac(&spec.mac)?;
-    in_runtime(scratch, async {
-        let (fd, temporary) = tun::create("vs%d")?;
+    in_runtime(scratch.unwrap_or(home), async {
+        let (fd, made_as) = tun::create(if scratch.is_some() { "vs%d" } else { &spec.ifname })?;
         let offloads = tun::set_offloads(&fd)?;
-        let here = connect()?;
-        let index = index_of(&temporary)?;
-        // One message: who sees the interface in its new home sees it under its name and address. The namespace is
-        // changed first, so a name that is taken there gives EEXIST and nothing has happened.
-        let moving = LinkUnspec::new_with_index(index)
-            .setns_by_fd(home.as_raw_fd())
-            .name(&spec.ifname)
-            .address(mac.0.to_vec())
-            .mtu(spec.mtu)
-            .up();
-        change(&here, moving, "moving the TAP").await?;
-
-        netns::enter_network(home).step("setns")?;
-        let there = connect()?;
+        let mut handle = connect()?;
+        let dressed =
+            LinkUnspec::new_with_index(index_of(&made_as)?).address(mac.0.to_vec()).mtu(spec.mtu).up();
+        if scratch.is_some() {
+            // One message: who sees the interface in its new home sees it under its name and address. The namespace
+            // is changed first, so a name that is taken there gives EEXIST and nothing has happened.
+            let moved = dressed.setns_by_fd(home.as_raw_fd()).name(&spec.ifname);
+            change(&handle, moved, "moving the TAP").await?;
+            netns::enter_network(home).step("setns")?;
+            handle = connect()?;
+        } else {
+            change(&handle, dressed, "MAC and MTU").await?;
+        }
         let ifindex = index_of(&spec.ifname)?;
-        loopback_up(&there).await?;
+        loopback_up(&handle).await?;
+        if spec.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+            enable_ipv6(&spec.ifname);
+        }
         for &(address, prefix) in &spec.addresses {
-            add_address(&there, ifindex, address, prefix).await?;
+            add_address(&handle, ifindex, address, prefix).await?;
         }
         if let Some(via) = spec.default_via {
-            add_default_route(&there, ifindex, via).await?;
+            add_default_route(&handle, ifindex, via).await?;
         }
         // Until its cable was pulled and plugged once, a TAP reads "state UNKNOWN".
         tun::set_carrier(&fd, false)?;
         tun::set_carrier(&fd, true)?;
         Ok(Placed { fd, ifindex, offloads })
+    })
+}
+
+/// Removes the interface behind `tap`, wherever it is. Its descriptors then say what they say when a namespace dies.
+pub(super) fn remove(tap: BorrowedFd<'_>) -> Result<(), LinkError> {
+    let home = tun::home(tap)?;
+    let name = tun::name(tap)?;
+    in_runtime(home.as_fd(), async {
+        connect()?.link().del(index_of(&name)?).execute().await.step("removing")
     })
 }
 
@@ -146,26 +166,22 @@ pub(super) fn adjust(
         let index = index_of(&name)?;
         let link = LinkUnspec::new_with_index(index).address(mac.0.to_vec()).mtu(new.mtu).up();
         change(&handle, link, "MAC and MTU").await?;
-        for &(address, prefix) in new.addresses.iter().filter(|address| !old.addresses.contains(address)) {
-            add_address(&handle, index, address, prefix).await?;
-        }
         if let Some(via) = old.default_via.filter(|_| old.default_via != new.default_via) {
-            match handle.route().del(default_route(index, via, None)).execute().await {
-                Err(error) if errno_of(&error) != Errno::SRCH => return Err(error).step("old default route"),
-                _ => {}
-            }
+            let gone = handle.route().del(default_route(index, via, None)).execute().await;
+            unless(gone, Errno::SRCH).step("old default route")?;
         }
         for &(address, prefix) in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
             let gone = handle.address().del(address_message(index, address, prefix)).execute().await;
-            match gone {
-                Err(error) if errno_of(&error) != Errno::ADDRNOTAVAIL => {
-                    return Err(error).step("old address");
-                }
-                _ => {}
-            }
+            unless(gone, Errno::ADDRNOTAVAIL).step("old address")?;
+        }
+        if new.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+            enable_ipv6(&name);
+        }
+        // All of them: an address that went takes the others of its subnet and its routes along.
+        for &(address, prefix) in &new.addresses {
+            add_address(&handle, index, address, prefix).await?;
         }
         match new.default_via {
-            // An address that went took its routes along, so this is asked again even where it did not change.
             Some(via) => add_default_route(&handle, index, via).await,
             None => Ok(()),
         }
@@ -225,6 +241,12 @@ async fn change(
 
 async fn loopback_up(handle: &Handle) -> Result<(), LinkError> {
     change(handle, LinkUnspec::new_with_index(LOOPBACK).up(), "loopback").await
+}
+
+/// Docker switches IPv6 off in containers whose own networks have none; who gives ours an address wants it. `/proc/sys`
+/// shows the thread's namespace. Best effort: without IPv6 in the kernel, adding the address says so.
+fn enable_ipv6(name: &str) {
+    let _best_effort = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
 }
 
 fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {

@@ -23,6 +23,7 @@ mod supervise;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode};
@@ -36,7 +37,7 @@ pub use enter::{EnterError, enter, exec};
 pub use host::Host;
 
 use crate::channel::Channel;
-use crate::wire::Refusal;
+use crate::wire::{Refusal, RefusalKind};
 use places::{ControlSocket, StateFolder};
 use supervise::Keeper;
 
@@ -108,50 +109,43 @@ struct Prepared {
     rootless: bool,
     outside: Option<Child>,
     host: Arc<Host>,
-    signals: std::os::fd::OwnedFd,
+    signals: OwnedFd,
     nofile: u64,
 }
 
 impl Prepared {
     /// Places first, while we are who we are outside: in a user namespace owners look different.
     fn new(options: &KeeperOptions) -> Result<Self, Refusal> {
-        let state = StateFolder::open(&options.state)?;
+        // The socket first: whoever listens on it can be named.
         let control = ControlSocket::bind(&options.control)?;
-        Self::with_places(options, control, state)
-    }
-
-    fn with_places(
-        options: &KeeperOptions,
-        control: ControlSocket,
-        state: StateFolder,
-    ) -> Result<Self, Refusal> {
-        let prepare = || {
-            let nofile = limits::raise();
-            let asked = "becoming a daemon";
-            let failed = |error: io::Error| Refusal::new(crate::wire::RefusalKind::Failed, asked, error);
-            let privileged = geteuid().is_root() && caps::may_administer().unwrap_or(false);
-            let (outside, child) = if privileged {
-                (None, None)
-            } else {
-                let (outside, child) = outside::Outside::start().map_err(failed)?;
-                rootless::enter_user_namespace(&outside)?;
-                (Some(outside), Some(child))
-            };
-            let rootless = !rootless::in_initial_user_namespace();
-            let wanted = [Signal::TERM, Signal::INT, Signal::HUP];
-            let signals = signals::subscribe(&wanted).map_err(failed)?;
-            let host = Arc::new(Host::with(&options.state, outside, rootless)?);
-            Ok((nofile, rootless, child, host, signals))
-        };
-        match prepare() {
-            Ok((nofile, rootless, outside, host, signals)) => {
-                Ok(Self { control, state, rootless, outside, host, signals, nofile })
-            }
+        let prepared = StateFolder::open(&options.state).and_then(|state| Self::with_places(options, state));
+        match prepared {
+            Ok(ready) => Ok(ready(control)),
             Err(refusal) => {
                 control.remove();
                 Err(refusal)
             }
         }
+    }
+
+    fn with_places(
+        options: &KeeperOptions,
+        state: StateFolder,
+    ) -> Result<impl FnOnce(ControlSocket) -> Self, Refusal> {
+        let nofile = limits::raise();
+        let failed = |error: io::Error| Refusal::new(RefusalKind::Failed, "becoming a daemon", error);
+        let privileged = geteuid().is_root() && caps::may_administer().unwrap_or(false);
+        let (helper, outside) = if privileged {
+            (None, None)
+        } else {
+            let (helper, child) = outside::Outside::start().map_err(failed)?;
+            rootless::enter_user_namespace(&helper)?;
+            (Some(helper), Some(child))
+        };
+        let rootless = !rootless::in_initial_user_namespace();
+        let signals = signals::subscribe(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(failed)?;
+        let host = Arc::new(Host::with(&options.state, helper, rootless)?);
+        Ok(move |control| Self { control, state, rootless, outside, host, signals, nofile })
     }
 
     fn run(self, options: KeeperOptions) -> ExitCode {

@@ -8,11 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, unmount};
@@ -55,6 +56,15 @@ struct Created {
     users: BTreeSet<String>,
 }
 
+impl Held {
+    fn is(&self, identity: Result<(u64, u64), Errno>) -> bool {
+        match self {
+            Self::Name(mark) => identity == Ok((mark.device, mark.inode)),
+            Self::Descriptor(fd) => netns::identity(fd) == identity,
+        }
+    }
+}
+
 /// What a mark says: this namespace, in this boot, was made by us.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
@@ -74,6 +84,8 @@ pub(super) struct Namespaces {
     marks: PathBuf,
     boot: String,
     created: Mutex<HashMap<String, Created>>,
+    /// Tells of names that go; nobody else can remove what is held by descriptor.
+    removals: Option<OwnedFd>,
 }
 
 impl Namespaces {
@@ -85,6 +97,11 @@ impl Namespaces {
             marks: state.join("netns"),
             boot: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
             created: Mutex::default(),
+            removals: if by_descriptor {
+                None
+            } else {
+                Some(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?)
+            },
         };
         if !by_descriptor {
             fs::create_dir_all(&namespaces.marks)?;
@@ -146,7 +163,8 @@ impl Namespaces {
         let usable = there.is_ok() && !(self.by_descriptor && create);
         match there {
             Ok(fd) if usable => {
-                Ok(Home { fd: Some(fd), path, user_ns: None, created: created.contains_key(name) })
+                let ours = created.get(name).is_some_and(|made| made.held.is(netns::identity(&fd)));
+                Ok(Home { fd: Some(fd), path, user_ns: None, created: ours })
             }
             Ok(_) | Err(NetnsError::NotNamespace | NetnsError::Kernel(Errno::NOENT)) if create => {
                 let made = self.make(name, &path).map_err(|errno| not_made(&asked, name, errno))?;
@@ -208,10 +226,44 @@ impl Namespaces {
         let mark = Mark { device, inode, boot: self.boot.clone() };
         // The mark first: a crash between the two leaves a mark without a namespace, which is harmless.
         self.write_mark(name, &mark).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        publish(&fd, path).inspect_err(|_| {
+        publish(&fd, path).and_then(|()| self.watch()).inspect_err(|_| {
             let _best_effort = fs::remove_file(self.marks.join(name));
         })?;
         Ok(Held::Name(mark))
+    }
+
+    /// What to poll for, to call [`Namespaces::removed`] then.
+    pub(super) fn removals(&self) -> Option<BorrowedFd<'_>> {
+        self.removals.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Identities of namespaces of ours whose names somebody else removed. They are ours no more.
+    pub(super) fn removed(&self) -> Vec<(u64, u64)> {
+        if let Some(removals) = &self.removals {
+            // Which names went is found by looking.
+            let mut events = [0; 4096];
+            while rustix::io::read(removals, &mut events).is_ok_and(|n| n > 0) {}
+        }
+        let mut gone = Vec::new();
+        self.created().retain(|name, made| {
+            let Held::Name(mark) = &made.held else { return true };
+            let there =
+                netns::open(&Path::new(NAMES).join(name)).is_ok_and(|fd| made.held.is(netns::identity(fd)));
+            if !there {
+                gone.push((mark.device, mark.inode));
+                let _gone_already = fs::remove_file(self.marks.join(name));
+            }
+            there
+        });
+        gone
+    }
+
+    /// The folder may have been made a moment ago; said again for the same folder it changes nothing.
+    fn watch(&self) -> Result<(), Errno> {
+        match &self.removals {
+            Some(removals) => inotify::add_watch(removals, NAMES, WatchFlags::DELETE).map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     fn write_mark(&self, name: &str, mark: &Mark) -> io::Result<()> {
@@ -231,30 +283,27 @@ impl Namespaces {
         self.created().values().any(|made| made.users.contains(container))
     }
 
-    /// Forgets `container`; the namespaces that were made for it alone go.
-    pub(super) fn release(&self, container: &str) {
+    /// Forgets `container`; the namespaces that were made for it alone go. Returns which.
+    pub(super) fn release(&self, container: &str) -> Vec<(u64, u64)> {
         let mut created = self.created();
-        created.retain(|name, made| {
-            let last = made.users.remove(container) && made.users.is_empty();
-            if last {
-                self.remove(name, &made.held);
-            }
-            !last
-        });
+        let gone = created.extract_if(|_, made| made.users.remove(container) && made.users.is_empty());
+        gone.filter_map(|(name, made)| self.remove(&name, &made.held)).collect()
     }
 
-    /// Everything that was made goes.
-    pub(super) fn release_all(&self) {
-        for (name, made) in self.created().drain() {
-            self.remove(&name, &made.held);
-        }
+    /// Everything that was made goes. Returns what it was.
+    pub(super) fn release_all(&self) -> Vec<(u64, u64)> {
+        self.created().drain().filter_map(|(name, made)| self.remove(&name, &made.held)).collect()
     }
 
-    fn remove(&self, name: &str, held: &Held) {
-        if let Held::Name(mark) = held {
-            self.remove_name(OsStr::new(name), mark);
-            if let Err(error) = fs::remove_file(self.marks.join(name)) {
-                tracing::warn!(name, %error, "ownership mark");
+    fn remove(&self, name: &str, held: &Held) -> Option<(u64, u64)> {
+        match held {
+            Held::Descriptor(fd) => netns::identity(fd).ok(),
+            Held::Name(mark) => {
+                self.remove_name(OsStr::new(name), mark);
+                if let Err(error) = fs::remove_file(self.marks.join(name)) {
+                    tracing::warn!(name, %error, "ownership mark");
+                }
+                Some((mark.device, mark.inode))
             }
         }
     }

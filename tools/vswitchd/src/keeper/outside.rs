@@ -54,12 +54,21 @@ pub(super) enum Job {
     Identify { path: PathBuf },
 }
 
+/// Which namespace a job worked in.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// Device and inode number.
+    pub netns_id: (u64, u64),
+    /// Never given twice.
+    pub cookie: u64,
+}
+
 /// What a job found.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Found {
     Pid(u32),
-    Placed { netns_id: u64, ifindex: u32, offloads: u32 },
-    Done { netns_id: u64 },
+    Placed { id: Identity, ifindex: u32, offloads: u32 },
+    Done { id: Identity },
 }
 
 /// The keeper's side.
@@ -181,35 +190,36 @@ fn perform(job: Job, tap: Option<OwnedFd>) -> Result<(Found, Option<OwnedFd>), R
         Job::Inspect { runtime, name } => Ok((Found::Pid(runtime::pid_of(runtime, &name)?), None)),
         Job::Place { path, spec } => {
             let asked = format!("interface {:?} in {}", spec.ifname, path.display());
-            let (home, netns_id) = join(&path)?;
+            let (home, id) = join(&path)?;
             let scratch = netns::create().map_err(|errno| Refusal::of_errno(&asked, errno))?;
-            let Placed { fd, ifindex, offloads } =
-                link::place(scratch.as_fd(), home.as_fd(), &spec).map_err(|error| error.refuse(asked))?;
-            Ok((Found::Placed { netns_id, ifindex, offloads }, Some(fd)))
+            let Placed { fd, ifindex, offloads } = link::place(Some(scratch.as_fd()), home.as_fd(), &spec)
+                .map_err(|error| error.refuse(asked))?;
+            Ok((Found::Placed { id, ifindex, offloads }, Some(fd)))
         }
         Job::Adjust { path, old, new } => {
             let asked = format!("interface {:?} in {}", new.ifname, path.display());
-            let (home, netns_id) = join(&path)?;
+            let (home, id) = join(&path)?;
             let tap =
                 tap.ok_or_else(|| Refusal::new(RefusalKind::Failed, &asked, "no descriptor came along"))?;
             link::adjust(tap.as_fd(), home.as_fd(), &old, &new).map_err(|error| error.refuse(asked))?;
-            Ok((Found::Done { netns_id }, None))
+            Ok((Found::Done { id }, None))
         }
         Job::Loopback { path } => {
-            let (home, netns_id) = join(&path)?;
+            let (home, id) = join(&path)?;
             let asked = format!("loopback in {}", path.display());
             link::loopback(home.as_fd()).map_err(|error| error.refuse(asked))?;
-            Ok((Found::Done { netns_id }, None))
+            Ok((Found::Done { id }, None))
         }
-        Job::Identify { path } => join(&path).map(|(_, netns_id)| (Found::Done { netns_id }, None)),
+        Job::Identify { path } => join(&path).map(|(_, id)| (Found::Done { id }, None)),
     }
 }
 
 /// Opens the network namespace at `path` and becomes root of the user namespace that owns it.
-fn join(path: &Path) -> Result<(OwnedFd, u64), Refusal> {
+fn join(path: &Path) -> Result<(OwnedFd, Identity), Refusal> {
     let asked = format!("network namespace {}", path.display());
     let home = netns::open(path).map_err(|error| Refusal::of_netns(&asked, error))?;
     let step = |errno| Refusal::of_errno(&asked, errno);
+    let netns_id = netns::identity(&home).map_err(step)?;
     let owner = netns::owner(&home).map_err(step)?;
     let ours = netns::identity_of(Path::new("/proc/self/ns/user"));
     if ours.is_ok_and(|ours| netns::identity(&owner) == Ok(ours)) {
@@ -220,6 +230,6 @@ fn join(path: &Path) -> Result<(OwnedFd, u64), Refusal> {
         Refusal::new(RefusalKind::Denied, &asked, format!("joining the user namespace that owns it: {errno}"))
             .help("only namespaces of the same user can be served without root")
     })?;
-    let netns_id = netns::cookie(home.as_fd()).map_err(step)?;
-    Ok((home, netns_id))
+    let cookie = netns::cookie(home.as_fd()).map_err(step)?;
+    Ok((home, Identity { netns_id, cookie }))
 }

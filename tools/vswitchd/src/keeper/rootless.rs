@@ -24,6 +24,9 @@ pub(super) fn enter_user_namespace(outside: &Outside) -> Result<(), Refusal> {
     let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
     netns::unshare_user_and_mount().map_err(refused)?;
     let mapped = outside.map_ids(std::process::id(), uid, gid)?;
+    for complaint in &mapped.complaints {
+        tracing::warn!("one id is mapped, not the host's range for this user: {complaint}");
+    }
     if !mapped.users {
         fs::write("/proc/self/uid_map", format!("0 {uid} 1\n"))
             .map_err(|error| unmapped("uid_map", &error))?;
@@ -99,36 +102,33 @@ pub(super) fn user_name(uid: u32) -> Option<String> {
 }
 
 /// What was mapped by the outside helper.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Mapped {
     pub(super) users: bool,
     pub(super) groups: bool,
+    /// Why not.
+    pub(super) complaints: Vec<String>,
 }
 
 /// Maps the user (and its ranges) into the user namespace of `pid`. Runs outside, where `newuidmap` has its privilege.
 pub(super) fn map_ids(pid: u32, uid: u32, gid: u32) -> Mapped {
     let user = user_name(uid).unwrap_or_default();
+    let mut complaints = Vec::new();
     let [users, groups] = RANGES.map(|(file, tool)| {
         let id = if tool == "newuidmap" { uid } else { gid };
-        let Some((start, count)) = fs::read_to_string(file).ok().and_then(|text| range_of(&text, &user, uid))
-        else {
-            return false;
-        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let Some((start, count)) = range_of(&text, &user, uid) else { return false };
         let mut command = std::process::Command::new(tool);
         command.args([pid, 0, id, 1, 1, start, count].map(|number| number.to_string()));
-        match super::bounded::output(&mut command, std::time::Duration::from_secs(5)) {
-            Ok(said) if said.success => true,
-            Ok(said) => {
-                tracing::warn!(tool, answer = said.stderr.trim(), "only one id is mapped");
-                false
-            }
-            Err(error) => {
-                tracing::debug!(tool, %error, "only one id is mapped");
-                false
-            }
-        }
+        let why = match super::bounded::output(&mut command, std::time::Duration::from_secs(5)) {
+            Ok(said) if said.success => return true,
+            Ok(said) => said.stderr.trim().chars().take(300).collect(),
+            Err(error) => error.to_string(),
+        };
+        complaints.push(format!("{tool}: {why}"));
+        false
     });
-    Mapped { users, groups }
+    Mapped { users, groups, complaints }
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ fn complaint(runtime: Runtime, asked: String, stderr: &str) -> Refusal {
     if lower.contains("permission denied") {
         refusal.help(format!("may this user talk to {runtime}? (group `docker`, or run as root)"))
     } else if lower.contains("cannot connect") || lower.contains("is the docker daemon running") {
-        refusal.help(format!("is the {runtime} daemon running?"))
+        refusal.help(format!("start the {runtime} daemon, or set DOCKER_HOST for vswitchd"))
     } else {
         refusal
     }
@@ -111,7 +111,7 @@ mod tests {
         let refusal =
             answer("echo 'Cannot connect to the Docker daemon at unix:///x.' >&2; exit 1").unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Failed);
-        assert!(refusal.to_string().contains("is the docker daemon running?"), "{refusal}");
+        assert!(refusal.to_string().contains("start the docker daemon"), "{refusal}");
     }
 
     #[test]

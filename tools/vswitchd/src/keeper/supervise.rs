@@ -49,6 +49,8 @@ enum Finished {
         container: String,
         then: Then,
     },
+    /// What was removed behind our back is given up.
+    Buried,
 }
 
 /// What follows the end of a command.
@@ -65,6 +67,7 @@ enum Then {
 enum Source {
     Signals,
     Lanes,
+    Removals,
     Channel,
     EngineEnd,
     Command(String, Happened),
@@ -97,6 +100,8 @@ pub(super) struct Keeper {
     /// Where each container is, as last said.
     references: HashMap<String, NetnsRef>,
     ready: bool,
+    /// A lane is looking after removed names.
+    burying: bool,
     phase: Phase,
 }
 
@@ -124,6 +129,7 @@ impl Keeper {
             commands: Commands::new(nofile),
             references: HashMap::new(),
             ready: false,
+            burying: false,
             phase: Phase::Serving,
         })
     }
@@ -154,6 +160,9 @@ impl Keeper {
             (Source::Signals, self.signals.as_fd(), PollFlags::IN),
             (Source::Lanes, self.lanes.wake(), PollFlags::IN),
         ];
+        if let Some(removals) = self.host.removals().filter(|_| !self.burying) {
+            sources.push((Source::Removals, removals, PollFlags::IN));
+        }
         if let Some(engine) = &self.engine {
             let writing = if engine.wants_to_write() { PollFlags::OUT } else { PollFlags::empty() };
             sources.push((Source::Channel, engine.channel(), PollFlags::IN | writing));
@@ -215,6 +224,13 @@ impl Keeper {
             Source::Lanes => {
                 let finished: Vec<_> = self.lanes.finished().collect();
                 finished.into_iter().for_each(|finished| self.on_finished(finished));
+            }
+            Source::Removals => {
+                self.burying = true;
+                self.submit("", |host| {
+                    host.bury();
+                    Finished::Buried
+                });
             }
             Source::Channel => self.on_channel(),
             Source::EngineEnd => self.on_engine_end(),
@@ -374,42 +390,42 @@ impl Keeper {
     }
 
     fn on_request(&mut self, asker: Asker, op: Op) {
-        let reply = move |answer: Answered| Finished::Answer(asker, answer);
-        let done = move || reply(Ok((Answer::Done, Vec::new())));
+        let done = move |result: Result<(), Refusal>| {
+            Finished::Answer(asker, result.map(|()| (Answer::Done, Vec::new())))
+        };
         match op {
             Op::Attach(spec) => {
                 self.refer(&spec.container, &spec.netns);
                 self.submit(&spec.container.clone(), move |host| {
-                    reply(host.attach(&spec).map(|(tap, info)| (Answer::Attached(info), vec![tap])))
+                    let attached = host.attach(&spec);
+                    Finished::Answer(asker, attached.map(|(tap, info)| (Answer::Attached(info), vec![tap])))
                 });
             }
-            Op::Adjust(spec) => self.submit(&spec.container.clone(), move |host| match host.adjust(&spec) {
-                Ok(()) => done(),
-                Err(refusal) => reply(Err(refusal)),
-            }),
+            Op::Adjust(spec) => self.submit(&spec.container.clone(), move |host| done(host.adjust(&spec))),
             Op::Detach { container, ifname } => self.submit(&container.clone(), move |host| {
                 host.detach(&container, &ifname);
-                done()
+                done(Ok(()))
             }),
             Op::Netns { container, netns, create } => {
                 self.refer(&container, &netns);
-                self.submit(&container.clone(), move |host| match host.netns(&container, &netns, create) {
-                    Ok(()) => done(),
-                    Err(refusal) => reply(Err(refusal)),
-                });
+                self.submit(&container.clone(), move |host| done(host.netns(&container, &netns, create)));
             }
             Op::Release { container } => {
                 let then = Then::Release { asker, container: container.clone() };
                 self.submit(&container.clone(), move |_| Finished::End { container, then });
             }
             Op::Run { container, argv } => self.run_command(asker, container, argv),
-            Op::Halt { container } => self
-                .submit(&container.clone(), move |_| Finished::End { container, then: Then::Answer(asker) }),
+            Op::Halt { container } => {
+                let then = Then::Answer(asker);
+                self.submit(&container.clone(), move |_| Finished::End { container, then });
+            }
             Op::Locate { container, netns } => self.submit(&container.clone(), move |host| {
-                reply(host.locate(&container, &netns).map(|target| (Answer::Target(target), Vec::new())))
+                let target = host.locate(&container, &netns);
+                Finished::Answer(asker, target.map(|target| (Answer::Target(target), Vec::new())))
             }),
             Op::Identify { container, netns } => self.submit(&container.clone(), move |host| {
-                reply(host.identify(&container, &netns).map(|id| (Answer::Identity(id), Vec::new())))
+                let cookie = host.identify(&container, &netns);
+                Finished::Answer(asker, cookie.map(|cookie| (Answer::Identity(cookie), Vec::new())))
             }),
             Op::ReadConfig => {
                 let answer = config_again(&self.options.config);
@@ -437,7 +453,7 @@ impl Keeper {
             return self.answer(asker, Err(refusal));
         };
         self.submit(&container.clone(), move |host| {
-            let target = host.locate(&container, &netns);
+            let target = host.locate_own(&container, &netns);
             Finished::Start { asker, container, argv, target }
         });
     }
@@ -455,6 +471,7 @@ impl Keeper {
                 }
             }
             Finished::End { container, then } => self.end_command(&container, then),
+            Finished::Buried => self.burying = false,
         }
     }
 
