@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::rows::CommandState;
+
 /// Longest message, bytes; a longer one is a fault of ours and is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
@@ -201,6 +203,13 @@ pub enum ToEngine {
         id: u64,
         /// The answer.
         result: Result<Answer, Refusal>,
+    },
+    /// The state of a container's command changed.
+    Command {
+        /// The container.
+        container: String,
+        /// Its command's state.
+        state: CommandState,
     },
     /// SIGHUP: read the configuration again.
     Reload,
