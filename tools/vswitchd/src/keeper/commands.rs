@@ -62,7 +62,8 @@ struct Process {
     child: Child,
     /// Readable when it has ended.
     end: OwnedFd,
-    output: OwnedFd,
+    /// `None` once all who could write to it have closed it: at its end a pipe is readable for ever.
+    output: Option<OwnedFd>,
     log: LineLog,
     since: Instant,
 }
@@ -145,9 +146,9 @@ impl<W> Commands<W> {
     pub(super) fn sources(&self) -> impl Iterator<Item = (&str, Happened, BorrowedFd<'_>)> {
         self.commands.iter().flat_map(|(name, command)| {
             let process = command.process();
-            let both =
-                process.map(|p| [(Happened::Output, p.output.as_fd()), (Happened::Ended, p.end.as_fd())]);
-            both.into_iter().flatten().map(|(what, fd)| (name.as_str(), what, fd))
+            let output = process.and_then(|p| p.output.as_ref()).map(|fd| (Happened::Output, fd.as_fd()));
+            let end = process.map(|p| (Happened::Ended, p.end.as_fd()));
+            output.into_iter().chain(end).map(|(what, fd)| (name.as_str(), what, fd))
         })
     }
 
@@ -254,9 +255,11 @@ impl Process {
     fn read_output(&mut self, container: &str) {
         let mut buffer = [0; 16 * 1024];
         for _ in 0..4 {
-            match rustix::io::read(&self.output, &mut buffer) {
-                Ok(0) | Err(_) => return,
+            let Some(output) = &self.output else { return };
+            match rustix::io::read(output, &mut buffer) {
+                Ok(0) => self.output = None,
                 Ok(n) => self.log.push(container, buffer.get(..n).unwrap_or_default()),
+                Err(_) => return,
             }
         }
     }
@@ -277,7 +280,7 @@ fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
         .process_group(0)
         .spawn()?;
     let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    Ok(Process { child, end, output, log: LineLog::default(), since: Instant::now() })
+    Ok(Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now() })
 }
 
 /// Turns output into lines of the log, at most [`LINES_PER_SECOND`].
@@ -351,6 +354,16 @@ fn printable(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    fn supervised(phase: Phase) -> Supervised<()> {
+        Supervised {
+            argv: vec![],
+            target: Target { user_ns: None, net_ns: "/".into(), container: String::new(), mounts: vec![] },
+            phase,
+            pause: FIRST_PAUSE,
+            waiting: vec![],
+        }
+    }
+
     #[test]
     fn a_flood_is_counted_not_shown() {
         let mut log = LineLog::default();
@@ -371,14 +384,27 @@ mod tests {
     }
 
     #[test]
+    fn output_that_was_closed_is_not_polled_any_more() {
+        let (output, write) = rustix::pipe::pipe().unwrap();
+        let child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let process =
+            Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now() };
+        let mut commands = Commands::<()>::new(1024);
+        commands.commands.insert("web".to_owned(), supervised(Phase::Running(process)));
+        let polled = |commands: &Commands<()>| commands.sources().map(|(_, what, _)| what).collect::<Vec<_>>();
+        rustix::io::write(&write, b"last words").unwrap();
+        drop(write);
+        assert_eq!(polled(&commands), [Happened::Output, Happened::Ended]);
+        commands.on_output("web");
+        assert_eq!(polled(&commands), [Happened::Ended]);
+        commands.end("web", ());
+        assert_eq!(commands.on_end("web"), [()]);
+    }
+
+    #[test]
     fn pauses_double_up_to_ten_seconds() {
-        let mut command = Supervised::<()> {
-            argv: vec![],
-            target: Target { user_ns: None, net_ns: "/".into(), container: String::new(), mounts: vec![] },
-            phase: Phase::Paused { until: Instant::now() },
-            pause: FIRST_PAUSE,
-            waiting: vec![],
-        };
+        let mut command = supervised(Phase::Paused { until: Instant::now() });
         let now = Instant::now();
         let pauses: Vec<_> = (0..8)
             .map(|_| {
