@@ -200,7 +200,8 @@ impl Keeper {
             Source::EngineEnd => self.on_engine_end(),
             Source::Command(container, Happened::Output) => self.commands.on_output(container),
             Source::Command(container, Happened::Ended) => {
-                self.commands.on_end(container).into_iter().for_each(|then| self.on_command_end(then));
+                let waiting = self.commands.on_end(container);
+                self.on_command_end(waiting);
             }
         }
     }

@@ -148,11 +148,29 @@ impl Keeper {
 
     fn end_command(&mut self, container: &str, then: Then) {
         if let Some(then) = self.commands.end(container, then) {
-            self.on_command_end(then);
+            self.follow(then);
         }
     }
 
-    pub(super) fn on_command_end(&mut self, then: Then) {
+    /// Of those who waited for the end of a command the last one says what comes now.
+    pub(super) fn on_command_end(&mut self, mut waiting: Vec<Then>) {
+        let last = waiting.pop();
+        for then in waiting {
+            match then {
+                Then::Start { asker, container, .. } => {
+                    let asked = format!("command of container {container:?}");
+                    let refusal = Refusal::new(RefusalKind::Failed, asked, "superseded by a later request");
+                    self.answer(asker, Err(refusal));
+                }
+                then => self.follow(then),
+            }
+        }
+        if let Some(last) = last {
+            self.follow(last);
+        }
+    }
+
+    fn follow(&mut self, then: Then) {
         match then {
             Then::Nothing => {}
             Then::Answer(asker) => self.answer(asker, Ok((Answer::Done, Vec::new()))),
