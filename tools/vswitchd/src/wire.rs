@@ -153,6 +153,23 @@ pub enum Op {
     ReadConfig,
 }
 
+impl Op {
+    /// The container it is about.
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Self::Attach(spec) | Self::Adjust(spec) => Some(&spec.container),
+            Self::Detach { container, .. }
+            | Self::Netns { container, .. }
+            | Self::Release { container }
+            | Self::Run { container, .. }
+            | Self::Halt { container }
+            | Self::Locate { container, .. }
+            | Self::Identify { container, .. } => Some(container),
+            Self::ReadConfig => None,
+        }
+    }
+}
+
 /// What the keeper answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,6 +7,7 @@ mod bounded;
 mod commands;
 mod engine;
 mod enter;
+mod gate;
 mod host;
 mod lanes;
 mod limits;

@@ -16,11 +16,12 @@ use switch::sys::{fds, signals};
 
 use super::commands::{Commands, GRACE, Happened};
 use super::engine::{Deaths, Engine, Received};
+use super::gate::Gate;
 use super::host::Host;
 use super::lanes::Lanes;
 use super::places::ControlSocket;
 use super::{KeeperOptions, MAX_CONFIG, complain};
-use crate::wire::{Begin, NetnsRef, ToEngine, ToKeeper};
+use crate::wire::{Begin, NetnsRef, Op, ToEngine, ToKeeper};
 use requests::{Asker, Finished, Then};
 
 /// Messages that are handled before the loop looks at everything else again.
@@ -63,6 +64,8 @@ pub(super) struct Keeper {
     commands: Commands<Then>,
     /// Where each container is, as last said.
     references: HashMap<String, NetnsRef>,
+    /// Containers that are being released.
+    gate: Gate<(Asker, Op)>,
     ready: bool,
     /// A lane is looking after removed names.
     burying: bool,
@@ -92,6 +95,7 @@ impl Keeper {
             restart_at: Some(Instant::now()),
             commands: Commands::new(nofile),
             references: HashMap::new(),
+            gate: Gate::new(),
             ready: false,
             burying: false,
             phase: Phase::Serving,
@@ -262,7 +266,8 @@ impl Keeper {
     fn try_start_engine(&self) -> io::Result<Engine> {
         let config = fds::memory_file("configuration", self.config_text.as_bytes())?;
         let listener = self.listener.try_clone()?;
-        let adoptable = self.host.adoptable()?;
+        let mut adoptable = self.host.adoptable()?;
+        adoptable.retain(|(_, spec, _)| !self.gate.is_closed(&spec.container));
         let mut engine = Engine::start(&self.options.engine, self.starts)?;
         for (tap, spec, info) in adoptable {
             engine.send(&ToEngine::Adopt { spec, info }, vec![tap]);

@@ -35,6 +35,8 @@ pub(super) enum Finished {
         container: String,
         then: Then,
     },
+    /// The container is gone.
+    Released(Asker, String),
     /// What was removed behind our back is given up.
     Buried,
 }
@@ -61,6 +63,13 @@ impl Keeper {
     }
 
     pub(super) fn on_request(&mut self, asker: Asker, op: Op) {
+        let container = op.container().map(str::to_owned);
+        if let Some((asker, op)) = self.gate.pass(container.as_deref(), (asker, op)) {
+            self.begin(asker, op);
+        }
+    }
+
+    fn begin(&mut self, asker: Asker, op: Op) {
         let done = move |result: Result<(), Refusal>| {
             Finished::Answer(asker, result.map(|()| (Answer::Done, Vec::new())))
         };
@@ -82,6 +91,7 @@ impl Keeper {
                 self.submit(&container.clone(), move |host| done(host.netns(&container, &netns, create)));
             }
             Op::Release { container } => {
+                self.gate.close(&container);
                 let then = Then::Release { asker, container: container.clone() };
                 self.submit(&container.clone(), move |_| Finished::End { container, then });
             }
@@ -142,6 +152,17 @@ impl Keeper {
                 }
             }
             Finished::End { container, then } => self.end_command(&container, then),
+            Finished::Released(asker, container) => {
+                self.lanes.set_slow(&container, false);
+                self.answer(asker, Ok((Answer::Done, Vec::new())));
+                // Another Release among them closes the gate again for those after it.
+                // What a dead engine wanted its successor may not.
+                let generation = self.engine.as_ref().map(|engine| engine.generation);
+                let waited = self.gate.open(&container).into_iter();
+                waited
+                    .filter(|(asker, _)| Some(asker.generation) == generation)
+                    .for_each(|(asker, op)| self.on_request(asker, op));
+            }
             Finished::Buried => self.burying = false,
         }
     }
@@ -178,7 +199,7 @@ impl Keeper {
                 self.references.remove(&container);
                 self.submit(&container.clone(), move |host| {
                     host.release(&container);
-                    Finished::Answer(asker, Ok((Answer::Done, Vec::new())))
+                    Finished::Released(asker, container)
                 });
             }
             Then::Start { asker, container, argv, target } if matches!(self.phase, Phase::Serving) => {
