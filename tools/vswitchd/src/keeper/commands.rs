@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use switch::sys::netns::identity_of;
 
 use crate::wire::{Refusal, RefusalKind, Target};
 
@@ -66,6 +67,8 @@ struct Process {
     output: Option<OwnedFd>,
     log: LineLog,
     since: Instant,
+    /// Identity of its network namespace, which no other gets while it lives.
+    home: Option<(u64, u64)>,
 }
 
 impl<W> Commands<W> {
@@ -77,10 +80,20 @@ impl<W> Commands<W> {
         self.commands.is_empty()
     }
 
-    /// Whether `container` runs exactly this command and is not about to end.
-    pub(super) fn runs(&self, container: &str, argv: &[String]) -> bool {
-        let known = self.commands.get(container);
-        known.is_some_and(|c| c.argv == argv && !matches!(c.phase, Phase::Ending { .. }))
+    /// Whether `container` runs exactly this command in exactly this namespace and is not about to end. If so, it will be
+    /// started again by `target`, whose files may be others.
+    pub(super) fn runs(&mut self, container: &str, argv: &[String], target: &Target) -> bool {
+        let Some(command) = self.commands.get_mut(container) else { return false };
+        let there = match &command.phase {
+            Phase::Running(process) => process.home == identity_of(&target.net_ns).ok(),
+            Phase::Paused { .. } => true,
+            Phase::Ending { .. } => false,
+        };
+        let same = there && command.argv == argv;
+        if same {
+            command.target = target.clone();
+        }
+        same
     }
 
     /// Starts a command; `container` has none.
@@ -268,6 +281,7 @@ impl Process {
 fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
     let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&output, true)?;
+    let home = identity_of(&target.net_ns).ok();
     let child = Command::new("/proc/self/exe")
         .arg(SUBCOMMAND)
         .arg(OsString::from(serde_json::to_string(target)?))
@@ -280,7 +294,7 @@ fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
         .process_group(0)
         .spawn()?;
     let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    Ok(Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now() })
+    Ok(Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now(), home })
 }
 
 /// Turns output into lines of the log, at most [`LINES_PER_SECOND`].
@@ -388,8 +402,9 @@ mod tests {
         let (output, write) = rustix::pipe::pipe().unwrap();
         let child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
         let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let since = Instant::now();
         let process =
-            Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now() };
+            Process { child, end, output: Some(output), log: LineLog::default(), since, home: None };
         let mut commands = Commands::<()>::new(1024);
         commands.commands.insert("web".to_owned(), supervised(Phase::Running(process)));
         let polled = |commands: &Commands<()>| commands.sources().map(|(_, what, _)| what).collect::<Vec<_>>();

@@ -144,7 +144,7 @@ impl Keeper {
             Finished::Answer(asker, answered) => self.answer(asker, answered),
             Finished::Start { asker, target: Err(refusal), .. } => self.answer(asker, Err(refusal)),
             Finished::Start { asker, container, argv, target: Ok(target) } => {
-                if self.commands.runs(&container, &argv) {
+                if self.commands.runs(&container, &argv, &target) {
                     self.answer(asker, Ok((Answer::Done, Vec::new())));
                 } else {
                     let then = Then::Start { asker, container: container.clone(), argv, target };
