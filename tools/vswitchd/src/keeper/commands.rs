@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process_group};
 use switch::sys::netns::identity_of;
 
+use super::bounded;
 use crate::wire::{Refusal, RefusalKind, Target};
 
 /// The hidden subcommand that enters the container.
@@ -282,7 +282,8 @@ fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
     let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&output, true)?;
     let home = identity_of(&target.net_ns).ok();
-    let child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg(SUBCOMMAND)
         .arg(OsString::from(serde_json::to_string(target)?))
         .arg(nofile.to_string())
@@ -290,10 +291,8 @@ fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
         .stdin(Stdio::null())
         .stdout(write.try_clone()?)
         .stderr(write)
-        .env_remove("NOTIFY_SOCKET")
-        .process_group(0)
-        .spawn()?;
-    let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        .env_remove("NOTIFY_SOCKET");
+    let (child, end) = bounded::start(&mut command)?;
     Ok(Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now(), home })
 }
 
@@ -400,8 +399,7 @@ mod tests {
     #[test]
     fn output_that_was_closed_is_not_polled_any_more() {
         let (output, write) = rustix::pipe::pipe().unwrap();
-        let child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
-        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        let (child, end) = bounded::start(Command::new("sleep").arg("1000")).unwrap();
         let since = Instant::now();
         let process =
             Process { child, end, output: Some(output), log: LineLog::default(), since, home: None };
