@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use switch::sys::netns::identity_of;
 
 use super::bounded;
+use crate::logging;
 use crate::wire::{Refusal, RefusalKind, Target};
 
 /// The hidden subcommand that enters the container.
@@ -328,7 +329,7 @@ impl LineLog {
     fn show(&mut self, container: &str, now: Instant) {
         let line = printable(&std::mem::take(&mut self.line));
         if self.admit(container, now) {
-            tracing::info!(target: "command", container, "{line}");
+            tracing::info!(target: logging::COMMAND, container, "{line}");
         }
     }
 
@@ -350,7 +351,7 @@ impl LineLog {
 
     fn tell_hidden(&mut self, container: &str) {
         if self.hidden > 0 {
-            tracing::warn!(target: "command", container, lines = self.hidden, "output not shown: too much of it");
+            tracing::warn!(target: logging::COMMAND, container, lines = self.hidden, "output not shown: too much of it");
             self.hidden = 0;
         }
     }
