@@ -82,9 +82,15 @@ impl Engine {
                 }
                 Err(error) if error.would_block() => return,
                 Err(error) => {
-                    // It is going; its end is an event of its own.
-                    tracing::debug!(%error, "the engine does not listen");
+                    // What it did not hear it would wait for; its successor asks again.
+                    match &error {
+                        ChannelError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                            tracing::debug!("the engine has closed its end");
+                        }
+                        _ => tracing::error!(%error, "the engine cannot be told: killed"),
+                    }
                     self.queue.clear();
+                    self.kill();
                 }
             }
         }
