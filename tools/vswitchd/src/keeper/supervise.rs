@@ -67,6 +67,8 @@ pub(super) struct Keeper {
     /// Containers that are being released.
     gate: Gate<(Asker, Op)>,
     ready: bool,
+    /// The next engine is told to read the configuration again.
+    reload: bool,
     /// A lane is looking after removed names.
     burying: bool,
     phase: Phase,
@@ -97,6 +99,7 @@ impl Keeper {
             references: HashMap::new(),
             gate: Gate::new(),
             ready: false,
+            reload: false,
             burying: false,
             phase: Phase::Serving,
         })
@@ -216,6 +219,7 @@ impl Keeper {
             match (signal, &self.phase) {
                 (Signal::HUP, Phase::Serving) => {
                     tracing::info!("SIGHUP: reload");
+                    self.reload = self.engine.is_none();
                     self.tell(&ToEngine::Reload, Vec::new());
                 }
                 (Signal::HUP, Phase::Ending { .. }) => {}
@@ -251,7 +255,10 @@ impl Keeper {
 
     fn start_engine(&mut self, now: Instant) {
         match self.try_start_engine() {
-            Ok(engine) => {
+            Ok(mut engine) => {
+                if std::mem::take(&mut self.reload) {
+                    engine.send(&ToEngine::Reload, Vec::new());
+                }
                 tracing::info!(pid = engine.pid(), restarts = engine.generation, "engine started");
                 self.engine = Some(engine);
             }

@@ -133,6 +133,18 @@ pub fn an_engine_that_keeps_dying() {
     assert!(daemon.wait().success());
 }
 
+pub fn a_reload_is_not_lost_between_engines() {
+    let Some(folder) = folder() else { return };
+    let daemon = Daemon::start(&folder);
+    for _ in 0..6 {
+        kill(daemon.status().pid, Signal::KILL);
+    }
+    until("the keeper waits before the next start", || folder.log().contains("pause=1s"));
+    daemon.signal(Signal::HUP);
+    until("reload", || daemon.status().reloads == 1);
+    daemon.stop();
+}
+
 pub fn an_engine_that_does_not_end_is_killed() {
     let Some(folder) = folder() else { return };
     let mut daemon = Daemon::spawn(&folder, &["engine", "stubborn"]);
