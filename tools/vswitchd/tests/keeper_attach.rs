@@ -230,6 +230,13 @@ fn namespaces_are_found_by_path_and_pid_too() {
     assert_eq!(kind(NetnsRef::Path("/proc/self/ns/mnt".into())), RefusalKind::Failed);
     assert_eq!(kind(NetnsRef::Name("../../proc/self/ns/net".into())), RefusalKind::Failed);
     assert_eq!(kind(NetnsRef::Pid(std::process::id())), RefusalKind::Failed, "the host's own");
+    let alias = Named(unique());
+    ip(&["netns", "attach", &alias.0, &std::process::id().to_string()]);
+    for create in [false, true] {
+        let own = AttachSpec { create, ..spec(&alias.0) };
+        let refusal = lab.host.attach(&own).unwrap_err();
+        assert!(refusal.to_string().contains("the host's own"), "{refusal}");
+    }
 }
 
 #[test]
