@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 use switch::sys::{fds, netns};
 use vswitchd::channel::Channel;
-use vswitchd::keeper::{MAX_CONFIG, engine_channel};
+use vswitchd::keeper::MAX_CONFIG;
 use vswitchd::wire::{Answer, AttachSpec, Begin, NetnsRef, Op, Refusal, ToEngine, ToKeeper};
 
 /// What a test asks.
@@ -70,7 +70,7 @@ struct Engine {
 
 /// `engine [die|stubborn]`
 pub fn main(mode: &[&str]) -> ExitCode {
-    let channel = engine_channel().unwrap();
+    let channel = Channel::from_stdin().unwrap();
     switch::sys::drop_all_capabilities().unwrap();
     if mode == ["die"] {
         return ExitCode::from(7);
