@@ -219,10 +219,29 @@ pub enum ToEngine {
         /// The answer.
         result: Result<Answer, Refusal>,
     },
+    /// A container's command has changed its state; also after [`ToEngine::Begin`], for each that there is.
+    Command {
+        /// The container.
+        container: String,
+        /// What it does now.
+        state: CommandState,
+    },
     /// SIGHUP: read the configuration again.
     Reload,
     /// SIGTERM or SIGINT: end; the engine answers by ending.
     Shutdown,
+}
+
+/// What a container's command does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommandState {
+    /// It runs.
+    Running,
+    /// It ended by itself, or could not be started again, and is started after a pause.
+    Restarting,
+    /// There is none any more.
+    Stopped,
 }
 
 /// What an engine needs to begin.

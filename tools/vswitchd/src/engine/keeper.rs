@@ -99,6 +99,7 @@ impl Keeper {
                         let _ = sender.send((result, fds));
                     }
                 }
+                ToEngine::Command { .. } => {}
                 ToEngine::Reload => return Notice::Reload,
                 ToEngine::Shutdown => return Notice::Shutdown,
                 ToEngine::Adopt { .. } | ToEngine::Begin(_) => tracing::error!("the keeper began twice"),

@@ -14,7 +14,7 @@ use switch::sys::netns::identity_of;
 
 use super::bounded;
 use crate::logging;
-use crate::wire::{Refusal, RefusalKind, Target};
+use crate::wire::{CommandState, Refusal, RefusalKind, Target};
 
 /// The hidden subcommand that enters the container.
 pub(super) const SUBCOMMAND: &str = "enter";
@@ -39,6 +39,8 @@ pub(super) enum Happened {
 #[derive(Debug)]
 pub(super) struct Commands<W> {
     commands: HashMap<String, Supervised<W>>,
+    /// What nobody was told yet.
+    changes: Vec<(String, CommandState)>,
     /// Soft descriptor limit for them.
     nofile: u64,
 }
@@ -74,7 +76,7 @@ struct Process {
 
 impl<W> Commands<W> {
     pub(super) fn new(nofile: u64) -> Self {
-        Self { commands: HashMap::new(), nofile }
+        Self { commands: HashMap::new(), changes: Vec::new(), nofile }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -119,14 +121,34 @@ impl<W> Commands<W> {
             waiting: Vec::new(),
         };
         self.commands.insert(container.to_owned(), supervised);
+        self.changes.push((container.to_owned(), CommandState::Running));
         Ok(())
+    }
+
+    /// What has changed since the last call.
+    pub(super) fn changes(&mut self) -> Vec<(String, CommandState)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// All there are.
+    pub(super) fn states(&self) -> impl Iterator<Item = (String, CommandState)> {
+        self.commands.iter().map(|(name, command)| {
+            let state = match command.phase {
+                Phase::Running(_) | Phase::Ending { .. } => CommandState::Running,
+                Phase::Paused { .. } => CommandState::Restarting,
+            };
+            (name.clone(), state)
+        })
     }
 
     /// Begins to end the command; `waiter` comes back at once if there is none, else with its end.
     pub(super) fn end(&mut self, container: &str, waiter: W) -> Option<W> {
         let Some(mut command) = self.commands.remove(container) else { return Some(waiter) };
         command.phase = match command.phase {
-            Phase::Paused { .. } => return Some(waiter),
+            Phase::Paused { .. } => {
+                self.changes.push((container.to_owned(), CommandState::Stopped));
+                return Some(waiter);
+            }
             Phase::Running(process) => {
                 process.signal(Signal::TERM);
                 Phase::Ending { process, kill_at: Some(Instant::now() + GRACE) }
@@ -186,7 +208,10 @@ impl<W> Commands<W> {
                     *kill_at = None;
                 }
                 Phase::Paused { .. } => match spawn(&command.argv, &command.target, nofile) {
-                    Ok(process) => command.phase = Phase::Running(process),
+                    Ok(process) => {
+                        command.phase = Phase::Running(process);
+                        self.changes.push((name.clone(), CommandState::Running));
+                    }
                     Err(error) => {
                         tracing::warn!(container = name, %error, "command cannot be started");
                         command.pause_now(now);
@@ -213,6 +238,8 @@ impl<W> Commands<W> {
         // Its number is not given away before `wait`, so the group that is hit is its own.
         process.signal(Signal::KILL);
         let status = process.child.wait();
+        let state = if ending { CommandState::Stopped } else { CommandState::Restarting };
+        self.changes.push((container.to_owned(), state));
         if ending {
             return command.waiting;
         }
@@ -414,6 +441,7 @@ mod tests {
         assert_eq!(polled(&commands), [Happened::Ended]);
         commands.end("web", ());
         assert_eq!(commands.on_end("web"), [()]);
+        assert_eq!(commands.changes(), [("web".to_owned(), CommandState::Stopped)]);
     }
 
     #[test]

@@ -108,6 +108,9 @@ impl Keeper {
     pub(super) fn run(mut self) -> ExitCode {
         loop {
             self.on_time(Instant::now());
+            for (container, state) in self.commands.changes() {
+                self.tell(&ToEngine::Command { container, state }, Vec::new());
+            }
             if let Phase::Ending { code, .. } = self.phase
                 && self.engine.is_none()
                 && self.commands.is_empty()
@@ -256,6 +259,9 @@ impl Keeper {
     fn start_engine(&mut self, now: Instant) {
         match self.try_start_engine() {
             Ok(mut engine) => {
+                for (container, state) in self.commands.states() {
+                    engine.send(&ToEngine::Command { container, state }, Vec::new());
+                }
                 if std::mem::take(&mut self.reload) {
                     engine.send(&ToEngine::Reload, Vec::new());
                 }
