@@ -27,6 +27,8 @@ const TESTS: &[Test] = &[
     ("a_second_daemon_is_refused", run::root::a_second_daemon_is_refused),
     ("what_a_killed_daemon_left_is_removed_by_the_next", run::root::what_a_killed_daemon_left),
     ("commands_run_inside_are_logged_restarted_and_ended", run::root::commands_run_inside),
+    ("of_overlapping_requests_the_last_one_counts", run::root::of_overlapping_requests_the_last_one_counts),
+    ("a_command_follows_its_namespace", run::root::a_command_follows_its_namespace),
     ("another_process_can_enter", run::root::another_process_can_enter),
     ("a_removed_name_is_noticed", run::root::a_removed_name_is_noticed),
     ("a_great_many_containers_start_quickly", run::root::a_great_many_containers),

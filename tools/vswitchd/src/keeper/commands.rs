@@ -433,7 +433,8 @@ mod tests {
             Process { child, end, output: Some(output), log: LineLog::default(), since, home: None };
         let mut commands = Commands::<()>::new(1024);
         commands.commands.insert("web".to_owned(), supervised(Phase::Running(process)));
-        let polled = |commands: &Commands<()>| commands.sources().map(|(_, what, _)| what).collect::<Vec<_>>();
+        let polled =
+            |commands: &Commands<()>| commands.sources().map(|(_, what, _)| what).collect::<Vec<_>>();
         rustix::io::write(&write, b"last words").unwrap();
         drop(write);
         assert_eq!(polled(&commands), [Happened::Output, Happened::Ended]);
