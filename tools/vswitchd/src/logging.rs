@@ -16,6 +16,9 @@ pub const LEVEL_VARIABLE: &str = "VSWITCHD_LOG";
 /// The variable that says how, as `--log-format` does: `text` or `json`.
 pub const FORMAT_VARIABLE: &str = "VSWITCHD_LOG_FORMAT";
 
+/// Target of lines that containers' commands write; the keeper gives each container a budget of its own.
+pub const COMMAND: &str = "command";
+
 /// Lines that one place in the code may write in [`WINDOW_SECONDS`].
 const BURST: u64 = 64;
 /// Length of the window.
@@ -73,6 +76,9 @@ impl<S: Subscriber> Filter<S> for RateLimit {
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        if event.metadata().target() == COMMAND {
+            return true;
+        }
         let window = self.start.elapsed().as_secs() / WINDOW_SECONDS;
         let (allowed, lost) = self.take(event.metadata().callsite(), window);
         if lost > 0 {
@@ -86,6 +92,27 @@ impl<S: Subscriber> Filter<S> for RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Count(&'static AtomicU64);
+
+    impl<S: Subscriber> tracing_subscriber::Layer<S> for Count {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn output_of_commands_has_its_own_budget_elsewhere() {
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let registry = Registry::default().with(Count(&WRITTEN).with_filter(RateLimit::default()));
+        tracing::subscriber::with_default(registry, || {
+            (0..200).for_each(|_| tracing::info!(target: COMMAND, "a line"));
+            assert_eq!(WRITTEN.swap(0, Ordering::Relaxed), 200);
+            (0..200).for_each(|_| tracing::info!("a line of ours"));
+            // The window may end in between, never twice.
+            assert!(WRITTEN.load(Ordering::Relaxed) <= 2 * BURST);
+        });
+    }
 
     #[test]
     fn a_place_has_a_budget_a_window_and_what_it_lost_is_said() {

@@ -33,9 +33,9 @@ fn main() -> ExitCode {
     if let Some(code) = keeper::helper() {
         return code;
     }
-    let mut words = std::env::args().skip(1);
-    if words.next().as_deref() == Some(ENGINE) {
-        logging::start(words.next().as_deref() == Some("json"));
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == ENGINE) {
+        logging::start(words.next().is_some_and(|word| word == "json"));
         return engine::run();
     }
     run(&Cli::parse())

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::rows::CommandState;
+pub use crate::api::rows::CommandState;
 
 /// Longest message, bytes; a longer one is a fault of ours and is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -155,6 +155,23 @@ pub enum Op {
     ReadConfig,
 }
 
+impl Op {
+    /// The container it is about.
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Self::Attach(spec) | Self::Adjust(spec) => Some(&spec.container),
+            Self::Detach { container, .. }
+            | Self::Netns { container, .. }
+            | Self::Release { container }
+            | Self::Run { container, .. }
+            | Self::Halt { container }
+            | Self::Locate { container, .. }
+            | Self::Identify { container, .. } => Some(container),
+            Self::ReadConfig => None,
+        }
+    }
+}
+
 /// What the keeper answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -204,11 +221,11 @@ pub enum ToEngine {
         /// The answer.
         result: Result<Answer, Refusal>,
     },
-    /// The state of a container's command changed.
+    /// A container's command has changed its state; also after [`ToEngine::Begin`], for each that there is.
     Command {
         /// The container.
         container: String,
-        /// Its command's state.
+        /// What it does now.
         state: CommandState,
     },
     /// SIGHUP: read the configuration again.

@@ -230,6 +230,13 @@ fn namespaces_are_found_by_path_and_pid_too() {
     assert_eq!(kind(NetnsRef::Path("/proc/self/ns/mnt".into())), RefusalKind::Failed);
     assert_eq!(kind(NetnsRef::Name("../../proc/self/ns/net".into())), RefusalKind::Failed);
     assert_eq!(kind(NetnsRef::Pid(std::process::id())), RefusalKind::Failed, "the host's own");
+    let alias = Named(unique());
+    ip(&["netns", "attach", &alias.0, &std::process::id().to_string()]);
+    for create in [false, true] {
+        let own = AttachSpec { create, ..spec(&alias.0) };
+        let refusal = lab.host.attach(&own).unwrap_err();
+        assert!(refusal.to_string().contains("the host's own"), "{refusal}");
+    }
 }
 
 #[test]
@@ -312,6 +319,64 @@ fn an_interface_is_adjusted_in_place() {
     ip(&["-n", &there.0, "link", "set", "eth0", "name", "lan"]);
     lab.host.adjust(&old).unwrap();
     assert!(ip(&["-n", &there.0, "-o", "link", "show", "lan"]).contains("mtu 1400"));
+}
+
+#[test]
+fn an_address_that_changes_takes_neither_its_neighbour_nor_the_routes_along() {
+    let Some(lab) = Lab::new() else { return };
+    let there = Named::new();
+    let with = |addresses: &[(&str, u8)]| AttachSpec {
+        addresses: addresses.iter().map(|(text, prefix)| (address(text), *prefix)).collect(),
+        ..spec(&there.0)
+    };
+    let look = || {
+        let addresses = ip(&["-n", &there.0, "-4", "-o", "address", "show", "dev", "eth0"]);
+        let all: Vec<_> = addresses.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+        (all.join(" "), ip(&["-n", &there.0, "route", "show", "default"]))
+    };
+    let route = "default via 10.1.0.1 dev eth0 proto static \n".to_owned();
+    lab.attach(&with(&[("10.1.0.10", 24), ("10.1.0.20", 24)]));
+    for (addresses, left) in [
+        (&[("10.1.0.11", 24), ("10.1.0.20", 24)][..], "10.1.0.11/24 10.1.0.20/24"), // the first went
+        (&[("10.1.0.11", 24), ("10.1.0.21", 24)], "10.1.0.11/24 10.1.0.21/24"),     // the second
+        (&[("10.1.0.21", 24)], "10.1.0.21/24"),
+        (&[("10.1.0.22", 24)], "10.1.0.22/24"), // all of them
+    ] {
+        lab.host.adjust(&with(addresses)).unwrap();
+        assert_eq!(look(), (left.to_owned(), route.clone()));
+    }
+}
+
+#[test]
+fn there_is_one_default_route_however_often_it_is_adjusted() {
+    let Some(lab) = Lab::new() else { return };
+    let there = Named::new();
+    ip(&["-n", &there.0, "link", "add", "ext", "up", "type", "dummy"]);
+    ip(&["-n", &there.0, "route", "add", "default", "dev", "ext"]);
+    let others = |routes: &str| routes.contains("default dev ext scope link \n");
+    let routes = || ip(&["-n", &there.0, "route", "show", "default"]);
+    lab.attach(&spec(&there.0));
+    let first = routes();
+    assert!(others(&first) && first.contains("via 10.1.0.1 dev eth0 proto static metric "), "{first}");
+    lab.host.adjust(&AttachSpec { mtu: 1300, ..spec(&there.0) }).unwrap();
+    assert_eq!(routes(), first, "nothing to change");
+    // With another gateway ours is replaced, at whatever metric it is.
+    let moved = AttachSpec { default_via: Some(address("10.1.0.2")), ..spec(&there.0) };
+    lab.host.adjust(&moved).unwrap();
+    assert_eq!(routes(), first.replace("10.1.0.1", "10.1.0.2"));
+    ip(&["-n", &there.0, "route", "del", "default", "dev", "ext"]);
+    lab.host.adjust(&spec(&there.0)).unwrap();
+    assert_eq!(routes(), "default via 10.1.0.1 dev eth0 proto static \n");
+    lab.host.adjust(&AttachSpec { mtu: 1300, ..spec(&there.0) }).unwrap();
+    lab.host.adjust(&AttachSpec { default_via: None, ..spec(&there.0) }).unwrap();
+    assert_eq!(routes(), "");
+    let v6 = || ip(&["-n", &there.0, "-6", "route", "show", "default"]);
+    let via6 = |last: &str| AttachSpec { default_via: Some(address(last)), ..spec(&there.0) };
+    lab.host.adjust(&via6("fd00:1::1")).unwrap();
+    lab.host.adjust(&via6("fd00:1::2")).unwrap();
+    lab.host.adjust(&AttachSpec { mtu: 1300, ..via6("fd00:1::2") }).unwrap();
+    let v6 = v6();
+    assert!(v6.lines().count() == 1 && v6.contains("via fd00:1::2 dev eth0"), "{v6}");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! A child process that may not hold us up: its time and its output are bounded.
 
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 /// Most bytes that are kept of each stream; what comes after is read and thrown away.
 const LIMIT: usize = 64 * 1024;
@@ -23,14 +23,9 @@ pub(super) struct Output {
 /// Runs `command` for at most `time`; after that it is killed and the answer is [`io::ErrorKind::TimedOut`].
 pub(super) fn output(command: &mut Command, time: Duration) -> io::Result<Output> {
     let deadline = Instant::now() + time;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .env("LC_ALL", "C")
-        .process_group(0)
-        .spawn()?;
-    let answer = gather(&mut child, deadline);
+    let (mut child, end) =
+        start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("LC_ALL", "C"))?;
+    let answer = gather(&mut child, &end, deadline);
     if answer.is_err() {
         child.kill()?;
         child.wait()?;
@@ -38,20 +33,34 @@ pub(super) fn output(command: &mut Command, time: Duration) -> io::Result<Output
     answer
 }
 
-fn gather(child: &mut Child, deadline: Instant) -> io::Result<Output> {
+/// Starts `command` at the head of a process group, with a descriptor that is readable when it has ended. Without one
+/// its end would not be seen: then there is no child either.
+pub(super) fn start(command: &mut Command) -> io::Result<(Child, OwnedFd)> {
+    let mut child = command.process_group(0).spawn()?;
+    let pid = Pid::from_child(&child);
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(end) => Ok((child, end)),
+        Err(errno) => {
+            let _gone = kill_process_group(pid, Signal::KILL);
+            child.wait()?;
+            Err(errno.into())
+        }
+    }
+}
+
+fn gather(child: &mut Child, end: &OwnedFd, deadline: Instant) -> io::Result<Output> {
     let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(io::ErrorKind::BrokenPipe.into());
     };
     let pid = Pid::from_child(child);
-    let end = pidfd_open(pid, PidfdFlags::empty())?;
     let (mut said, mut complained) = (Vec::new(), Vec::new());
     let (mut said_open, mut complained_open) = (true, true);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             // The group, because `docker` may be a script.
-            let _gone = pidfd_send_signal(&end, Signal::KILL);
-            let _gone = rustix::process::kill_process_group(pid, Signal::KILL);
+            let _gone = pidfd_send_signal(end, Signal::KILL);
+            let _gone = kill_process_group(pid, Signal::KILL);
             return Err(io::ErrorKind::TimedOut.into());
         }
         if !said_open && !complained_open {

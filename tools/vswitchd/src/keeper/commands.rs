@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, Signal, kill_process_group};
+use switch::sys::netns::identity_of;
 
-use crate::wire::{Refusal, RefusalKind, Target};
+use super::bounded;
+use crate::logging;
+use crate::wire::{CommandState, Refusal, RefusalKind, Target};
 
 /// The hidden subcommand that enters the container.
 pub(super) const SUBCOMMAND: &str = "enter";
@@ -37,6 +39,8 @@ pub(super) enum Happened {
 #[derive(Debug)]
 pub(super) struct Commands<W> {
     commands: HashMap<String, Supervised<W>>,
+    /// What nobody was told yet.
+    changes: Vec<(String, CommandState)>,
     /// Soft descriptor limit for them.
     nofile: u64,
 }
@@ -62,24 +66,37 @@ struct Process {
     child: Child,
     /// Readable when it has ended.
     end: OwnedFd,
-    output: OwnedFd,
+    /// `None` once all who could write to it have closed it: at its end a pipe is readable for ever.
+    output: Option<OwnedFd>,
     log: LineLog,
     since: Instant,
+    /// Identity of its network namespace, which no other gets while it lives.
+    home: Option<(u64, u64)>,
 }
 
 impl<W> Commands<W> {
     pub(super) fn new(nofile: u64) -> Self {
-        Self { commands: HashMap::new(), nofile }
+        Self { commands: HashMap::new(), changes: Vec::new(), nofile }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.commands.is_empty()
     }
 
-    /// Whether `container` runs exactly this command and is not about to end.
-    pub(super) fn runs(&self, container: &str, argv: &[String]) -> bool {
-        let known = self.commands.get(container);
-        known.is_some_and(|c| c.argv == argv && !matches!(c.phase, Phase::Ending { .. }))
+    /// Whether `container` runs exactly this command in exactly this namespace and is not about to end. If so, it will be
+    /// started again by `target`, whose files may be others.
+    pub(super) fn runs(&mut self, container: &str, argv: &[String], target: &Target) -> bool {
+        let Some(command) = self.commands.get_mut(container) else { return false };
+        let there = match &command.phase {
+            Phase::Running(process) => process.home == identity_of(&target.net_ns).ok(),
+            Phase::Paused { .. } => true,
+            Phase::Ending { .. } => false,
+        };
+        let same = there && command.argv == argv;
+        if same {
+            command.target = target.clone();
+        }
+        same
     }
 
     /// Starts a command; `container` has none.
@@ -104,14 +121,34 @@ impl<W> Commands<W> {
             waiting: Vec::new(),
         };
         self.commands.insert(container.to_owned(), supervised);
+        self.changes.push((container.to_owned(), CommandState::Running));
         Ok(())
+    }
+
+    /// What has changed since the last call.
+    pub(super) fn changes(&mut self) -> Vec<(String, CommandState)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// All there are.
+    pub(super) fn states(&self) -> impl Iterator<Item = (String, CommandState)> {
+        self.commands.iter().map(|(name, command)| {
+            let state = match command.phase {
+                Phase::Running(_) | Phase::Ending { .. } => CommandState::Running,
+                Phase::Paused { .. } => CommandState::Restarting,
+            };
+            (name.clone(), state)
+        })
     }
 
     /// Begins to end the command; `waiter` comes back at once if there is none, else with its end.
     pub(super) fn end(&mut self, container: &str, waiter: W) -> Option<W> {
         let Some(mut command) = self.commands.remove(container) else { return Some(waiter) };
         command.phase = match command.phase {
-            Phase::Paused { .. } => return Some(waiter),
+            Phase::Paused { .. } => {
+                self.changes.push((container.to_owned(), CommandState::Stopped));
+                return Some(waiter);
+            }
             Phase::Running(process) => {
                 process.signal(Signal::TERM);
                 Phase::Ending { process, kill_at: Some(Instant::now() + GRACE) }
@@ -145,9 +182,9 @@ impl<W> Commands<W> {
     pub(super) fn sources(&self) -> impl Iterator<Item = (&str, Happened, BorrowedFd<'_>)> {
         self.commands.iter().flat_map(|(name, command)| {
             let process = command.process();
-            let both =
-                process.map(|p| [(Happened::Output, p.output.as_fd()), (Happened::Ended, p.end.as_fd())]);
-            both.into_iter().flatten().map(|(what, fd)| (name.as_str(), what, fd))
+            let output = process.and_then(|p| p.output.as_ref()).map(|fd| (Happened::Output, fd.as_fd()));
+            let end = process.map(|p| (Happened::Ended, p.end.as_fd()));
+            output.into_iter().chain(end).map(|(what, fd)| (name.as_str(), what, fd))
         })
     }
 
@@ -171,7 +208,10 @@ impl<W> Commands<W> {
                     *kill_at = None;
                 }
                 Phase::Paused { .. } => match spawn(&command.argv, &command.target, nofile) {
-                    Ok(process) => command.phase = Phase::Running(process),
+                    Ok(process) => {
+                        command.phase = Phase::Running(process);
+                        self.changes.push((name.clone(), CommandState::Running));
+                    }
                     Err(error) => {
                         tracing::warn!(container = name, %error, "command cannot be started");
                         command.pause_now(now);
@@ -198,6 +238,8 @@ impl<W> Commands<W> {
         // Its number is not given away before `wait`, so the group that is hit is its own.
         process.signal(Signal::KILL);
         let status = process.child.wait();
+        let state = if ending { CommandState::Stopped } else { CommandState::Restarting };
+        self.changes.push((container.to_owned(), state));
         if ending {
             return command.waiting;
         }
@@ -254,9 +296,11 @@ impl Process {
     fn read_output(&mut self, container: &str) {
         let mut buffer = [0; 16 * 1024];
         for _ in 0..4 {
-            match rustix::io::read(&self.output, &mut buffer) {
-                Ok(0) | Err(_) => return,
+            let Some(output) = &self.output else { return };
+            match rustix::io::read(output, &mut buffer) {
+                Ok(0) => self.output = None,
                 Ok(n) => self.log.push(container, buffer.get(..n).unwrap_or_default()),
+                Err(_) => return,
             }
         }
     }
@@ -265,7 +309,9 @@ impl Process {
 fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
     let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&output, true)?;
-    let child = Command::new("/proc/self/exe")
+    let home = identity_of(&target.net_ns).ok();
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg(SUBCOMMAND)
         .arg(OsString::from(serde_json::to_string(target)?))
         .arg(nofile.to_string())
@@ -273,11 +319,9 @@ fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
         .stdin(Stdio::null())
         .stdout(write.try_clone()?)
         .stderr(write)
-        .env_remove("NOTIFY_SOCKET")
-        .process_group(0)
-        .spawn()?;
-    let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    Ok(Process { child, end, output, log: LineLog::default(), since: Instant::now() })
+        .env_remove("NOTIFY_SOCKET");
+    let (child, end) = bounded::start(&mut command)?;
+    Ok(Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now(), home })
 }
 
 /// Turns output into lines of the log, at most [`LINES_PER_SECOND`].
@@ -312,7 +356,7 @@ impl LineLog {
     fn show(&mut self, container: &str, now: Instant) {
         let line = printable(&std::mem::take(&mut self.line));
         if self.admit(container, now) {
-            tracing::info!(target: "command", container, "{line}");
+            tracing::info!(target: logging::COMMAND, container, "{line}");
         }
     }
 
@@ -334,7 +378,7 @@ impl LineLog {
 
     fn tell_hidden(&mut self, container: &str) {
         if self.hidden > 0 {
-            tracing::warn!(target: "command", container, lines = self.hidden, "output not shown: too much of it");
+            tracing::warn!(target: logging::COMMAND, container, lines = self.hidden, "output not shown: too much of it");
             self.hidden = 0;
         }
     }
@@ -350,6 +394,16 @@ fn printable(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn supervised(phase: Phase) -> Supervised<()> {
+        Supervised {
+            argv: vec![],
+            target: Target { user_ns: None, net_ns: "/".into(), container: String::new(), mounts: vec![] },
+            phase,
+            pause: FIRST_PAUSE,
+            waiting: vec![],
+        }
+    }
 
     #[test]
     fn a_flood_is_counted_not_shown() {
@@ -371,14 +425,29 @@ mod tests {
     }
 
     #[test]
+    fn output_that_was_closed_is_not_polled_any_more() {
+        let (output, write) = rustix::pipe::pipe().unwrap();
+        let (child, end) = bounded::start(Command::new("sleep").arg("1000")).unwrap();
+        let since = Instant::now();
+        let process =
+            Process { child, end, output: Some(output), log: LineLog::default(), since, home: None };
+        let mut commands = Commands::<()>::new(1024);
+        commands.commands.insert("web".to_owned(), supervised(Phase::Running(process)));
+        let polled =
+            |commands: &Commands<()>| commands.sources().map(|(_, what, _)| what).collect::<Vec<_>>();
+        rustix::io::write(&write, b"last words").unwrap();
+        drop(write);
+        assert_eq!(polled(&commands), [Happened::Output, Happened::Ended]);
+        commands.on_output("web");
+        assert_eq!(polled(&commands), [Happened::Ended]);
+        commands.end("web", ());
+        assert_eq!(commands.on_end("web"), [()]);
+        assert_eq!(commands.changes(), [("web".to_owned(), CommandState::Stopped)]);
+    }
+
+    #[test]
     fn pauses_double_up_to_ten_seconds() {
-        let mut command = Supervised::<()> {
-            argv: vec![],
-            target: Target { user_ns: None, net_ns: "/".into(), container: String::new(), mounts: vec![] },
-            phase: Phase::Paused { until: Instant::now() },
-            pause: FIRST_PAUSE,
-            waiting: vec![],
-        };
+        let mut command = supervised(Phase::Paused { until: Instant::now() });
         let now = Instant::now();
         let pauses: Vec<_> = (0..8)
             .map(|_| {

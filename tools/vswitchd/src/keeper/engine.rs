@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
+use super::bounded;
 use crate::channel::{Channel, ChannelError, Outgoing};
 use crate::wire::ToKeeper;
 
@@ -37,15 +36,14 @@ impl Engine {
     pub(super) fn start(arguments: &[OsString], generation: u32) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
         ours.set_nonblocking(true)?;
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .args(arguments)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
-            .env_remove("NOTIFY_SOCKET")
-            // Ctrl-C is for the keeper; it tells the engine.
-            .process_group(0)
-            .spawn()?;
-        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+            .env_remove("NOTIFY_SOCKET");
+        // In a group of its own: Ctrl-C is for the keeper, which tells the engine.
+        let (child, end) = bounded::start(&mut command)?;
         Ok(Self { child, end, channel: ours, queue: VecDeque::new(), generation })
     }
 
@@ -84,9 +82,15 @@ impl Engine {
                 }
                 Err(error) if error.would_block() => return,
                 Err(error) => {
-                    // It is going; its end is an event of its own.
-                    tracing::debug!(%error, "the engine does not listen");
+                    // What it did not hear it would wait for; its successor asks again.
+                    match &error {
+                        ChannelError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                            tracing::debug!("the engine has closed its end");
+                        }
+                        _ => tracing::error!(%error, "the engine cannot be told: killed"),
+                    }
                     self.queue.clear();
+                    self.kill();
                 }
             }
         }

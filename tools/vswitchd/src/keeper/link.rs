@@ -166,24 +166,28 @@ pub(super) fn adjust(
         let index = index_of(&name)?;
         let link = LinkUnspec::new_with_index(index).address(mac.0.to_vec()).mtu(new.mtu).up();
         change(&handle, link, "MAC and MTU").await?;
-        if let Some(via) = old.default_via.filter(|_| old.default_via != new.default_via) {
+        let gone: Vec<_> = old.addresses.iter().filter(|address| !new.addresses.contains(address)).collect();
+        // The last address of a family takes all routes along; where none goes a route that the container changed stays.
+        let routed_anew = old.default_via != new.default_via || !gone.is_empty();
+        if let Some(via) = old.default_via.filter(|_| routed_anew) {
+            // Whichever metric it got.
             let gone = handle.route().del(default_route(index, via, None)).execute().await;
             unless(gone, Errno::SRCH).step("old default route")?;
         }
-        for &(address, prefix) in old.addresses.iter().filter(|address| !new.addresses.contains(address)) {
+        for &(address, prefix) in gone {
             let gone = handle.address().del(address_message(index, address, prefix)).execute().await;
             unless(gone, Errno::ADDRNOTAVAIL).step("old address")?;
         }
         if new.addresses.iter().any(|(address, _)| address.is_ipv6()) {
             enable_ipv6(&name);
         }
-        // All of them: an address that went takes the others of its subnet and its routes along.
+        // All of them: an address that went takes the others of its subnet along (unless `promote_secondaries`).
         for &(address, prefix) in &new.addresses {
             add_address(&handle, index, address, prefix).await?;
         }
         match new.default_via {
-            Some(via) => add_default_route(&handle, index, via).await,
-            None => Ok(()),
+            Some(via) if routed_anew => add_default_route(&handle, index, via).await,
+            _ => Ok(()),
         }
     })
 }

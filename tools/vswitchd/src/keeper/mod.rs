@@ -7,6 +7,7 @@ mod bounded;
 mod commands;
 mod engine;
 mod enter;
+mod gate;
 mod host;
 mod lanes;
 mod limits;
@@ -36,7 +37,6 @@ use switch::sys::{caps, signals};
 pub use enter::{EnterError, enter, exec};
 pub use host::Host;
 
-use crate::channel::Channel;
 use crate::wire::{Refusal, RefusalKind};
 use places::{ControlSocket, StateFolder};
 use supervise::Keeper;
@@ -75,14 +75,6 @@ pub fn helper() -> Option<ExitCode> {
         }
         _ => None,
     }
-}
-
-/// The engine's end of the channel to the keeper (its standard input, which becomes `/dev/null`).
-///
-/// # Errors
-/// [`io::ErrorKind::InvalidInput`] if this process was not started by a keeper.
-pub fn engine_channel() -> io::Result<Channel> {
-    Channel::from_stdin()
 }
 
 /// Runs until the end of the daemon. The process must have one thread: without root it moves into a user namespace.

@@ -159,14 +159,14 @@ impl Namespaces {
         }
         let path = Path::new(NAMES).join(name);
         let there = netns::open(&path);
-        // In a user namespace of ours a name of the host is of no use: it belongs to root.
-        let usable = there.is_ok() && !(self.by_descriptor && create);
+        let make = match &there {
+            // In a user namespace of ours a name of the host is of no use: it belongs to root.
+            Ok(_) => create && self.by_descriptor,
+            Err(NetnsError::NotNamespace | NetnsError::Kernel(Errno::NOENT)) => create,
+            Err(_) => false,
+        };
         match there {
-            Ok(fd) if usable => {
-                let ours = created.get(name).is_some_and(|made| made.held.is(netns::identity(&fd)));
-                Ok(Home { fd: Some(fd), path, user_ns: None, created: ours })
-            }
-            Ok(_) | Err(NetnsError::NotNamespace | NetnsError::Kernel(Errno::NOENT)) if create => {
+            _ if make => {
                 let made = self.make(name, &path).map_err(|errno| not_made(&asked, name, errno))?;
                 // `users` of one that was deleted behind our back still want it.
                 let users = created.remove(name).map(|gone| gone.users).unwrap_or_default();
@@ -174,9 +174,22 @@ impl Namespaces {
                 known.users.insert(container.to_owned());
                 home_of(&known.held, path).map_err(|error| Refusal::of_netns(asked, error))
             }
-            Ok(fd) => Ok(Home { fd: Some(fd), path, user_ns: None, created: false }),
+            Ok(fd) => {
+                self.refuse_own(&asked, &fd)?;
+                let ours = created.get(name).is_some_and(|made| made.held.is(netns::identity(&fd)));
+                Ok(Home { fd: Some(fd), path, user_ns: None, created: ours })
+            }
             Err(error) => Err(Refusal::of_netns(asked, error)),
         }
+    }
+
+    /// Nothing is ever attached to the namespace in which the daemon itself runs.
+    fn refuse_own(&self, asked: &str, fd: &OwnedFd) -> Result<(), Refusal> {
+        if netns::identity(fd) != Ok(self.own) {
+            return Ok(());
+        }
+        Err(Refusal::new(RefusalKind::Failed, asked, "it is the host's own, in which vswitchd runs")
+            .help("a container that shares the host's network cannot be attached; docker: --network none"))
     }
 
     fn find_pid(&self, pid: u32, outside: Option<&Outside>) -> Result<Home, Refusal> {
@@ -197,10 +210,7 @@ impl Namespaces {
         };
         match netns::open(path) {
             Ok(fd) => {
-                if netns::identity(&fd) == Ok(self.own) {
-                    return Err(Refusal::new(RefusalKind::Failed, asked, "it is the host's own, in which vswitchd runs")
-                        .help("a container that shares the host's network cannot be attached; docker: --network none"));
-                }
+                self.refuse_own(&asked, &fd)?;
                 match netns::owner(&fd) {
                     Err(Errno::PERM) => foreign(Refusal::of_errno(asked, Errno::PERM)),
                     _ => Ok(Home { fd: Some(fd), path: path.to_owned(), user_ns: None, created: false }),

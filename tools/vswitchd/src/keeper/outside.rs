@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use switch::sys::netns;
 
+use super::complain;
 use super::link::{self, Placed};
 use super::rootless::{self, Mapped};
 use super::runtime::{self, Runtime};
@@ -148,7 +149,7 @@ pub(super) fn main(kind: Option<&str>) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "helper outside the user namespace");
+            complain(&format_args!("helper outside the user namespace: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -160,8 +161,9 @@ fn serve(channel: &Channel) -> Result<(), ChannelError> {
         match request {
             Request::Map { pid, uid, gid } => channel.send(&rootless::map_ids(pid, uid, gid), &[])?,
             Request::Start => {
-                if let Some(end) = descriptors.pop() {
-                    start_job(end)?;
+                // Who asked hears the end of the channel close, and may ask again.
+                if let Some(Err(error)) = descriptors.pop().map(start_job) {
+                    complain(&format_args!("starting a helper outside the user namespace: {error}"));
                 }
             }
         }

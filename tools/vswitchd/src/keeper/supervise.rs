@@ -1,9 +1,10 @@
 //! The keeper's loop: signals, the engine, the work done for it, the containers' commands.
 
+mod requests;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,52 +16,16 @@ use switch::sys::{fds, signals};
 
 use super::commands::{Commands, GRACE, Happened};
 use super::engine::{Deaths, Engine, Received};
+use super::gate::Gate;
 use super::host::Host;
 use super::lanes::Lanes;
 use super::places::ControlSocket;
-use super::{KeeperOptions, MAX_CONFIG, complain, read_config};
-use crate::wire::{Answer, Begin, NetnsRef, Op, Refusal, RefusalKind, Target, ToEngine, ToKeeper};
+use super::{KeeperOptions, MAX_CONFIG, complain};
+use crate::wire::{Begin, NetnsRef, Op, ToEngine, ToKeeper};
+use requests::{Asker, Finished, Then};
 
 /// Messages that are handled before the loop looks at everything else again.
 const BATCH: usize = 64;
-
-/// Who asked, and is to be answered.
-#[derive(Debug, Clone, Copy)]
-struct Asker {
-    generation: u32,
-    id: u64,
-}
-
-type Answered = Result<(Answer, Vec<OwnedFd>), Refusal>;
-
-/// What a lane hands back.
-#[derive(Debug)]
-enum Finished {
-    Answer(Asker, Answered),
-    /// Where the container is that shall run `argv`.
-    Start {
-        asker: Asker,
-        container: String,
-        argv: Vec<String>,
-        target: Result<Target, Refusal>,
-    },
-    /// The order in which things were asked has come to this.
-    End {
-        container: String,
-        then: Then,
-    },
-    /// What was removed behind our back is given up.
-    Buried,
-}
-
-/// What follows the end of a command.
-#[derive(Debug)]
-enum Then {
-    Answer(Asker),
-    Release { asker: Asker, container: String },
-    Start { asker: Asker, container: String, argv: Vec<String>, target: Target },
-    Nothing,
-}
 
 /// Where an event comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +64,11 @@ pub(super) struct Keeper {
     commands: Commands<Then>,
     /// Where each container is, as last said.
     references: HashMap<String, NetnsRef>,
+    /// Containers that are being released.
+    gate: Gate<(Asker, Op)>,
     ready: bool,
+    /// The next engine is told to read the configuration again.
+    reload: bool,
     /// A lane is looking after removed names.
     burying: bool,
     phase: Phase,
@@ -128,7 +97,9 @@ impl Keeper {
             restart_at: Some(Instant::now()),
             commands: Commands::new(nofile),
             references: HashMap::new(),
+            gate: Gate::new(),
             ready: false,
+            reload: false,
             burying: false,
             phase: Phase::Serving,
         })
@@ -137,6 +108,9 @@ impl Keeper {
     pub(super) fn run(mut self) -> ExitCode {
         loop {
             self.on_time(Instant::now());
+            for (container, state) in self.commands.changes() {
+                self.tell(&ToEngine::Command { container, state }, Vec::new());
+            }
             if let Phase::Ending { code, .. } = self.phase
                 && self.engine.is_none()
                 && self.commands.is_empty()
@@ -236,7 +210,8 @@ impl Keeper {
             Source::EngineEnd => self.on_engine_end(),
             Source::Command(container, Happened::Output) => self.commands.on_output(container),
             Source::Command(container, Happened::Ended) => {
-                self.commands.on_end(container).into_iter().for_each(|then| self.on_command_end(then));
+                let waiting = self.commands.on_end(container);
+                self.on_command_end(waiting);
             }
         }
     }
@@ -247,6 +222,7 @@ impl Keeper {
             match (signal, &self.phase) {
                 (Signal::HUP, Phase::Serving) => {
                     tracing::info!("SIGHUP: reload");
+                    self.reload = self.engine.is_none();
                     self.tell(&ToEngine::Reload, Vec::new());
                 }
                 (Signal::HUP, Phase::Ending { .. }) => {}
@@ -280,20 +256,15 @@ impl Keeper {
         }
     }
 
-    fn answer(&mut self, asker: Asker, answered: Answered) {
-        // The engine that asked may be dead; its successor asks again.
-        if let Some(engine) = self.engine.as_mut().filter(|engine| engine.generation == asker.generation) {
-            let (result, descriptors) = match answered {
-                Ok((answer, descriptors)) => (Ok(answer), descriptors),
-                Err(refusal) => (Err(refusal), Vec::new()),
-            };
-            engine.send(&ToEngine::Reply { id: asker.id, result }, descriptors);
-        }
-    }
-
     fn start_engine(&mut self, now: Instant) {
         match self.try_start_engine() {
-            Ok(engine) => {
+            Ok(mut engine) => {
+                for (container, state) in self.commands.states() {
+                    engine.send(&ToEngine::Command { container, state }, Vec::new());
+                }
+                if std::mem::take(&mut self.reload) {
+                    engine.send(&ToEngine::Reload, Vec::new());
+                }
                 tracing::info!(pid = engine.pid(), restarts = engine.generation, "engine started");
                 self.engine = Some(engine);
             }
@@ -308,7 +279,8 @@ impl Keeper {
     fn try_start_engine(&self) -> io::Result<Engine> {
         let config = fds::memory_file("configuration", self.config_text.as_bytes())?;
         let listener = self.listener.try_clone()?;
-        let adoptable = self.host.adoptable()?;
+        let mut adoptable = self.host.adoptable()?;
+        adoptable.retain(|(_, spec, _)| !self.gate.is_closed(&spec.container));
         let mut engine = Engine::start(&self.options.engine, self.starts)?;
         for (tap, spec, info) in adoptable {
             engine.send(&ToEngine::Adopt { spec, info }, vec![tap]);
@@ -388,126 +360,6 @@ impl Keeper {
         }
         notify(&[sd_notify::NotifyState::Ready]);
     }
-
-    fn on_request(&mut self, asker: Asker, op: Op) {
-        let done = move |result: Result<(), Refusal>| {
-            Finished::Answer(asker, result.map(|()| (Answer::Done, Vec::new())))
-        };
-        match op {
-            Op::Attach(spec) => {
-                self.refer(&spec.container, &spec.netns);
-                self.submit(&spec.container.clone(), move |host| {
-                    let attached = host.attach(&spec);
-                    Finished::Answer(asker, attached.map(|(tap, info)| (Answer::Attached(info), vec![tap])))
-                });
-            }
-            Op::Adjust(spec) => self.submit(&spec.container.clone(), move |host| done(host.adjust(&spec))),
-            Op::Detach { container, ifname } => self.submit(&container.clone(), move |host| {
-                host.detach(&container, &ifname);
-                done(Ok(()))
-            }),
-            Op::Netns { container, netns, create } => {
-                self.refer(&container, &netns);
-                self.submit(&container.clone(), move |host| done(host.netns(&container, &netns, create)));
-            }
-            Op::Release { container } => {
-                let then = Then::Release { asker, container: container.clone() };
-                self.submit(&container.clone(), move |_| Finished::End { container, then });
-            }
-            Op::Run { container, argv } => self.run_command(asker, container, argv),
-            Op::Halt { container } => {
-                let then = Then::Answer(asker);
-                self.submit(&container.clone(), move |_| Finished::End { container, then });
-            }
-            Op::Locate { container, netns } => self.submit(&container.clone(), move |host| {
-                let target = host.locate(&container, &netns);
-                Finished::Answer(asker, target.map(|target| (Answer::Target(target), Vec::new())))
-            }),
-            Op::Identify { container, netns } => self.submit(&container.clone(), move |host| {
-                let cookie = host.identify(&container, &netns);
-                Finished::Answer(asker, cookie.map(|cookie| (Answer::Identity(cookie), Vec::new())))
-            }),
-            Op::ReadConfig => {
-                let answer = config_again(&self.options.config);
-                self.answer(asker, answer);
-            }
-        }
-    }
-
-    fn submit(&self, container: &str, work: impl FnOnce(&Host) -> Finished + Send + 'static) {
-        self.lanes.submit(container, work);
-    }
-
-    fn refer(&mut self, container: &str, netns: &NetnsRef) {
-        self.lanes.set_slow(container, matches!(netns, NetnsRef::Docker(_) | NetnsRef::Podman(_)));
-        self.references.insert(container.to_owned(), netns.clone());
-    }
-
-    fn run_command(&mut self, asker: Asker, container: String, argv: Vec<String>) {
-        let Some(netns) = self.references.get(&container).cloned() else {
-            let refusal = Refusal::new(
-                RefusalKind::Absent,
-                format!("command of container {container:?}"),
-                "no such container was attached",
-            );
-            return self.answer(asker, Err(refusal));
-        };
-        self.submit(&container.clone(), move |host| {
-            let target = host.locate_own(&container, &netns);
-            Finished::Start { asker, container, argv, target }
-        });
-    }
-
-    fn on_finished(&mut self, finished: Finished) {
-        match finished {
-            Finished::Answer(asker, answered) => self.answer(asker, answered),
-            Finished::Start { asker, target: Err(refusal), .. } => self.answer(asker, Err(refusal)),
-            Finished::Start { asker, container, argv, target: Ok(target) } => {
-                if self.commands.runs(&container, &argv) {
-                    self.answer(asker, Ok((Answer::Done, Vec::new())));
-                } else {
-                    let then = Then::Start { asker, container: container.clone(), argv, target };
-                    self.end_command(&container, then);
-                }
-            }
-            Finished::End { container, then } => self.end_command(&container, then),
-            Finished::Buried => self.burying = false,
-        }
-    }
-
-    fn end_command(&mut self, container: &str, then: Then) {
-        if let Some(then) = self.commands.end(container, then) {
-            self.on_command_end(then);
-        }
-    }
-
-    fn on_command_end(&mut self, then: Then) {
-        match then {
-            Then::Nothing => {}
-            Then::Answer(asker) => self.answer(asker, Ok((Answer::Done, Vec::new()))),
-            Then::Release { asker, container } => {
-                self.references.remove(&container);
-                self.submit(&container.clone(), move |host| {
-                    host.release(&container);
-                    Finished::Answer(asker, Ok((Answer::Done, Vec::new())))
-                });
-            }
-            Then::Start { asker, container, argv, target } if matches!(self.phase, Phase::Serving) => {
-                let started = self.commands.start(&container, argv, target);
-                self.answer(asker, started.map(|()| (Answer::Done, Vec::new())));
-            }
-            Then::Start { .. } => {}
-        }
-    }
-}
-
-fn config_again(path: &Path) -> Answered {
-    let answer = read_config(path)
-        .and_then(|text| fds::memory_file("configuration", text.as_bytes()))
-        .map(|fd| (Answer::Config, vec![fd]));
-    answer.map_err(|error| {
-        Refusal::new(RefusalKind::Failed, format!("configuration file {}", path.display()), error)
-    })
 }
 
 fn notify(state: &[sd_notify::NotifyState<'_>]) {

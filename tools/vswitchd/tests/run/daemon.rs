@@ -196,6 +196,13 @@ impl<'a> Daemon<'a> {
         }
     }
 
+    pub fn together(&self, ops: Vec<Op>) -> Vec<Result<Answer, Refusal>> {
+        match self.ask(&Ask::Together(ops)) {
+            Reply::Answers(answers) => answers,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn status(&self) -> Status {
         match self.ask(&Ask::Status) {
             Reply::Status(status) => status,

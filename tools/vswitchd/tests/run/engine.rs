@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 use switch::sys::{fds, netns};
 use vswitchd::channel::Channel;
-use vswitchd::keeper::{MAX_CONFIG, engine_channel};
-use vswitchd::wire::{Answer, AttachSpec, Begin, NetnsRef, Op, Refusal, ToEngine, ToKeeper};
+use vswitchd::keeper::MAX_CONFIG;
+use vswitchd::wire::{Answer, AttachSpec, Begin, CommandState, NetnsRef, Op, Refusal, ToEngine, ToKeeper};
 
 /// What a test asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub enum Ask {
     Fatal(String),
     /// Make so many containers (`prefix0`, `prefix1`, ...), all requests at once.
     Many { prefix: String, count: usize },
+    /// Pass on to the keeper, one after the other without waiting for answers.
+    Together(Vec<Op>),
     /// The container's first frame with this EtherType, if one is there.
     Frame { container: String, ifname: String, ethertype: u16 },
 }
@@ -36,6 +38,7 @@ pub enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Answer(Result<Answer, Refusal>),
+    Answers(Vec<Result<Answer, Refusal>>),
     Status(Status),
     Config(String),
     Milliseconds(u128),
@@ -53,6 +56,8 @@ pub struct Status {
     /// How many of them were handed over by the keeper unasked.
     pub adopted: usize,
     pub reloads: usize,
+    /// What was told of commands, in order.
+    pub commands: Vec<(String, CommandState)>,
     /// `/proc/self/status`.
     pub process: String,
     /// The network namespace it runs in.
@@ -64,19 +69,28 @@ struct Engine {
     taps: HashMap<(String, String), OwnedFd>,
     adopted: usize,
     reloads: usize,
+    commands: Vec<(String, CommandState)>,
     stubborn: bool,
     next: u64,
 }
 
 /// `engine [die|stubborn]`
 pub fn main(mode: &[&str]) -> ExitCode {
-    let channel = engine_channel().unwrap();
+    let channel = Channel::from_stdin().unwrap();
     switch::sys::drop_all_capabilities().unwrap();
     if mode == ["die"] {
         return ExitCode::from(7);
     }
     let stubborn = mode == ["stubborn"];
-    let mut engine = Engine { channel, taps: HashMap::new(), adopted: 0, reloads: 0, stubborn, next: 0 };
+    let mut engine = Engine {
+        channel,
+        taps: HashMap::new(),
+        adopted: 0,
+        reloads: 0,
+        commands: Vec::new(),
+        stubborn,
+        next: 0,
+    };
     let (begin, listener, config) = engine.begin();
     let line = format!("ready {} adopted {}", begin.restarts, engine.adopted);
     engine.channel.send(&ToKeeper::Ready { line }, &[]).unwrap();
@@ -122,6 +136,7 @@ impl Engine {
         match message {
             ToEngine::Reply { id, result } => return Some((id, result, descriptors)),
             ToEngine::Reload => self.reloads += 1,
+            ToEngine::Command { container, state } => self.commands.push((container, state)),
             ToEngine::Shutdown if !self.stubborn => std::process::exit(0),
             ToEngine::Shutdown => {}
             other => panic!("{other:?} after begin"),
@@ -186,6 +201,19 @@ impl Engine {
         start.elapsed().as_millis()
     }
 
+    fn together(&mut self, ops: Vec<Op>) -> Vec<Result<Answer, Refusal>> {
+        let mut waiting: HashMap<_, _> =
+            ops.into_iter().enumerate().map(|(number, op)| (self.request(op), number)).collect();
+        let mut answers = Vec::new();
+        while !waiting.is_empty() {
+            if let Some((id, result, _closed)) = self.listen() {
+                answers.push((waiting.remove(&id).unwrap(), result));
+            }
+        }
+        answers.sort_by_key(|(number, _)| *number);
+        answers.into_iter().map(|(_, result)| result).collect()
+    }
+
     fn serve(&mut self, stream: &UnixStream, begin: &Begin, config: &str) {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
@@ -203,6 +231,7 @@ impl Engine {
                     .collect(),
                 adopted: self.adopted,
                 reloads: self.reloads,
+                commands: self.commands.clone(),
                 process: std::fs::read_to_string("/proc/self/status").unwrap(),
                 netns: netns::identity(netns::current().unwrap()).unwrap(),
             }),
@@ -216,6 +245,7 @@ impl Engine {
                 Reply::Done
             }
             Ask::Many { prefix, count } => Reply::Milliseconds(self.many(&prefix, count)),
+            Ask::Together(ops) => Reply::Answers(self.together(ops)),
             Ask::Frame { container, ifname, ethertype } => {
                 let tap = self.taps.get(&(container, ifname)).unwrap();
                 Reply::Frame(first_frame(tap, ethertype))

@@ -133,6 +133,18 @@ pub fn an_engine_that_keeps_dying() {
     assert!(daemon.wait().success());
 }
 
+pub fn a_reload_is_not_lost_between_engines() {
+    let Some(folder) = folder() else { return };
+    let daemon = Daemon::start(&folder);
+    for _ in 0..6 {
+        kill(daemon.status().pid, Signal::KILL);
+    }
+    until("the keeper waits before the next start", || folder.log().contains("pause=1s"));
+    daemon.signal(Signal::HUP);
+    until("reload", || daemon.status().reloads == 1);
+    daemon.stop();
+}
+
 pub fn an_engine_that_does_not_end_is_killed() {
     let Some(folder) = folder() else { return };
     let mut daemon = Daemon::spawn(&folder, &["engine", "stubborn"]);
@@ -255,6 +267,95 @@ pub fn commands_run_inside() {
     let third = pid().unwrap();
     daemon.stop();
     assert!(!Path::new(&format!("/proc/{third}")).exists());
+}
+
+/// Process ids in a named namespace.
+fn inside(name: &str) -> Vec<u32> {
+    let pids = ip(&["netns", "pids", name]);
+    pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+pub fn of_overlapping_requests_the_last_one_counts() {
+    let Some(folder) = folder() else { return };
+    let daemon = Daemon::start(&folder);
+    let name = unique();
+    let marker = |what: &str| folder.path.join(format!("ran-{what}"));
+    // None of them ends before it is killed, so the next request comes while it is ending.
+    let run = |what: &str| {
+        let script = format!("trap '' TERM; : > {}; while :; do sleep 1; done", marker(what).display());
+        Op::Run { container: name.clone(), argv: vec!["sh".into(), "-c".into(), script] }
+    };
+    let superseded = |answer: &Result<Answer, _>| {
+        let refusal: &vswitchd::wire::Refusal = answer.as_ref().unwrap_err();
+        assert!(refusal.to_string().contains("superseded"), "{refusal}");
+    };
+    let done = Ok(Answer::Done);
+    daemon.op(Op::Attach(spec(&name, 10))).unwrap();
+    daemon.op(run("first")).unwrap();
+    until("the first runs", || marker("first").exists());
+
+    let answers = daemon.together(vec![run("second"), run("third")]);
+    superseded(&answers[0]);
+    assert_eq!(answers[1], done);
+    until("the third runs", || marker("third").exists());
+
+    let halt = Op::Halt { container: name.clone() };
+    let answers = daemon.together(vec![run("fourth"), halt]);
+    superseded(&answers[0]);
+    assert_eq!(answers[1], done);
+    assert_eq!(inside(&name), [0; 0]);
+
+    daemon.op(run("fifth")).unwrap();
+    until("the fifth runs", || marker("fifth").exists());
+    let release = Op::Release { container: name.clone() };
+    let answers = daemon.together(vec![run("sixth"), release, Op::Attach(spec(&name, 10))]);
+    superseded(&answers[0]);
+    assert_eq!(answers[1], done);
+    assert!(matches!(&answers[2], Ok(Answer::Attached(info)) if info.created), "{answers:?}");
+    assert!(ip(&["-n", &name, "-o", "link", "show", "eth0"]).contains("state UP"), "made after the release");
+    assert_eq!(inside(&name), [0; 0]);
+    for never in ["second", "fourth", "sixth"] {
+        assert!(!marker(never).exists(), "{never}");
+    }
+    let states: Vec<_> = daemon.status().commands.into_iter().map(|(_, state)| state).collect();
+    use vswitchd::wire::CommandState::{Running, Stopped};
+    assert_eq!(states, [Running, Stopped, Running, Stopped, Running, Stopped]);
+    daemon.stop();
+}
+
+pub fn a_command_follows_its_namespace() {
+    let Some(folder) = folder() else { return };
+    let daemon = Daemon::start(&folder);
+    let name = unique();
+    ip(&["netns", "add", &name]);
+    daemon.op(Op::Attach(AttachSpec { create: false, ..spec(&name, 10) })).unwrap();
+    let argv = ["sh", "-c", "exec sleep 1000"].map(str::to_owned).to_vec();
+    let run = || daemon.op(Op::Run { container: name.clone(), argv: argv.clone() }).unwrap();
+    run();
+    until("it runs inside", || inside(&name).len() == 1);
+    let first = inside(&name)[0];
+    run();
+    assert_eq!(inside(&name), [first], "the same");
+    // It lives on in what has no name any more, like any process there.
+    ip(&["netns", "del", &name]);
+    ip(&["netns", "add", &name]);
+    assert!(daemon.status().taps.iter().all(|(.., alive)| *alive));
+    assert_eq!(inside(&name), [0; 0]);
+    run();
+    until("it runs in the new one", || inside(&name).len() == 1);
+    assert!(!Path::new(&format!("/proc/{first}")).exists());
+    until("the old one is gone with it", || daemon.status().taps.iter().all(|(.., alive)| !alive));
+    // The next engine hears what there is, and what becomes of it.
+    kill(daemon.status().pid, Signal::KILL);
+    assert_eq!(daemon.status().begin.restarts, 1);
+    let second = inside(&name)[0];
+    kill(second, Signal::KILL);
+    until("it is started again", || inside(&name).iter().any(|pid| *pid != second));
+    use vswitchd::wire::CommandState::{Restarting, Running};
+    let told = || daemon.status().commands.into_iter().map(|(_, state)| state).collect::<Vec<_>>();
+    until("all is told", || told() == [Running, Restarting, Running]);
+    daemon.stop();
+    ip(&["netns", "del", &name]);
 }
 
 pub fn another_process_can_enter() {
