@@ -133,6 +133,17 @@ pub fn an_engine_that_keeps_dying() {
     assert!(daemon.wait().success());
 }
 
+pub fn an_engine_that_is_deaf_is_replaced() {
+    let Some(folder) = folder() else { return };
+    let mut daemon = Daemon::spawn(&folder, &["engine", "deaf"]);
+    until("a second one", || {
+        fs::read_to_string(folder.path.join("log")).is_ok_and(|log| log.contains("restarts=1"))
+    });
+    assert!(folder.log().contains("closed its channel and does not end"), "{}", folder.log());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait().success());
+}
+
 pub fn an_engine_that_does_not_end_is_killed() {
     let Some(folder) = folder() else { return };
     let mut daemon = Daemon::spawn(&folder, &["engine", "stubborn"]);
