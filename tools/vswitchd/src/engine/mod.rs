@@ -15,6 +15,8 @@ mod ports;
 mod publish;
 mod reconcile;
 
+pub use publish::all_up;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;

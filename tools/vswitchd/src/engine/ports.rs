@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 
+use crate::config::{Container, Interface};
 use crate::wire::{AttachInfo, AttachSpec};
 
 /// Most ports of one daemon.
@@ -66,6 +67,11 @@ pub enum State {
 }
 
 impl PortRecord {
+    /// A port that the keeper is asked for.
+    pub fn attaching(spec: AttachSpec, network: NetworkId, mac: MacAddr) -> Self {
+        Self { spec, network, mac, state: State::Attaching, attempt: 0 }
+    }
+
     /// The container's name.
     pub fn container(&self) -> &str {
         &self.spec.container
@@ -160,5 +166,19 @@ impl Ports {
     /// How many ids are or were in use: the length of arrays indexed by them.
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+}
+
+/// What the keeper is asked for, for an interface of a network with this MTU.
+pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
+    AttachSpec {
+        container: container.name.clone(),
+        netns: container.netns.clone(),
+        create: container.create,
+        ifname: interface.name.clone(),
+        mac: interface.mac.to_string(),
+        mtu: u32::from(mtu),
+        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
+        default_via: interface.default_via.map(Into::into),
     }
 }

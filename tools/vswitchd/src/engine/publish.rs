@@ -4,10 +4,37 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
+use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
-use super::ports::{PortRecord, Ports};
-use crate::config;
+use super::ports::{PortRecord, Ports, State, spec};
+use crate::config::{self, Config};
+use crate::wire::AttachInfo;
+
+/// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
+/// Networks and ports (those of [`Config::interfaces`]) are numbered in the configuration's order; at most
+/// [`config::MAX_INTERFACES`] fit by its own limits.
+///
+/// # Errors
+/// When there is no memory for a network's FDB.
+pub fn all_up(config: &Config) -> Result<Snapshot, TableError> {
+    let mut networks = Networks::default();
+    for network in &config.networks {
+        networks.put(network)?;
+    }
+    let mut ports = Ports::default();
+    for (container, interface) in config.interfaces() {
+        let Some(network) = networks.find(&interface.network) else { continue };
+        let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
+        let info = AttachInfo { netns_id: 0, ifindex: 0, offloads: 0, gso_writes: true, created: false };
+        let mut record = PortRecord::attaching(spec(container, interface, mtu), network, interface.mac);
+        record.state = State::Up { info, link_down: false, gso_refused: false };
+        if ports.insert(record).is_err() {
+            break; // a configuration has no more interfaces than there are ports
+        }
+    }
+    Ok(snapshot(0, &networks, &ports))
+}
 
 /// The snapshot of what is wanted and up.
 pub fn snapshot(generation: u64, networks: &Networks, ports: &Ports) -> Snapshot {

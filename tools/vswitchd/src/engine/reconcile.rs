@@ -8,7 +8,7 @@ use switch::mailbox::Command;
 use switch::port::{NetworkId, PortId};
 
 use super::control::{ContainerRecord, Control, Outcome, WAITING_POLL};
-use super::ports::{PortRecord, State};
+use super::ports::{PortRecord, State, spec};
 use crate::config::{Container, Interface};
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};
 
@@ -36,7 +36,7 @@ impl Control {
                 self.ask(Op::Detach { container: spec.container, ifname: spec.ifname }, |_| Outcome::Nothing);
                 continue;
             };
-            let record = PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0 };
+            let record = PortRecord::attaching(want, network, mac);
             if let Ok(port) = self.ports.insert(record) {
                 self.attached(port, info, tap);
             }
@@ -118,7 +118,7 @@ impl Control {
             .find(|(_, port)| port.container() == container.name && port.ifname() == interface.name)
             .map(|(id, _)| id);
         let Some(id) = existing else {
-            let record = PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0 };
+            let record = PortRecord::attaching(want, network, mac);
             match self.ports.insert(record) {
                 Ok(port) => self.attach(port),
                 Err(_) => tracing::error!(container = container.name, "no switch port is left"),
@@ -430,18 +430,5 @@ fn may_be_there(netns: &NetnsRef) -> bool {
         NetnsRef::Path(path) => path.exists(),
         NetnsRef::Pid(pid) => std::path::Path::new(&format!("/proc/{pid}")).exists(),
         NetnsRef::Docker(_) | NetnsRef::Podman(_) => true,
-    }
-}
-
-fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
-    AttachSpec {
-        container: container.name.clone(),
-        netns: container.netns.clone(),
-        create: container.create,
-        ifname: interface.name.clone(),
-        mac: interface.mac.to_string(),
-        mtu: u32::from(mtu),
-        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
-        default_via: interface.default_via.map(Into::into),
     }
 }
