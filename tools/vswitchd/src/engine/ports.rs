@@ -6,6 +6,7 @@ use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::stats::PortSample;
 
+use crate::config::{Container, Interface};
 use crate::wire::{AttachInfo, AttachSpec};
 
 /// Most ports of one daemon.
@@ -73,6 +74,11 @@ pub enum State {
 }
 
 impl PortRecord {
+    /// A port that the keeper is asked for.
+    pub fn attaching(spec: AttachSpec, network: NetworkId, mac: MacAddr) -> Self {
+        Self { spec, network, mac, state: State::Attaching, asked: None, base: PortSample::default() }
+    }
+
     /// The container's name.
     pub fn container(&self) -> &str {
         &self.spec.container
@@ -91,11 +97,6 @@ impl PortRecord {
     /// Whether it is still wanted.
     pub fn is_wanted(&self) -> bool {
         !matches!(self.state, State::Leaving { .. })
-    }
-
-    /// A record of a wanted interface that the keeper was not asked for yet.
-    pub fn new(spec: AttachSpec, network: NetworkId, mac: MacAddr) -> Self {
-        Self { spec, network, mac, state: State::Attaching, asked: None, base: PortSample::default() }
     }
 
     /// Waits for its namespace: the next attempt is due after `pause`.
@@ -174,5 +175,19 @@ impl Ports {
     /// How many ids are or were in use: the length of arrays indexed by them.
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+}
+
+/// What the keeper is asked for, for an interface of a network with this MTU.
+pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
+    AttachSpec {
+        container: container.name.clone(),
+        netns: container.netns.clone(),
+        create: container.create,
+        ifname: interface.name.clone(),
+        mac: interface.mac.to_string(),
+        mtu: u32::from(mtu),
+        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
+        default_via: interface.default_via.map(Into::into),
     }
 }

@@ -9,7 +9,7 @@ use switch::mailbox::Command;
 use switch::port::{NetworkId, PortId};
 
 use super::control::{Bare, ContainerRecord, Control, Outcome};
-use super::ports::{PortRecord, State};
+use super::ports::{PortRecord, State, spec};
 use crate::config::{Container, Interface};
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};
 
@@ -40,7 +40,7 @@ impl Control {
                     continue;
                 }
             };
-            if let Ok(port) = self.ports.insert(PortRecord::new(spec, network, mac)) {
+            if let Ok(port) = self.ports.insert(PortRecord::attaching(spec, network, mac)) {
                 self.attached(port, info, tap);
             }
         }
@@ -118,7 +118,7 @@ impl Control {
             .find(|(_, port)| port.container() == container.name && port.ifname() == interface.name)
             .map(|(id, _)| id);
         let Some(id) = existing else {
-            match self.ports.insert(PortRecord::new(want, network, mac)) {
+            match self.ports.insert(PortRecord::attaching(want, network, mac)) {
                 Ok(port) => self.attach(port),
                 Err(_) => tracing::error!(container = container.name, "no switch port is left"),
             }
@@ -339,18 +339,5 @@ pub(super) fn pause(netns: &NetnsRef) -> Duration {
         // A question to a container engine costs a process.
         NetnsRef::Docker(_) | NetnsRef::Podman(_) => Duration::from_secs(2),
         _ => super::control::WAITING_POLL,
-    }
-}
-
-fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
-    AttachSpec {
-        container: container.name.clone(),
-        netns: container.netns.clone(),
-        create: container.create,
-        ifname: interface.name.clone(),
-        mac: interface.mac.to_string(),
-        mtu: u32::from(mtu),
-        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
-        default_via: interface.default_via.map(Into::into),
     }
 }
