@@ -113,11 +113,17 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Places first, while we are who we are outside: in a user namespace owners look different.
+    /// Places first, while we are who we are outside: in a user namespace owners look different. The socket before the
+    /// folder: who starts the same file twice is told the pid of the one that runs.
     fn new(options: &KeeperOptions) -> Result<Self, Refusal> {
-        let state = StateFolder::open(&options.state)?;
         let control = ControlSocket::bind(&options.control)?;
-        Self::with_places(options, control, state)
+        match StateFolder::open(&options.state) {
+            Ok(state) => Self::with_places(options, control, state),
+            Err(refusal) => {
+                control.remove();
+                Err(refusal)
+            }
+        }
     }
 
     fn with_places(
