@@ -146,9 +146,6 @@ pub(super) fn adjust(
         let index = index_of(&name)?;
         let link = LinkUnspec::new_with_index(index).address(mac.0.to_vec()).mtu(new.mtu).up();
         change(&handle, link, "MAC and MTU").await?;
-        for &(address, prefix) in new.addresses.iter().filter(|address| !old.addresses.contains(address)) {
-            add_address(&handle, index, address, prefix).await?;
-        }
         if let Some(via) = old.default_via.filter(|_| old.default_via != new.default_via) {
             match handle.route().del(default_route(index, via, None)).execute().await {
                 Err(error) if errno_of(&error) != Errno::SRCH => return Err(error).step("old default route"),
@@ -163,6 +160,11 @@ pub(super) fn adjust(
                 }
                 _ => {}
             }
+        }
+        // After the old ones: with its first address of a subnet the kernel takes the others away
+        // (`promote_secondaries` of ip-sysctl is off).
+        for &(address, prefix) in new.addresses.iter().filter(|address| !old.addresses.contains(address)) {
+            add_address(&handle, index, address, prefix).await?;
         }
         match new.default_via {
             // An address that went took its routes along, so this is asked again even where it did not change.
