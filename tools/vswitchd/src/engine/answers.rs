@@ -164,18 +164,16 @@ impl Control {
     }
 
     pub(super) fn drop_rows(&self, by_port: bool) -> Vec<DropRow> {
-        let row = |reason: DropReason, counter: &Counter, port| {
-            let frames = counter.get();
-            (frames > 0).then(|| DropRow {
-                reason: reason.name().into(),
-                frames,
-                explanation: reason.explanation().trim().into(),
-                port,
-            })
-        };
         let each = |counters: &[Counter; DropReason::COUNT], port: Option<DropPort>| -> Vec<DropRow> {
             let pairs = DropReason::ALL.iter().zip(counters);
-            pairs.filter_map(|(reason, counter)| row(*reason, counter, port.clone())).collect()
+            let row = |(reason, counter): (&DropReason, &Counter)| DropRow {
+                reason: reason.name().into(),
+                frames: counter.get(),
+                explanation: reason.explanation().trim().into(),
+                port: port.clone(),
+            };
+            // All reasons of thousands of ports would be a book.
+            pairs.filter(|(_, counter)| !by_port || counter.get() > 0).map(row).collect()
         };
         if !by_port {
             return each(&self.counters.worker.drops, None);
