@@ -137,6 +137,8 @@ pub struct Parts {
     pub begin: Begin,
     /// The configuration file, valid.
     pub file: Config,
+    /// What was made through the API before.
+    pub objects: Objects,
     /// The keeper.
     pub keeper: Arc<Keeper>,
     /// The worker's mailbox.
@@ -150,8 +152,7 @@ pub struct Parts {
 impl Control {
     /// A control plane that wants what the file says and what was made through the API before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { begin, file, keeper, mailbox, counters, snapshot } = parts;
-        let objects = Objects::load(&begin.state);
+        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot } = parts;
         let hosts = Hosts::new(&begin.state);
         Self {
             desired: file.clone(),

@@ -9,6 +9,7 @@ mod control;
 mod describe;
 mod hosts;
 mod keeper;
+mod memory;
 mod networks;
 mod objects;
 mod ports;
@@ -33,11 +34,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::policy;
 use crate::wire::{Begin, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
+use objects::Objects;
 use reconcile::Adopted;
 
 /// Frame buffers of a worker: a full batch. 64 of them stay in a second-level cache where 256 do not.
@@ -102,6 +104,7 @@ fn start(channel: Channel) -> Result<ExitCode, Failed> {
 struct Given {
     begin: Begin,
     file: Config,
+    objects: Objects,
     listener: UnixListener,
     adopted: Vec<Adopted>,
 }
@@ -119,12 +122,29 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
             ToEngine::Begin(begin) => {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
-                let file = config::parse(&begin.config_name, &text_of(text)?)?;
-                return Ok(Given { begin, file, listener: UnixListener::from(listener), adopted });
+                let objects = Objects::load(&begin.state);
+                let file = read_after(&begin, &text_of(text)?, &adopted, &objects)?;
+                return Ok(Given { begin, file, objects, listener: UnixListener::from(listener), adopted });
             }
             _ => return Err(EngineError::Protocol),
         }
     }
+}
+
+/// The file's configuration, with what is open in it decided as before.
+fn read_after(
+    begin: &Begin,
+    text: &[u8],
+    adopted: &[Adopted],
+    objects: &Objects,
+) -> Result<Config, ConfigErrors> {
+    // Not this process's own: in a user namespace it looks like root's.
+    let paths = Paths { control: begin.control.clone(), state: begin.state.clone() };
+    let mut context = Context { paths, previous: None };
+    let alone = config::parse_with(&begin.config_name, text, &context)?;
+    let before = memory::before(&alone, adopted, objects);
+    context.previous = Some(&before);
+    config::parse_with(&begin.config_name, text, &context)
 }
 
 /// The text of a memory file; one byte more than is allowed is enough to refuse it.
@@ -135,7 +155,7 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, file, listener, adopted } = given;
+    let Given { begin, file, objects, listener, adopted } = given;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
@@ -160,8 +180,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     }));
 
     let keeper = Arc::new(Keeper::new(channel)?);
-    let mut control =
-        Control::new(Parts { begin, file, keeper, mailbox: Arc::clone(&mailbox), counters, snapshot });
+    let mailbox_of_control = Arc::clone(&mailbox);
+    let parts = Parts { begin, file, objects, keeper, mailbox: mailbox_of_control, counters, snapshot };
+    let mut control = Control::new(parts);
     control.adopt(adopted);
     let code = control.run(called).await;
 
