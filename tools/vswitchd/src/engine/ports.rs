@@ -23,6 +23,8 @@ pub struct PortRecord {
     pub state: State,
     /// Counts attempts, so that the answer to an older one is recognised.
     pub attempt: u64,
+    /// Changes in place that the keeper was asked for and has not answered yet.
+    pub adjusting: u32,
 }
 
 /// Where a port stands.
@@ -79,6 +81,16 @@ impl PortRecord {
     /// Whether frames can be sent to it.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up { .. })
+    }
+
+    /// Whether the keeper was asked for it and has not answered yet.
+    pub fn is_attaching(&self) -> bool {
+        matches!(self.state, State::Attaching)
+    }
+
+    /// Whether anything about it is not yet as it is wanted to be, and is being done.
+    pub fn is_under_way(&self) -> bool {
+        self.is_attaching() || !self.is_wanted() || self.adjusting > 0
     }
 
     /// Whether it is still wanted.

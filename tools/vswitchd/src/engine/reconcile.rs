@@ -36,7 +36,8 @@ impl Control {
                 self.ask(Op::Detach { container: spec.container, ifname: spec.ifname }, |_| Outcome::Nothing);
                 continue;
             };
-            let record = PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0 };
+            let record =
+                PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0, adjusting: 0 };
             if let Ok(port) = self.ports.insert(record) {
                 self.attached(port, info, tap);
             }
@@ -118,7 +119,8 @@ impl Control {
             .find(|(_, port)| port.container() == container.name && port.ifname() == interface.name)
             .map(|(id, _)| id);
         let Some(id) = existing else {
-            let record = PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0 };
+            let record =
+                PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0, adjusting: 0 };
             match self.ports.insert(record) {
                 Ok(port) => self.attach(port),
                 Err(_) => tracing::error!(container = container.name, "no switch port is left"),
@@ -136,7 +138,8 @@ impl Control {
         {
             record.fdb.flush(Flush::PortGone(id));
         }
-        if changed && self.ports.get(id).is_some_and(PortRecord::is_up) {
+        // The keeper keeps the order of a container's work: an attempt under way is adjusted when it is done.
+        if changed && self.ports.get(id).is_some_and(|port| port.is_up() || port.is_attaching()) {
             self.adjust(id);
         }
     }
@@ -207,7 +210,8 @@ impl Control {
     }
 
     fn adjust(&mut self, port: PortId) {
-        let Some(record) = self.ports.get(port) else { return };
+        let Some(record) = self.ports.get_mut(port) else { return };
+        record.adjusting += 1;
         let op = Op::Adjust(record.spec.clone());
         self.ask(op, move |result| Outcome::Adjusted(port, result.map(|_| ())));
     }
@@ -312,7 +316,9 @@ impl Control {
                 self.free_if_left(port);
             }
             Outcome::Adjusted(port, result) => {
-                if let (Err(refusal), Some(record)) = (result, self.ports.get(port)) {
+                let Some(record) = self.ports.get_mut(port) else { return };
+                record.adjusting = record.adjusting.saturating_sub(1);
+                if let Err(refusal) = result {
                     tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not adjusted");
                 }
             }
