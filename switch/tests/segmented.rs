@@ -1,5 +1,6 @@
 //! Kernel stacks over a port that takes no super-frames: what arrives as one is written as segments. Needs root (or a
 //! user namespace) and `/dev/net/tun`.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -524,7 +524,7 @@ fn a_hangup_and_apply_are_reloads(host: Host) {
     let daemon = host.start(&configuration);
     daemon.host.write("lab.toml", &daemon.host.lab(&["a", "b", "c"], ""));
     daemon.signal("-HUP");
-    wait_for("c", || (daemon.state("c") == "up").then_some(()));
+    daemon.wait_state("c", "up");
     daemon.ping("c", "a");
     // A file of another name is the whole truth, until the next reload.
     let file = daemon.host.write("other.toml", &daemon.host.lab(&["a", "b", "c", "d"], ""));
@@ -543,6 +543,29 @@ fn a_hangup_and_apply_are_reloads(host: Host) {
     wait_for("a word about it", || daemon.log().contains("lab.toml:1:").then_some(()));
     daemon.ping("b", "c");
     daemon.stop();
+}
+
+/// Without `[daemon]`: places of the user's own, found by `vswitchctl` as well. Root's are not for tests.
+#[test]
+fn a_user_needs_no_daemon_section() {
+    let Some(mut host) = Host::new(As::User) else { return };
+    let Some(id) = host.user_id() else { return };
+    let configuration = host.lab(&["a", "b"], "");
+    let (_, configuration) = configuration.split_once("[[network]]").unwrap();
+    let configuration = format!("[[network]]{configuration}");
+    let folder = Path::new("/tmp").join(format!("vswitch-{id}"));
+    host.control = folder.join("control.sock");
+    let state = host.dir.join(".local/state/vswitch");
+    let daemon = host.start(&configuration);
+    assert!(daemon.ready.contains(folder.to_str().unwrap()), "{}", daemon.ready);
+    assert!(state.join("containers").exists());
+    let found = daemon.host.vswitchctl_of_user(&["network", "ls", "-q"]);
+    assert_eq!(found.stdout, b"blue\n", "{}", text(&found));
+    // Read a second time, by the engine in its user namespace, the file says the same.
+    assert_eq!(daemon.reload(&configuration), "nothing changed\n");
+    daemon.ping("a", "b");
+    daemon.stop();
+    let _ = std::fs::remove_dir_all(folder);
 }
 
 fn networks_are_made_at_run_time(host: Host) {

@@ -60,6 +60,8 @@ pub struct Host {
     pub who: As,
     pub dir: PathBuf,
     pub tag: String,
+    /// The control socket of the configurations of this test.
+    pub control: PathBuf,
     user: Option<User>,
     _tun: Option<OpenTun>,
     namespaces: Vec<String>,
@@ -89,7 +91,8 @@ impl Host {
         if let Some(user) = &user {
             chown(&dir, Some(user.id), Some(user.id)).unwrap();
         }
-        Some(Self { who, dir, tag, user, _tun: tun, namespaces: Vec::new() })
+        let control = dir.join("run/control.sock");
+        Some(Self { who, dir, tag, control, user, _tun: tun, namespaces: Vec::new() })
     }
 
     /// A name in `/run/netns` (root) that belongs to this test alone.
@@ -171,6 +174,11 @@ impl Host {
     /// The id of the user that was made for this test.
     pub fn user_id(&self) -> Option<u32> {
         self.user.as_ref().map(|user| user.id)
+    }
+
+    /// Runs `vswitchctl` as the user calls it: it finds the socket by itself.
+    pub fn vswitchctl_of_user(&self, arguments: &[&str]) -> Output {
+        self.command(binaries().join("vswitchctl")).args(arguments).output().unwrap()
     }
 
     /// Names in `/run/netns` that a daemon of this test made.
@@ -257,7 +265,7 @@ impl Daemon {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.host.dir.join("run/control.sock")
+        self.host.control.clone()
     }
 
     /// Runs `vswitchctl`.

@@ -275,14 +275,15 @@ fn arrivals(ping: Background) -> (Vec<f64>, String) {
     let output = ping.end();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let times = said.lines().filter(|line| line.contains(" bytes from "));
-    let times = times.map(|line| line[1..].split(']').next().unwrap().parse().unwrap()).collect();
+    let times =
+        times.map(|line| line.trim_start_matches('[').split(']').next().unwrap().parse().unwrap()).collect();
     let summary = said.lines().rev().take(3).collect::<Vec<_>>().join("\n");
     (times, summary)
 }
 
 fn streams_survive_reloads(host: Host) {
     let lab = |host: &Host, round: u32| {
-        let names: &[&str] = if round % 2 == 0 { &["a", "b"] } else { &["a", "b", "c"] };
+        let names: &[&str] = if round.is_multiple_of(2) { &["a", "b"] } else { &["a", "b", "c"] };
         host.lab(names, &format!("storm = {}\nageing = {}", 10_000 + round, 300 + round))
     };
     let configuration = lab(&host, 0);
