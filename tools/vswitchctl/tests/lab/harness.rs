@@ -591,11 +591,14 @@ fn binaries() -> &'static Path {
         let folder = std::env::temp_dir().join(format!("vswt-bin-{:016x}", stamp));
         let _one_at_a_time = lock("vswt-bin.lock", rustix::fs::FlockOperation::LockExclusive);
         if !folder.exists() {
+            remove_old_binaries();
             let new = folder.with_extension("new");
             let _ = fs::remove_dir_all(&new);
             fs::create_dir(&new).unwrap();
             for name in ["vswitchd", "vswitchctl"] {
-                fs::copy(built.join(name), new.join(name)).unwrap();
+                // Debug information makes them large: a link where that is possible.
+                let (from, to) = (built.join(name), new.join(name));
+                fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(|_| ())).unwrap();
                 fs::set_permissions(new.join(name), fs::Permissions::from_mode(0o755)).unwrap();
             }
             fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
@@ -603,6 +606,18 @@ fn binaries() -> &'static Path {
         }
         folder
     })
+}
+
+/// Removes those of earlier builds; no test runs for an hour.
+fn remove_old_binaries() {
+    let temporary = std::env::temp_dir();
+    for name in names(&temporary).iter().filter(|name| name.starts_with("vswt-bin-")) {
+        let folder = temporary.join(name);
+        let age = fs::metadata(&folder).and_then(|metadata| metadata.modified()).map(|made| made.elapsed());
+        if matches!(age, Ok(Ok(age)) if age > Duration::from_secs(3600)) {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
 }
 
 fn skip(why: &str) -> Option<Host> {
