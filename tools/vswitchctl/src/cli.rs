@@ -94,7 +94,7 @@ pub enum Show {
         #[arg(long)]
         ports: bool,
         /// Reasons that never happened, too
-        #[arg(long)]
+        #[arg(long, conflicts_with = "ports")]
         all: bool,
     },
     /// Rates and totals of ports and workers

@@ -60,6 +60,8 @@ pub struct Host {
     pub who: As,
     pub dir: PathBuf,
     pub tag: String,
+    /// The control socket of the configurations of this test.
+    pub control: PathBuf,
     user: Option<User>,
     _tun: Option<OpenTun>,
     namespaces: Vec<String>,
@@ -89,7 +91,8 @@ impl Host {
         if let Some(user) = &user {
             chown(&dir, Some(user.id), Some(user.id)).unwrap();
         }
-        Some(Self { who, dir, tag, user, _tun: tun, namespaces: Vec::new() })
+        let control = dir.join("run/control.sock");
+        Some(Self { who, dir, tag, control, user, _tun: tun, namespaces: Vec::new() })
     }
 
     /// A name in `/run/netns` (root) that belongs to this test alone.
@@ -108,6 +111,8 @@ impl Host {
                 command
             }
         };
+        // What is on the tester's path may be closed to the user.
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("HOME", &self.dir).env_remove("XDG_RUNTIME_DIR").env_remove("XDG_STATE_HOME");
         command.stdin(Stdio::null()).current_dir(&self.dir);
         command
@@ -154,6 +159,34 @@ impl Host {
         let file = self.write("lab.toml", configuration);
         Daemon::start(self, &file)
     }
+
+    /// Runs `vswitchd` to its end.
+    pub fn vswitchd(&self, arguments: &[&str]) -> Output {
+        self.command(binaries().join("vswitchd")).args(arguments).output().unwrap()
+    }
+
+    /// Runs `vswitchctl` on a socket.
+    pub fn vswitchctl(&self, socket: &Path, arguments: &[&str]) -> Output {
+        let mut command = self.command(binaries().join("vswitchctl"));
+        command.arg("--socket").arg(socket).args(arguments).output().unwrap()
+    }
+
+    /// The id of the user that was made for this test.
+    pub fn user_id(&self) -> Option<u32> {
+        self.user.as_ref().map(|user| user.id)
+    }
+
+    /// Runs `vswitchctl` as the user calls it: it finds the socket by itself.
+    pub fn vswitchctl_of_user(&self, arguments: &[&str]) -> Output {
+        self.command(binaries().join("vswitchctl")).args(arguments).output().unwrap()
+    }
+
+    /// Names in `/run/netns` that a daemon of this test made.
+    pub fn made(&self) -> Vec<String> {
+        let prefix = format!("vswt-{}-", self.tag);
+        let ours = |name: &String| name.starts_with(&prefix) && !self.namespaces.contains(name);
+        names("/run/netns").into_iter().filter(ours).collect()
+    }
 }
 
 impl Drop for Host {
@@ -178,26 +211,16 @@ impl Daemon {
     #[track_caller]
     fn start(host: Host, file: &Path) -> Self {
         let logged = host.dir.join("log");
-        let log_file = File::create(&logged).unwrap();
-        let mut child = host
-            .command(binaries().join("vswitchd"))
-            .arg("--config")
-            .arg(file)
-            .stdout(Stdio::piped())
-            .stderr(log_file)
-            .spawn()
-            .unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut ready = String::new();
-        out.read_line(&mut ready).unwrap();
-        let log = std::thread::spawn(move || {
-            let mut rest = String::new();
-            let _ = out.read_to_string(&mut rest);
-            rest
-        });
+        File::create(&logged).unwrap();
+        let (child, ready, log) = launch(&host, file, &logged);
         let daemon = Self { host, child, ready, log: Some(log), logged };
-        assert!(daemon.ready.starts_with("ready: "), "said {:?}; log:\n{}", daemon.ready, daemon.log());
+        daemon.check_ready();
         daemon
+    }
+
+    #[track_caller]
+    fn check_ready(&self) {
+        assert!(self.ready.starts_with("ready: "), "said {:?}; log:\n{}", self.ready, self.log());
     }
 
     /// What it logged so far.
@@ -219,14 +242,42 @@ impl Daemon {
         })
     }
 
+    /// Waits until another engine than `old` answers.
+    #[track_caller]
+    pub fn wait_engine_after(&self, old: u32) {
+        wait_for("another engine", || {
+            let output = self.try_ctl(&["--json", "show", "status"]);
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let pid = status["engine_pid"].as_u64()?;
+            (pid != u64::from(old) && status["ports"]["waiting"] == 0).then_some(())
+        });
+    }
+
+    /// All processes below the keeper.
+    pub fn descendants(&self) -> Vec<u32> {
+        let mut all = children_of(self.pid());
+        let mut next = 0;
+        while let Some(pid) = all.get(next) {
+            all.extend(children_of(*pid));
+            next += 1;
+        }
+        all
+    }
+
     pub fn socket(&self) -> PathBuf {
-        self.host.dir.join("run/control.sock")
+        self.host.control.clone()
     }
 
     /// Runs `vswitchctl`.
     pub fn try_ctl(&self, arguments: &[&str]) -> Output {
+        self.ctl_command(arguments).output().unwrap()
+    }
+
+    /// A `vswitchctl` to be run.
+    pub fn ctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.host.command(binaries().join("vswitchctl"));
-        command.arg("--socket").arg(self.socket()).args(arguments).output().unwrap()
+        command.arg("--socket").arg(self.socket()).args(arguments);
+        command
     }
 
     /// Runs `vswitchctl`, which must succeed; its standard output.
@@ -295,18 +346,70 @@ impl Daemon {
     /// Tells the daemon to end, waits, and looks whether anything is left.
     #[track_caller]
     pub fn stop(mut self) {
+        self.end("-TERM");
+    }
+
+    /// The same with a signal of one's choice; the daemon can be started again.
+    #[track_caller]
+    pub fn end(&mut self, signal: &str) {
         let (engine, socket) = (self.engine(), self.socket());
-        self.signal("-TERM");
+        self.signal(signal);
         let status = wait_for("the daemon to end", || self.child.try_wait().unwrap());
         assert!(status.success(), "ended with {status}; log:\n{}", self.log());
         assert!(!socket.exists(), "the control socket is left");
         assert!(!Path::new(&format!("/proc/{engine}")).exists(), "the engine is left");
         let rest = self.log.take().unwrap().join().unwrap();
         assert_eq!(rest, "", "one `ready` line and nothing more");
-        let prefix = format!("vswt-{}-", self.host.tag);
-        let ours = |name: &String| name.starts_with(&prefix) && !self.host.namespaces.contains(name);
-        let left: Vec<String> = names("/run/netns").into_iter().filter(ours).collect();
-        assert_eq!(left, [] as [String; 0], "namespaces are left");
+        assert_eq!(self.host.made(), [] as [String; 0], "namespaces are left");
+    }
+
+    /// Ends it and starts it again with the same file.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.end("-TERM");
+        self.begin();
+    }
+
+    /// Starts it again after [`Daemon::end`].
+    #[track_caller]
+    pub fn begin(&mut self) {
+        let (child, ready, log) = launch(&self.host, &self.host.dir.join("lab.toml"), &self.logged);
+        (self.child, self.ready, self.log) = (child, ready, Some(log));
+        self.check_ready();
+    }
+
+    /// Writes the daemon's file anew, and tells it.
+    #[track_caller]
+    pub fn reload(&self, configuration: &str) -> String {
+        self.host.write("lab.toml", configuration);
+        self.ctl(&["reload"])
+    }
+
+    /// The row of a container's port in `show ports`.
+    #[track_caller]
+    pub fn port(&self, container: &str) -> Value {
+        let rows = self.rows("ports");
+        rows.into_iter().find(|row| row["container"] == container).unwrap()
+    }
+
+    /// An interface as the container's kernel sees it: `ip -json address`.
+    #[track_caller]
+    pub fn link(&self, container: &str, iface: &str) -> Value {
+        let links = self.links(container);
+        links.into_iter().find(|link| link["ifname"] == iface).unwrap()
+    }
+
+    /// All of them.
+    #[track_caller]
+    pub fn links(&self, container: &str) -> Vec<Value> {
+        serde_json::from_str(&self.exec(container, &["ip", "-json", "address"])).unwrap()
+    }
+
+    /// A command that runs in a container meanwhile.
+    pub fn background(&self, container: &str, words: &[&str]) -> Background {
+        let mut command = self.exec_command(container, words);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Background { child: Some(child), what: format!("{container}: {words:?}") }
     }
 
     pub fn signal(&self, signal: &str) {
@@ -330,6 +433,73 @@ impl Drop for Daemon {
         }
         if std::thread::panicking() {
             eprintln!("log of the daemon:\n{}", self.log());
+        }
+    }
+}
+
+/// Starts the daemon: its process, its first line, and who collects the others.
+fn launch(host: &Host, file: &Path, logged: &Path) -> (Child, String, JoinHandle<String>) {
+    let mut command = host.command(binaries().join("vswitchd"));
+    command.arg("--config").arg(file).stdout(Stdio::piped());
+    command.stderr(File::options().append(true).open(logged).unwrap());
+    let mut child = command.spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut ready = String::new();
+    out.read_line(&mut ready).unwrap();
+    let log = std::thread::spawn(move || {
+        let mut rest = String::new();
+        let _ = out.read_to_string(&mut rest);
+        rest
+    });
+    (child, ready, log)
+}
+
+/// A command that runs in a container while something else happens; it does not outlive this.
+pub struct Background {
+    child: Option<Child>,
+    what: String,
+}
+
+impl Background {
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        run("kill", &[signal, &self.pid().to_string()]);
+    }
+
+    /// Its end, whatever it is.
+    pub fn end(mut self) -> Output {
+        let child = self.child.as_mut().unwrap();
+        // Output is a few lines: it fits in the pipes.
+        let deadline = Instant::now() + 3 * PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                let output = self.child.take().unwrap().wait_with_output().unwrap();
+                panic!("{} does not end: {}", self.what, text(&output));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child.take().unwrap().wait_with_output().unwrap()
+    }
+
+    /// Its standard output; it must end well.
+    #[track_caller]
+    pub fn finish(self) -> String {
+        let what = self.what.clone();
+        let output = self.end();
+        assert!(output.status.success(), "{what}: {}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
@@ -421,11 +591,14 @@ fn binaries() -> &'static Path {
         let folder = std::env::temp_dir().join(format!("vswt-bin-{:016x}", stamp));
         let _one_at_a_time = lock("vswt-bin.lock", rustix::fs::FlockOperation::LockExclusive);
         if !folder.exists() {
+            remove_old_binaries();
             let new = folder.with_extension("new");
             let _ = fs::remove_dir_all(&new);
             fs::create_dir(&new).unwrap();
             for name in ["vswitchd", "vswitchctl"] {
-                fs::copy(built.join(name), new.join(name)).unwrap();
+                // Debug information makes them large: a link where that is possible.
+                let (from, to) = (built.join(name), new.join(name));
+                fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(|_| ())).unwrap();
                 fs::set_permissions(new.join(name), fs::Permissions::from_mode(0o755)).unwrap();
             }
             fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
@@ -433,6 +606,18 @@ fn binaries() -> &'static Path {
         }
         folder
     })
+}
+
+/// Removes those of earlier builds; no test runs for an hour.
+fn remove_old_binaries() {
+    let temporary = std::env::temp_dir();
+    for name in names(&temporary).iter().filter(|name| name.starts_with("vswt-bin-")) {
+        let folder = temporary.join(name);
+        let age = fs::metadata(&folder).and_then(|metadata| metadata.modified()).map(|made| made.elapsed());
+        if matches!(age, Ok(Ok(age)) if age > Duration::from_secs(3600)) {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
 }
 
 fn skip(why: &str) -> Option<Host> {
@@ -476,7 +661,8 @@ pub fn children_of(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-fn arguments(pid: u32) -> Vec<String> {
+/// The command line of a process.
+pub fn arguments(pid: u32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }

@@ -1,5 +1,6 @@
 //! Labs on real namespaces with kernel stacks, as root and as an ordinary user that the test makes.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
+#![allow(missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // helpers of tests are tests
 
 mod harness;
 

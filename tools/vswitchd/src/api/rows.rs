@@ -314,7 +314,8 @@ pub struct ContainerRow {
     pub origin: Origin,
 }
 
-/// `/v1/drops`: why frames were not delivered; with `?ports=true`, for each port apart.
+/// `/v1/drops`: why frames were not delivered, every reason there is; with `?ports=true` for each port apart, those that
+/// happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropRow {
     /// The reason's name.

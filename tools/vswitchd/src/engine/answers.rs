@@ -161,17 +161,16 @@ impl Control {
     }
 
     pub(super) fn drop_rows(&self, by_port: bool) -> Vec<DropRow> {
-        let row = |reason: DropReason, frames: u64, port| {
-            (frames > 0).then(|| DropRow {
-                reason: reason.name().into(),
-                frames,
-                explanation: reason.explanation().trim().into(),
-                port,
-            })
-        };
         let each = |frames: &[u64; DropReason::COUNT], port: Option<DropPort>| -> Vec<DropRow> {
             let pairs = DropReason::ALL.iter().zip(frames);
-            pairs.filter_map(|(reason, frames)| row(*reason, *frames, port.clone())).collect()
+            let row = |(reason, frames): (&DropReason, &u64)| DropRow {
+                reason: reason.name().into(),
+                frames: *frames,
+                explanation: reason.explanation().trim().into(),
+                port: port.clone(),
+            };
+            // All reasons of thousands of ports would be a book.
+            pairs.filter(|(_, frames)| !by_port || **frames > 0).map(row).collect()
         };
         if !by_port {
             let drops = &self.counters.worker.drops;

@@ -119,9 +119,8 @@ impl Control {
         self.bring_about();
         self.retry_failed();
         let Some(reply) = reply else { return };
-        let ports = self.ports.wanted().map(|(id, _)| id).collect();
         let done = Done { changed: details.len() as u64, details };
-        self.unsettled.push(Unsettled { ports, reply, then: Then::Done(done) });
+        self.unsettled.push(Unsettled { port: None, reply, then: Then::Done(done) });
     }
 
     /// At the start: objects made through the API join what the file wants. One that contradicts the file is left out
@@ -182,7 +181,7 @@ impl Control {
         match self.ports.find(&container.name, &made.name) {
             Some(port) => {
                 let then = Then::Connected { network: network.into(), port };
-                self.unsettled.push(Unsettled { ports: vec![port], reply, then });
+                self.unsettled.push(Unsettled { port: Some(port), reply, then });
             }
             // An interface of the same name is still leaving: it is attached when that one is gone.
             None => send(Some(reply), Ok(done(1, format!("{} {} follows", container.name, made.name)))),
@@ -432,8 +431,7 @@ fn refused(problem: &Problem) -> ApiError {
 
 fn invalid(errors: &ConfigErrors) -> ApiError {
     let details: Vec<String> = errors.errors().iter().map(|error| error.first_line()).collect();
-    let first = details.first().cloned().unwrap_or_default();
-    ApiError::faults(format!("{first} (nothing was changed)"), details)
+    ApiError::faults("the configuration is refused and nothing was changed", details)
 }
 
 fn unreadable(answer: String) -> Refusal {

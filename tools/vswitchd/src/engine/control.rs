@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use super::keeper::{Keeper, Notice};
 use super::networks::Networks;
 use super::objects::Objects;
-use super::ports::{Ports, State};
+use super::ports::{PortRecord, Ports, State};
 use super::{hosts::Hosts, publish};
 use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Reply};
@@ -104,8 +104,8 @@ pub enum Bare {
 
 /// A call that is answered when its ports have settled.
 pub struct Unsettled {
-    /// Ports whose attachment it waits for.
-    pub ports: Vec<PortId>,
+    /// The port whose attachment it waits for; `None`: all of them, those that leave as well.
+    pub port: Option<PortId>,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Reply>,
     /// The answer.
@@ -365,11 +365,12 @@ impl Control {
 
     /// Answers calls whose ports have settled, and says `ready` when all have for the first time.
     async fn settle(&mut self) {
-        let ports = &self.ports;
-        let attaching =
-            |id: &PortId| matches!(ports.get(*id).map(|port| &port.state), Some(State::Attaching));
-        let (waiting, settled): (Vec<_>, Vec<_>) =
-            self.unsettled.drain(..).partition(|call| call.ports.iter().any(attaching));
+        let (ports, releasing) = (&self.ports, !self.releasing.is_empty());
+        let under_way = |call: &Unsettled| match call.port {
+            Some(port) => ports.get(port).is_some_and(PortRecord::is_attaching),
+            None => releasing || ports.all().any(|(_, port)| port.is_under_way()),
+        };
+        let (waiting, settled): (Vec<_>, Vec<_>) = self.unsettled.drain(..).partition(under_way);
         self.unsettled = waiting;
         for call in settled {
             let reply = match call.then {

@@ -9,6 +9,7 @@ mod control;
 mod describe;
 mod hosts;
 mod keeper;
+mod memory;
 mod networks;
 mod objects;
 mod ports;
@@ -16,18 +17,14 @@ mod publish;
 mod reconcile;
 mod settle;
 
-pub use publish::all_up;
-
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use ipnet::Ipv4Net;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
@@ -107,7 +104,8 @@ fn start(channel: Channel) -> Result<ExitCode, Failed> {
 /// What the keeper gave.
 struct Given {
     begin: Begin,
-    text: Vec<u8>,
+    file: Config,
+    objects: Objects,
     listener: UnixListener,
     adopted: Vec<Adopted>,
 }
@@ -125,40 +123,29 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
             ToEngine::Begin(begin) => {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
-                let text = text_of(text)?;
-                return Ok(Given { begin, text, listener: UnixListener::from(listener), adopted });
+                let objects = Objects::load(&begin.state);
+                let file = read_after(&begin, &text_of(text)?, &adopted, &objects)?;
+                return Ok(Given { begin, file, objects, listener: UnixListener::from(listener), adopted });
             }
             _ => return Err(EngineError::Protocol),
         }
     }
 }
 
-/// The file as the engine before this one understood it: an interface that does not name its address keeps the one it
-/// has, and what was made through the API keeps its own.
-fn resume(
+/// The file's configuration, with what is open in it decided as before.
+fn read_after(
     begin: &Begin,
     text: &[u8],
-    objects: &Objects,
     adopted: &[Adopted],
+    objects: &Objects,
 ) -> Result<Config, ConfigErrors> {
-    let parse = |previous: Option<&Config>| {
-        let paths = Paths { control: begin.control.clone(), state: begin.state.clone() };
-        config::parse_with(&begin.config_name, text, &Context { paths, previous })
-    };
-    let mut previous = parse(None)?;
-    for Adopted { spec, .. } in adopted {
-        let container = previous.containers.iter_mut().find(|container| container.name == spec.container);
-        let interfaces = container.into_iter().flat_map(|container| &mut container.interfaces);
-        for interface in interfaces.filter(|interface| interface.name == spec.ifname) {
-            let had = spec.addresses.iter().find_map(|(address, prefix)| match address {
-                IpAddr::V4(v4) => Ipv4Net::new(*v4, *prefix).ok(),
-                IpAddr::V6(_) => None,
-            });
-            interface.ip = had.or(interface.ip);
-        }
-    }
-    changes::connect_all(&mut previous, &objects.kept);
-    parse(Some(&previous))
+    // Not this process's own: in a user namespace it looks like root's.
+    let paths = Paths { control: begin.control.clone(), state: begin.state.clone() };
+    let mut context = Context { paths, previous: None };
+    let alone = config::parse_with(&begin.config_name, text, &context)?;
+    let before = memory::before(&alone, adopted, objects);
+    context.previous = Some(&before);
+    config::parse_with(&begin.config_name, text, &context)
 }
 
 /// The text of a memory file; one byte more than is allowed is enough to refuse it.
@@ -169,9 +156,7 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, text, listener, adopted } = given;
-    let objects = Objects::load(&begin.state);
-    let file = resume(&begin, &text, &objects, &adopted)?;
+    let Given { begin, file, objects, listener, adopted } = given;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
@@ -196,15 +181,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     }));
 
     let keeper = Arc::new(Keeper::new(channel)?);
-    let mut control = Control::new(Parts {
-        begin,
-        file,
-        objects,
-        keeper,
-        mailbox: Arc::clone(&mailbox),
-        counters,
-        snapshot,
-    });
+    let mailbox_of_control = Arc::clone(&mailbox);
+    let parts = Parts { begin, file, objects, keeper, mailbox: mailbox_of_control, counters, snapshot };
+    let mut control = Control::new(parts);
     control.adopt(adopted);
     let code = control.run(called).await;
 

@@ -29,6 +29,8 @@ pub struct PortRecord {
     pub asked: Option<AttachSpec>,
     /// What its number's counters said when it was given to this interface.
     pub base: PortSample,
+    /// Changes in place that the keeper was asked for and has not answered yet.
+    pub adjusting: u32,
 }
 
 /// Where a port stands.
@@ -76,7 +78,15 @@ pub enum State {
 impl PortRecord {
     /// A port that the keeper is asked for.
     pub fn attaching(spec: AttachSpec, network: NetworkId, mac: MacAddr) -> Self {
-        Self { spec, network, mac, state: State::Attaching, asked: None, base: PortSample::default() }
+        Self {
+            spec,
+            network,
+            mac,
+            state: State::Attaching,
+            asked: None,
+            base: PortSample::default(),
+            adjusting: 0,
+        }
     }
 
     /// The container's name.
@@ -92,6 +102,16 @@ impl PortRecord {
     /// Whether frames can be sent to it.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up { .. })
+    }
+
+    /// Whether it is being attached for the first time, or looked after because it died.
+    pub fn is_attaching(&self) -> bool {
+        matches!(self.state, State::Attaching)
+    }
+
+    /// Whether anything about it is not yet as it is wanted to be, and is being done.
+    pub fn is_under_way(&self) -> bool {
+        self.is_attaching() || !self.is_wanted() || self.adjusting > 0
     }
 
     /// Whether it is still wanted.

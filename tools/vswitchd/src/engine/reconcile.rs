@@ -235,7 +235,8 @@ impl Control {
     }
 
     pub(super) fn adjust(&mut self, port: PortId, before: AttachSpec) {
-        let Some(record) = self.ports.get(port) else { return };
+        let Some(record) = self.ports.get_mut(port) else { return };
+        record.adjusting += 1;
         let op = Op::Adjust(record.spec.clone());
         let before = Box::new(before);
         self.ask(op, move |result| Outcome::Adjusted { port, before, result: result.map(|_| ()) });

@@ -24,7 +24,9 @@ impl Control {
                 self.free_if_left(port);
             }
             Outcome::Adjusted { port, before, result } => {
-                if let (Err(refusal), Some(record)) = (result, self.ports.get_mut(port)) {
+                let Some(record) = self.ports.get_mut(port) else { return };
+                record.adjusting = record.adjusting.saturating_sub(1);
+                if let Err(refusal) = result {
                     tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not adjusted");
                     // It is as it was; the next reconciliation asks again.
                     record.spec = *before;
