@@ -125,11 +125,12 @@ impl Host {
         if let Some(fd) = &home.fd {
             let failed = |errno| Refusal::of_errno(&asked, errno);
             let netns_id = netns::identity(fd).map_err(failed)?;
-            let id = Identity { netns_id, cookie: netns::cookie(fd.as_fd()).map_err(failed)? };
             // A namespace of ours lives until it is released whatever we do, so nothing is lost by making it in place.
             let scratch = (!home.created).then_some(self.scratch.as_fd());
-            let placed = link::place(scratch, fd.as_fd(), spec);
-            return placed.map(|placed| (placed, id)).map_err(|error| error.refuse(asked));
+            let placed =
+                link::place(scratch, fd.as_fd(), spec).map_err(|error| error.refuse(asked.clone()))?;
+            let cookie = netns::cookie(fd.as_fd()).map_err(failed)?;
+            return Ok((placed, Identity { netns_id, cookie }));
         }
         match self.job(&Job::Place { path: home.path.clone(), spec: spec.clone() }, None)? {
             (Found::Placed { id, ifindex, offloads }, Some(fd)) => Ok((Placed { fd, ifindex, offloads }, id)),
