@@ -1,6 +1,6 @@
 //! TAP devices on a real kernel. Needs root (or a user namespace) and `/dev/net/tun`.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use switch::sys::tun::{self, TunError};
 use switch::sys::{fds, netns};
@@ -60,7 +60,7 @@ fn a_tap_dies_with_the_namespace_it_lives_in() {
     let Some(home) = scratch() else { return };
     let away = netns::create().unwrap();
     let fd = netns::in_netns(home.as_fd(), || tun::create("tap0").unwrap().0).unwrap();
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&away));
+    let path = format!("/proc/{}/fd/{}", std::process::id(), away.as_raw_fd());
     let moved = netns::in_netns(home.as_fd(), || {
         std::process::Command::new("ip")
             .args(["link", "set", "tap0", "netns", &path, "name", "eth0"])

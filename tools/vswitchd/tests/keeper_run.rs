@@ -21,6 +21,7 @@ const TESTS: &[Test] = &[
     ("a_dead_engine_is_replaced_and_nobody_notices", run::root::a_dead_engine_is_replaced_and_nobody_notices),
     ("an_engine_that_keeps_dying_is_not_started_in_a_spin", run::root::an_engine_that_keeps_dying),
     ("a_reload_is_not_lost_between_engines", run::root::a_reload_is_not_lost_between_engines),
+    ("an_engine_that_is_deaf_is_replaced", run::root::an_engine_that_is_deaf_is_replaced),
     ("an_engine_that_does_not_end_is_killed", run::root::an_engine_that_does_not_end_is_killed),
     ("a_fatal_word_ends_the_daemon", run::root::a_fatal_word_ends_the_daemon),
     ("the_configuration_is_read_again_and_the_accepted_one_kept", run::root::the_configuration_is_read_again),

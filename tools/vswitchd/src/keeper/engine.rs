@@ -27,6 +27,8 @@ pub(super) struct Engine {
     channel: Channel,
     /// What it had no room for yet. The keeper never waits for it.
     queue: VecDeque<Outgoing>,
+    /// It closed its end: it is ending, or of no use any more.
+    pub(super) kill_at: Option<Instant>,
     /// Which one it is: answers to its predecessor's requests are not for it.
     pub(super) generation: u32,
 }
@@ -44,7 +46,7 @@ impl Engine {
             .env_remove("NOTIFY_SOCKET");
         // In a group of its own: Ctrl-C is for the keeper, which tells the engine.
         let (child, end) = bounded::start(&mut command)?;
-        Ok(Self { child, end, channel: ours, queue: VecDeque::new(), generation })
+        Ok(Self { child, end, channel: ours, queue: VecDeque::new(), kill_at: None, generation })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -81,14 +83,13 @@ impl Engine {
                     self.queue.pop_front();
                 }
                 Err(error) if error.would_block() => return,
+                Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    // It has closed its end, which is an event of its own.
+                    self.queue.clear();
+                }
                 Err(error) => {
                     // What it did not hear it would wait for; its successor asks again.
-                    match &error {
-                        ChannelError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                            tracing::debug!("the engine has closed its end");
-                        }
-                        _ => tracing::error!(%error, "the engine cannot be told: killed"),
-                    }
+                    tracing::error!(%error, "the engine cannot be told: killed");
                     self.queue.clear();
                     self.kill();
                 }
@@ -110,6 +111,20 @@ impl Engine {
                 tracing::error!(%error, "the engine said something that is no message");
                 Received::Garbage
             }
+        }
+    }
+
+    /// Deaf and dumb: it has until then to end by itself.
+    pub(super) fn expect_end(&mut self, by: Instant) {
+        self.queue.clear();
+        self.kill_at.get_or_insert(by);
+    }
+
+    pub(super) fn on_time(&mut self, now: Instant) {
+        if self.kill_at.is_some_and(|at| at <= now) {
+            tracing::warn!(pid = self.pid(), "the engine closed its channel and does not end: killed");
+            self.kill();
+            self.kill_at = Some(now + LONGEST_PAUSE);
         }
     }
 

@@ -123,14 +123,13 @@ impl Host {
     fn place(&self, home: &Home, spec: &AttachSpec) -> Result<(Placed, Identity), Refusal> {
         let asked = format!("interface {:?} of container {:?}", spec.ifname, spec.container);
         if let Some(fd) = &home.fd {
-            let failed = |errno| Refusal::of_errno(&asked, errno);
+            let failed = |errno| Refusal::of_entering(&asked, errno);
             let netns_id = netns::identity(fd).map_err(failed)?;
+            let id = Identity { netns_id, cookie: netns::cookie(fd.as_fd()).map_err(failed)? };
             // A namespace of ours lives until it is released whatever we do, so nothing is lost by making it in place.
             let scratch = (!home.created).then_some(self.scratch.as_fd());
-            let placed =
-                link::place(scratch, fd.as_fd(), spec).map_err(|error| error.refuse(asked.clone()))?;
-            let cookie = netns::cookie(fd.as_fd()).map_err(failed)?;
-            return Ok((placed, Identity { netns_id, cookie }));
+            let placed = link::place(scratch, fd.as_fd(), spec);
+            return placed.map(|placed| (placed, id)).map_err(|error| error.refuse(asked));
         }
         match self.job(&Job::Place { path: home.path.clone(), spec: spec.clone() }, None)? {
             (Found::Placed { id, ifindex, offloads }, Some(fd)) => Ok((Placed { fd, ifindex, offloads }, id)),
@@ -243,7 +242,7 @@ impl Host {
         let asked = format!("network namespace of container {container:?}");
         let home = self.home(container, reference, false)?;
         match &home.fd {
-            Some(fd) => netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(asked, errno)),
+            Some(fd) => netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_entering(asked, errno)),
             None => match self.job(&Job::Identify { path: home.path }, None)? {
                 (Found::Done { id }, _) => Ok(id.cookie),
                 _ => Err(Refusal::new(RefusalKind::Failed, asked, "no identity came back")),

@@ -36,13 +36,7 @@ impl LinkError {
         match self {
             Self::Tun(error) => Refusal::of_tun(asked, error),
             Self::Kernel { errno, .. } => {
-                let refusal = Refusal { answer: self.to_string(), ..Refusal::of_errno(asked, *errno) };
-                match errno {
-                    &Errno::PERM if refusal.help.is_none() => refusal.help(
-                        "the namespace belongs to another user: run as root, or let `create = true` make one of your own",
-                    ),
-                    _ => refusal,
-                }
+                Refusal { answer: self.to_string(), ..Refusal::of_entering(asked, *errno) }
             }
             Self::Mac(_) => Refusal::new(crate::wire::RefusalKind::Failed, asked, self),
         }

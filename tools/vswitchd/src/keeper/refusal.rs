@@ -38,6 +38,17 @@ impl Refusal {
         }
     }
 
+    /// What `errno` means when it comes from inside a namespace, or on the way there.
+    pub(super) fn of_entering(asked: impl Into<String>, errno: Errno) -> Self {
+        let refusal = Self::of_errno(asked, errno);
+        match errno {
+            Errno::PERM => refusal.help(
+                "the namespace belongs to another user: run as root, or let `create = true` make one of your own",
+            ),
+            _ => refusal,
+        }
+    }
+
     /// No TAP: nearly always the device file.
     pub(super) fn of_tun(asked: impl Into<String>, error: &TunError) -> Self {
         match error {

@@ -139,7 +139,9 @@ impl Keeper {
         }
         if let Some(engine) = &self.engine {
             let writing = if engine.wants_to_write() { PollFlags::OUT } else { PollFlags::empty() };
-            sources.push((Source::Channel, engine.channel(), PollFlags::IN | writing));
+            if engine.kill_at.is_none() {
+                sources.push((Source::Channel, engine.channel(), PollFlags::IN | writing));
+            }
             sources.push((Source::EngineEnd, engine.end(), PollFlags::IN));
         }
         let commands = self.commands.sources();
@@ -171,11 +173,15 @@ impl Keeper {
             Phase::Ending { until, .. } if self.engine.is_some() => Some(until),
             _ => None,
         };
-        [ending, self.restart_at, self.commands.next_deadline()].into_iter().flatten().min()
+        let leaving = self.engine.as_ref().and_then(|engine| engine.kill_at);
+        [ending, leaving, self.restart_at, self.commands.next_deadline()].into_iter().flatten().min()
     }
 
     fn on_time(&mut self, now: Instant) {
         self.commands.on_time(now);
+        if let Some(engine) = &mut self.engine {
+            engine.on_time(now);
+        }
         if let Phase::Ending { until, code } = self.phase
             && until <= now
         {
@@ -319,11 +325,7 @@ impl Keeper {
                 Received::Message(message, descriptors) => self.on_message(message, descriptors),
                 Received::Garbage => {}
                 Received::Nothing => return,
-                Received::Closed => {
-                    // Deaf and dumb, it is of no use; its end follows.
-                    engine.kill();
-                    return;
-                }
+                Received::Closed => return engine.expect_end(Instant::now() + GRACE),
             }
         }
     }

@@ -97,17 +97,28 @@ impl Who {
 pub struct Folder {
     pub path: PathBuf,
     pub who: Who,
+    /// Mode of the `/dev/net/tun` that the daemon sees; `None`: the host's.
+    pub tun: Option<u32>,
 }
+
+/// A `/dev/net/tun` of the daemon's own in a private mount namespace: `MODE FOLDER PROGRAM ...`. Nothing of the host
+/// changes, so tests of other users may run beside it.
+const OWN_TUN: &str = "set -e; mkdir -p $2/dev; mount -t tmpfs none $2/dev; mknod $2/dev/tun c 10 200; \
+                       chmod $1 $2/dev/tun; mount --bind $2/dev/tun /dev/net/tun; shift 2; exec \"$@\"";
 
 impl Folder {
     pub fn new(who: &Who) -> Self {
+        Self::with_tun(who, None)
+    }
+
+    pub fn with_tun(who: &Who, tun: Option<u32>) -> Self {
         let path = std::env::temp_dir().join(unique());
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
         fs::copy(std::env::current_exe().unwrap(), path.join("program")).unwrap();
         fs::write(path.join("config.toml"), "first").unwrap();
         std::os::unix::fs::chown(&path, Some(who.uid), Some(who.gid)).unwrap();
-        Self { path, who: who.clone() }
+        Self { path, who: who.clone(), tun }
     }
 
     pub fn control(&self) -> PathBuf {
@@ -117,6 +128,38 @@ impl Folder {
     pub fn program(&self, arguments: &[&str]) -> Command {
         let mut command = self.who.command(self.path.join("program"));
         command.args(arguments).current_dir("/");
+        command
+    }
+
+    /// The daemon.
+    fn daemon(&self, engine: &[&str]) -> Command {
+        let path = self.path.to_str().unwrap();
+        let Some(mode) = self.tun else {
+            let mut command = self.program(&["daemon", path]);
+            command.args(engine);
+            return command;
+        };
+        let (program, uid, gid) = (self.path.join("program"), self.who.uid, self.who.gid);
+        let mut command = Command::new("unshare");
+        // Slave: namespaces that get a name on the host still appear.
+        command
+            .args([
+                "--mount",
+                "--propagation",
+                "slave",
+                "sh",
+                "-c",
+                OWN_TUN,
+                "sh",
+                &format!("{mode:o}"),
+                path,
+            ])
+            .args(["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups", "--"])
+            .arg(program)
+            .args(["daemon", path])
+            .args(engine)
+            .env_remove("XDG_RUNTIME_DIR")
+            .current_dir("/");
         command
     }
 
@@ -170,8 +213,7 @@ impl<'a> Daemon<'a> {
     fn spawn_with(folder: &'a Folder, engine: &[&str], environment: &[(&str, &str)]) -> Self {
         let log = File::options().create(true).append(true).open(folder.path.join("log")).unwrap();
         let child = folder
-            .program(&["daemon", folder.path.to_str().unwrap()])
-            .args(engine)
+            .daemon(engine)
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)

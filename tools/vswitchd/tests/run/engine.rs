@@ -74,12 +74,18 @@ struct Engine {
     next: u64,
 }
 
-/// `engine [die|stubborn]`
+/// `engine [die|deaf|stubborn]`
 pub fn main(mode: &[&str]) -> ExitCode {
     let channel = Channel::from_stdin().unwrap();
     switch::sys::drop_all_capabilities().unwrap();
     if mode == ["die"] {
         return ExitCode::from(7);
+    }
+    if mode == ["deaf"] {
+        drop(channel);
+        loop {
+            std::thread::park();
+        }
     }
     let stubborn = mode == ["stubborn"];
     let mut engine = Engine {

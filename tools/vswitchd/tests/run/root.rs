@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use switch::sys::caps;
 use vswitchd::wire::{Answer, AttachSpec, NetnsRef, Op, RefusalKind};
 
-use super::daemon::{Daemon, Folder, Who, ip, processes_of, run, unique, until};
+use super::daemon::{Daemon, Folder, Who, ip, processes_of, unique, until};
 use super::engine::{Ask, Reply, spec};
 
 /// A folder for a daemon of root; `None`, said loudly, where there is no root.
@@ -145,6 +145,17 @@ pub fn a_reload_is_not_lost_between_engines() {
     daemon.stop();
 }
 
+pub fn an_engine_that_is_deaf_is_replaced() {
+    let Some(folder) = folder() else { return };
+    let mut daemon = Daemon::spawn(&folder, &["engine", "deaf"]);
+    until("a second one", || {
+        fs::read_to_string(folder.path.join("log")).is_ok_and(|log| log.contains("restarts=1"))
+    });
+    assert!(folder.log().contains("closed its channel and does not end"), "{}", folder.log());
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait().success());
+}
+
 pub fn an_engine_that_does_not_end_is_killed() {
     let Some(folder) = folder() else { return };
     let mut daemon = Daemon::spawn(&folder, &["engine", "stubborn"]);
@@ -258,8 +269,8 @@ pub fn commands_run_inside() {
     let second = pid().unwrap();
     daemon.op(Op::Halt { container: name.clone() }).unwrap();
     assert!(!Path::new(&format!("/proc/{second}")).exists());
-    let inside = run(Command::new("ip").args(["netns", "pids", &name]));
-    assert_eq!(inside, "", "nobody is left in the namespace");
+    // Its children were killed with it; the kernel may still be clearing them away.
+    until("nobody is left in the namespace", || ip(&["netns", "pids", &name]).is_empty());
 
     // One that does not listen to SIGTERM, ended with the daemon.
     run_command(&format!("trap '' TERM; echo $$ > {}; while :; do sleep 1; done", marker.display())).unwrap();

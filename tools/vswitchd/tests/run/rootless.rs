@@ -1,11 +1,9 @@
-//! As an ordinary user: one made for the test, with `/dev/net/tun` opened to all for as long as it runs.
+//! As an ordinary user: one made for the test, with a `/dev/net/tun` of the daemon's own.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::FlockOperation;
 use switch::sys::netns;
 use switch::sys::tun::DEVICE;
 use vswitchd::wire::{Answer, AttachSpec, NetnsRef, Op, RefusalKind};
@@ -13,43 +11,40 @@ use vswitchd::wire::{Answer, AttachSpec, NetnsRef, Op, RefusalKind};
 use super::daemon::{Daemon, Folder, Who, ip, processes_of, run, unique, until};
 use super::engine::spec;
 
-/// A user of the host, the device's mode, and nobody else who changes it meanwhile. All put back at the end.
+/// A user of the host, gone at the end.
 struct User {
     name: String,
     who: Who,
-    mode: Permissions,
-    _lock: File,
 }
 
 impl User {
-    fn new(device_mode: u32) -> Option<Self> {
+    fn new() -> Option<Self> {
         let why = match () {
             () if !rustix::process::geteuid().is_root() => "needs root, to make a user",
             () if !Path::new(DEVICE).exists() => "there is no /dev/net/tun",
             () if !works("useradd") || !works("setpriv") => "useradd and setpriv are missing",
-            () => return Some(Self::make(device_mode)),
+            () => return Some(Self::make()),
         };
         assert!(std::env::var("CI").is_err(), "rootless tests in CI: {why}");
         println!("skipped: {why}");
         None
     }
 
-    fn make(device_mode: u32) -> Self {
-        let lock = File::create(std::env::temp_dir().join("vswitch-test-tun.lock")).unwrap();
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+    fn make() -> Self {
         let name = unique();
         run(Command::new("useradd").args(["--no-create-home", "--shell", "/bin/sh", &name]));
         let id = |flag: &str| run(Command::new("id").args([flag, &name])).trim().parse().unwrap();
-        let who = Who { uid: id("-u"), gid: id("-g") };
-        let mode = fs::metadata(DEVICE).unwrap().permissions();
-        fs::set_permissions(DEVICE, Permissions::from_mode(device_mode)).unwrap();
-        Self { name, who, mode, _lock: lock }
+        Self { who: Who { uid: id("-u"), gid: id("-g") }, name }
+    }
+
+    /// A folder for a daemon that sees a device of this mode.
+    fn folder(&self, tun: u32) -> Folder {
+        Folder::with_tun(&self.who, Some(tun))
     }
 }
 
 impl Drop for User {
     fn drop(&mut self) {
-        fs::set_permissions(DEVICE, self.mode.clone()).unwrap();
         run(Command::new("userdel").arg(&self.name));
     }
 }
@@ -73,8 +68,8 @@ fn host_netns() -> (u64, u64) {
 }
 
 pub fn makes_serves_and_forgets() {
-    let Some(user) = User::new(0o666) else { return };
-    let folder = Folder::new(&user.who);
+    let Some(user) = User::new() else { return };
+    let folder = user.folder(0o666);
     let daemon = Daemon::start(&folder);
     let status = daemon.status();
     assert!(status.begin.rootless);
@@ -122,8 +117,8 @@ pub fn makes_serves_and_forgets() {
 }
 
 pub fn reaches_a_container_of_the_same_user() {
-    let Some(user) = User::new(0o666) else { return };
-    let folder = Folder::new(&user.who);
+    let Some(user) = User::new() else { return };
+    let folder = user.folder(0o666);
     let daemon = Daemon::start(&folder);
     // As a rootless podman container: a user namespace of its own beside ours.
     let mut container =
@@ -163,8 +158,8 @@ pub fn reaches_a_container_of_the_same_user() {
 }
 
 pub fn is_refused_what_belongs_to_root() {
-    let Some(user) = User::new(0o666) else { return };
-    let folder = Folder::new(&user.who);
+    let Some(user) = User::new() else { return };
+    let folder = user.folder(0o666);
     let daemon = Daemon::start(&folder);
     let name = unique();
     ip(&["netns", "add", &name]);
@@ -180,8 +175,8 @@ pub fn is_refused_what_belongs_to_root() {
 }
 
 pub fn says_why_not() {
-    let Some(user) = User::new(0o600) else { return };
-    let folder = Folder::new(&user.who);
+    let Some(user) = User::new() else { return };
+    let folder = user.folder(0o600);
     // The device is closed: the daemon runs, the interface is refused.
     let daemon = Daemon::start(&folder);
     let refusal = daemon.op(Op::Attach(spec(&unique(), 10))).unwrap_err();
