@@ -89,7 +89,7 @@ fn hops(criterion: &mut Criterion) {
     group.bench_function("5 decide", |b| b.iter(|| bridge(black_box(&packet.meta), &network)));
     let verdict = bridge(&packet.meta, &network);
     group.bench_function("6 track", |b| {
-        b.iter(|| track(black_box(verdict), PortId(0), &network, &mut storm, NOW));
+        b.iter(|| track(black_box(verdict), &packet.meta, &network, &mut storm, NOW));
     });
     group.finish();
 }

@@ -71,6 +71,8 @@ drop_reasons! {
     SamePort = "same_port",
     /// `icc = false`: containers of this network may not talk to each other
     IccDenied = "icc_denied",
+    /// the FDB names a port that has just left the network
+    StaleEntry = "stale_entry",
     /// flooded, but the network has no other port
     NoOtherPort = "no_other_port",
     /// arrived on a port that has just been removed

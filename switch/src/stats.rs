@@ -98,6 +98,38 @@ pub struct PortCounters {
     pub drops: [Counter; DropReason::COUNT],
 }
 
+/// What the counters of a port said at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSample {
+    /// As in [`PortCounters`].
+    pub rx_frames: u64,
+    /// As in [`PortCounters`].
+    pub rx_bytes: u64,
+    /// As in [`PortCounters`].
+    pub tx_frames: u64,
+    /// As in [`PortCounters`].
+    pub tx_bytes: u64,
+    /// As in [`PortCounters`].
+    pub drops: [u64; DropReason::COUNT],
+}
+
+impl PortSample {
+    /// What was counted since `earlier`: a port number that is used again starts from there.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut drops = self.drops;
+        for (now, then) in drops.iter_mut().zip(&earlier.drops) {
+            *now = now.saturating_sub(*then);
+        }
+        Self {
+            rx_frames: self.rx_frames.saturating_sub(earlier.rx_frames),
+            rx_bytes: self.rx_bytes.saturating_sub(earlier.rx_bytes),
+            tx_frames: self.tx_frames.saturating_sub(earlier.tx_frames),
+            tx_bytes: self.tx_bytes.saturating_sub(earlier.tx_bytes),
+            drops,
+        }
+    }
+}
+
 /// All counters of one worker.
 #[derive(Debug)]
 pub struct Counters {
@@ -116,6 +148,17 @@ impl Counters {
     /// The counters of a port; `None` beyond the limit given at the start.
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
         self.ports.get(port.index())
+    }
+
+    /// What the counters of a port say now; zeros beyond the limit given at the start.
+    pub fn sample(&self, port: PortId) -> PortSample {
+        self.port(port).map_or_else(PortSample::default, |port| PortSample {
+            rx_frames: port.rx_frames.get(),
+            rx_bytes: port.rx_bytes.get(),
+            tx_frames: port.tx_frames.get(),
+            tx_bytes: port.tx_bytes.get(),
+            drops: std::array::from_fn(|reason| port.drops.get(reason).map_or(0, Counter::get)),
+        })
     }
 
     /// Counts a dropped frame, for the worker and for `port`.

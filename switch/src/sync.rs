@@ -3,10 +3,82 @@
 //! Only [`crate::table`] and what is made of it is modelled; the rest of the crate uses std as it is.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU64, fence};
+pub(crate) use loom::sync::atomic::fence;
+#[cfg(loom)]
+pub use modelled::AtomicU64;
 pub(crate) use std::sync::atomic::Ordering;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU64, fence};
+
+/// loom's atomic, and beside it a pulse that every access beats first.
+///
+/// Of all accesses to an atomic, loom 0.7 remembers the last one. If a thread loads a word before it writes it, loom
+/// forgets that another thread had loaded the word earlier, and does not try that load after the write: models of
+/// readers against writers ended after one interleaving. A beat is a read-modify-write, which depends on every other,
+/// so none is forgotten; it is relaxed, and orders nothing that the word does not.
+#[cfg(loom)]
+mod modelled {
+    use super::Ordering;
+    use loom::sync::atomic as loom;
+
+    /// See the module.
+    #[derive(Debug)]
+    pub struct AtomicU64 {
+        pulse: loom::AtomicUsize,
+        word: loom::AtomicU64,
+    }
+
+    #[allow(missing_docs)]
+    impl AtomicU64 {
+        pub fn new(word: u64) -> Self {
+            Self { pulse: loom::AtomicUsize::new(0), word: loom::AtomicU64::new(word) }
+        }
+
+        fn beat(&self) -> &loom::AtomicU64 {
+            self.pulse.fetch_add(0, Ordering::Relaxed);
+            &self.word
+        }
+
+        pub fn load(&self, order: Ordering) -> u64 {
+            self.beat().load(order)
+        }
+
+        pub fn store(&self, word: u64, order: Ordering) {
+            self.beat().store(word, order);
+        }
+
+        pub fn swap(&self, word: u64, order: Ordering) -> u64 {
+            self.beat().swap(word, order)
+        }
+
+        pub fn compare_exchange(
+            &self,
+            from: u64,
+            to: u64,
+            done: Ordering,
+            not: Ordering,
+        ) -> Result<u64, u64> {
+            self.beat().compare_exchange(from, to, done, not)
+        }
+
+        pub fn fetch_add(&self, more: u64, order: Ordering) -> u64 {
+            self.beat().fetch_add(more, order)
+        }
+
+        pub fn fetch_sub(&self, less: u64, order: Ordering) -> u64 {
+            self.beat().fetch_sub(less, order)
+        }
+
+        pub fn fetch_update(
+            &self,
+            done: Ordering,
+            not: Ordering,
+            next: impl FnMut(u64) -> Option<u64>,
+        ) -> Result<u64, u64> {
+            self.beat().fetch_update(done, not, next)
+        }
+    }
+}
 
 /// Words in a cache line.
 pub(crate) const LINE: usize = 8;
@@ -41,6 +113,12 @@ impl Words {
     pub(crate) fn run(&self, at: usize, len: usize) -> &[AtomicU64] {
         let from = at.saturating_add(self.skip);
         self.raw.get(from..from.saturating_add(len)).unwrap_or_default()
+    }
+
+    /// The `N` words from `at`, if they are all there.
+    #[inline(always)]
+    pub(crate) fn array<const N: usize>(&self, at: usize) -> Option<&[AtomicU64; N]> {
+        self.raw.get(at.saturating_add(self.skip)..)?.first_chunk()
     }
 
     /// The word at `at`.

@@ -1,7 +1,9 @@
 //! Sixth hop: the one place that commits state. For a switch that is the budget of floods.
 
 use crate::drop::DropReason;
+use crate::flow::Meta;
 use crate::port::PortId;
+use crate::segment;
 use crate::snapshot::Network;
 use crate::tick::Tick;
 use crate::verdict::Verdict;
@@ -27,30 +29,29 @@ impl Storm {
         Self { buckets: vec![Bucket::default(); ports].into_boxed_slice() }
     }
 
-    /// Takes one flooded frame from the budget of `port`: `rate` frames a second, a quarter of that at once.
-    fn take(&mut self, port: PortId, rate: u32, now: Tick) -> bool {
+    /// Takes `frames` from the budget of `port`: `rate` frames a second, a quarter of that at once.
+    fn take(&mut self, port: PortId, frames: u64, rate: u32, now: Tick) -> bool {
         let Some(bucket) = self.buckets.get_mut(port.index()) else { return false };
         let rate = u64::from(rate);
         let burst = (rate / 4).max(1) * FRAME;
         let refill = now.millis().saturating_sub(bucket.last.millis()).saturating_mul(rate);
         bucket.tokens = bucket.tokens.saturating_add(refill).min(burst);
         bucket.last = now;
-        let enough = bucket.tokens >= FRAME;
-        if enough {
-            bucket.tokens -= FRAME;
-        }
-        enough
+        let price = frames.saturating_mul(FRAME).min(burst); // a super-frame larger than the burst takes all of it
+        let rest = bucket.tokens.checked_sub(price);
+        bucket.tokens = rest.unwrap_or(bucket.tokens);
+        rest.is_some()
     }
 }
 
 /// Commits the verdict: what it may not cost, it becomes a drop.
-pub fn track(verdict: Verdict, port: PortId, network: &Network, storm: &mut Storm, now: Tick) -> Verdict {
-    match verdict {
-        Verdict::Flood if network.storm != 0 && !storm.take(port, network.storm, now) => {
-            Verdict::Drop(DropReason::Storm)
-        }
-        other => other,
+pub fn track(verdict: Verdict, meta: &Meta, network: &Network, storm: &mut Storm, now: Tick) -> Verdict {
+    if verdict != Verdict::Flood || network.storm == 0 {
+        return verdict;
     }
+    // A super-frame is as many frames as it has segments.
+    let frames = segment::count(meta).max(1) as u64;
+    if storm.take(meta.port, frames, network.storm, now) { verdict } else { Verdict::Drop(DropReason::Storm) }
 }
 
 #[cfg(test)]
@@ -61,12 +62,14 @@ mod tests {
     fn a_flood_is_held_to_its_rate_and_a_pause_refills() {
         let mut storm = Storm::new(2);
         let passed = |storm: &mut Storm, port, at| {
-            (0..5000).filter(|_| storm.take(PortId(port), 1000, Tick::from_millis(at))).count()
+            (0..5000).filter(|_| storm.take(PortId(port), 1, 1000, Tick::from_millis(at))).count()
         };
         assert_eq!(passed(&mut storm, 0, 10_000), 250, "a quarter of a second at once");
         assert_eq!(passed(&mut storm, 0, 10_100), 100);
         assert_eq!(passed(&mut storm, 1, 10_100), 250, "a budget of its own");
         assert_eq!(passed(&mut storm, 0, 99_000), 250, "a pause fills it, no further");
         assert_eq!(passed(&mut storm, 7, 99_000), 0, "no such port");
+        assert!(storm.take(PortId(0), 45, 1000, Tick::from_millis(99_100)), "a super-frame of 45 segments");
+        assert_eq!(passed(&mut storm, 0, 99_100), 55, "costs as much as 45 frames");
     }
 }

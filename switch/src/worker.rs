@@ -105,10 +105,15 @@ impl<I: Io, D: Fn(&Packet, &Network) -> Verdict> Hops<'_, I, D> {
         admit(&packet, port, network)?; // 3. admit
         learn(&packet.meta, network, self.now, &self.counters.worker); // 4. learn
         let verdict = (self.decide)(&packet, network); // 5. decide
-        match track(verdict, frame.port, network, self.storm, self.now) // 6. track
+        match track(verdict, &packet.meta, network, self.storm, self.now) // 6. track
         {
             Verdict::Drop(reason) => return Err(reason),
             Verdict::Forward(action) => {
+                // An entry may name a port that moved to another network since it was learned: no frame follows it.
+                let there = self.snapshot.port(action.out).is_some_and(|out| out.network == port.network);
+                if !there {
+                    return Err(DropReason::StaleEntry);
+                }
                 apply(&packet.meta, self.pool, frame); // 7. apply
                 tx::forward(self.io, self.pool, frame, &packet.meta, action.out, self.counters); // 8. tx
             }

@@ -114,8 +114,12 @@ impl EpollIo {
         };
         let mut commands = false;
         for event in events {
+            let flags = event.flags;
             match event.data.u64() {
                 MAILBOX => commands = true,
+                // A TAP reports this only when it does not exist any more, and a read at that very moment may still say
+                // EAGAIN; edge-triggered, it would never be heard of again.
+                token if flags.contains(epoll::EventFlags::ERR) => self.gone(PortId(token as u16)),
                 token => self.mark_ready(PortId(token as u16)),
             }
         }
@@ -186,6 +190,8 @@ impl EpollIo {
             }
             Err(FillError::Io(Errno::AGAIN)) => Read::Empty,
             Err(FillError::Io(Errno::INTR)) => Read::Frame(0),
+            // The kernel had a super-frame for us of a kind that the virtio header cannot say; it is consumed.
+            Err(FillError::Io(Errno::INVAL)) => lost(batch, port, DropReason::BadOffload),
             Err(FillError::Io(_)) => Read::Dead,
             Err(FillError::NoBuffer) => Read::Full,
             Err(FillError::Truncated) => lost(batch, port, DropReason::OversizedRead),
@@ -195,8 +201,12 @@ impl EpollIo {
 
     /// Reads one port until it is empty, its turn is over or the batch is full. Returns `false` when the batch is.
     fn take_turn(&mut self, port: PortId, pool: &mut Pool, batch: &mut Batch, bytes: &mut usize) -> bool {
-        for _ in 0..TURN {
+        for taken in 0..TURN {
             if batch.frames.len() >= self.limit || !batch.has_room() || *bytes >= BATCH_BYTES {
+                // Who closed the batch with super-frames had its turn, however short: others are next.
+                if taken > 0 {
+                    self.ready.rotate_left(1);
+                }
                 return false;
             }
             match self.read(port, pool, batch) {

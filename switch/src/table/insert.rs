@@ -35,22 +35,12 @@ impl<const K: usize, const V: usize> Table<K, V> {
             let Some(index) = claimed.take().or_else(|| self.claim(new, &mut evicted)) else {
                 break Outcome::Full;
             };
-            let Some(entry) = self.slab.entry(index) else { break Outcome::Full };
-            let at = Handle { index, life: entry.fill(new) };
-            let link = Link::new(at, probe.tag);
+            if let Some(link) = self.publish(probe, slot, index, new)
+                && self.conclude(probe, slot, link, new)
+            {
+                return Inserted { outcome: Outcome::New(link.at()), evicted };
+            }
             claimed = Some(index);
-            if slot.compare_exchange(0, link.0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                continue;
-            }
-            self.settle(probe, &new.key, slot, link);
-            let head = entry.head();
-            if head.life() != at.life || head.phase() != COLLIDED {
-                // A member, or already removed again.
-                return Inserted { outcome: Outcome::New(at), evicted };
-            }
-            // Others still hold the link in their hands: the next attempt is another life.
-            slot.store(0, Ordering::Release);
-            entry.end_life();
         };
         if let Some(index) = claimed {
             self.give_back(index, new);
@@ -59,7 +49,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 
     /// An empty slot for a newcomer.
-    fn vacant(&self, probe: Probe) -> Option<&AtomicU64> {
+    pub(super) fn vacant(&self, probe: Probe) -> Option<&AtomicU64> {
         let [first, second] = probe.buckets.map(|bucket| {
             let slots = self.slots.run(bucket, WIDTH);
             let empty = |slot: &&AtomicU64| slot.load(Ordering::Relaxed) == 0;
@@ -71,7 +61,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 
     /// An entry for `new` alone, counted as its owner's.
-    fn claim(&self, new: &New<K, V>, evicted: &mut Option<Record<K, V>>) -> Option<u32> {
+    pub(super) fn claim(&self, new: &New<K, V>, evicted: &mut Option<Record<K, V>>) -> Option<u32> {
         let index = self.slab.alloc().or_else(|| {
             let victim = self.evict(new)?;
             *evicted = Some(victim);
@@ -82,8 +72,36 @@ impl<const K: usize, const V: usize> Table<K, V> {
         Some(index)
     }
 
+    /// Fills a claimed entry and points the slot at it; `None` if the slot was taken meanwhile.
+    pub(super) fn publish(
+        &self,
+        probe: Probe,
+        slot: &AtomicU64,
+        index: u32,
+        new: &New<K, V>,
+    ) -> Option<Link> {
+        let life = self.slab.entry(index)?.fill(new);
+        let link = Link::new(Handle { index, life }, probe.tag);
+        slot.compare_exchange(0, link.0, Ordering::AcqRel, Ordering::Relaxed).is_ok().then_some(link)
+    }
+
+    /// Whether the published entry came into the table. If not, it is out of its slot again and still claimed.
+    pub(super) fn conclude(&self, probe: Probe, slot: &AtomicU64, link: Link, new: &New<K, V>) -> bool {
+        self.settle(probe, &new.key, slot, link);
+        let Some(entry) = self.slab.entry(link.at().index) else { return false };
+        let head = entry.head();
+        if head.life() != link.at().life || head.phase() != COLLIDED {
+            // A member, or one already removed again.
+            return true;
+        }
+        slot.store(0, Ordering::Release);
+        // Others still have the link in their hands: the next attempt is another life.
+        entry.end_life();
+        false
+    }
+
     /// Undoes [`Table::claim`] for an entry that nobody can see.
-    fn give_back(&self, index: u32, new: &New<K, V>) {
+    pub(super) fn give_back(&self, index: u32, new: &New<K, V>) {
         self.counts.all.fetch_sub(1, Ordering::Relaxed);
         self.discount(new.owner, new.pinned);
         if let Some(entry) = self.slab.entry(index) {

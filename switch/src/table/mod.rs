@@ -5,10 +5,10 @@
 //! sleeps in the middle of one keeps at most the one entry that it works on from being used again.
 //!
 //! # How it is made
-//! - **Entries** live in a slab ([`slab`](self)) and never move. An entry is used again and again; each use is a
+//! - **Entries** live in a slab and never move. An entry is used again and again; each use is a
 //!   *life* with a number, and a [`Handle`] names an entry in one life, so a late writer never hits a successor.
 //! - **Slots** point at entries: buckets of eight words, one cache line each. A key has two buckets, by a seeded hash
-//!   (containers choose the keys). It goes to the first unless that is [`CROWDED`], then to the emptier one. There are
+//!   (containers choose the keys). It goes to the first unless that is three quarters full, then to the emptier one. There are
 //!   at least twice as many slots as entries; that both buckets are full is practically unheard of, but has a name.
 //! - **Insert** fills an entry, publishes it in a slot as *pending*, and then looks at all sixteen slots again. Of two
 //!   racing inserts of one key at least one sees the other (both have a full fence between write and look). The one
@@ -386,7 +386,8 @@ impl<const K: usize, const V: usize> Table<K, V> {
     #[inline]
     fn find(&self, probe: Probe, key: &[u64; K]) -> Option<Record<K, V>> {
         for bucket in probe.buckets {
-            for slot in self.slots.run(bucket, WIDTH) {
+            let Some(slots) = self.slots.array::<WIDTH>(bucket) else { continue };
+            for slot in slots {
                 let link = Link(slot.load(Ordering::Acquire));
                 if link.tag() == probe.tag
                     && let Some(entry) = self.entry_of(link, key)

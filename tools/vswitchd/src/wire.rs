@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::api::rows::CommandState;
+
 /// Longest message, bytes; a longer one is a fault of ours and is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
@@ -230,18 +232,6 @@ pub enum ToEngine {
     Reload,
     /// SIGTERM or SIGINT: end; the engine answers by ending.
     Shutdown,
-}
-
-/// What a container's command does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CommandState {
-    /// It runs.
-    Running,
-    /// It ended by itself, or could not be started again, and is started after a pause.
-    Restarting,
-    /// There is none any more.
-    Stopped,
 }
 
 /// What an engine needs to begin.

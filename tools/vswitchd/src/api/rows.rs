@@ -400,6 +400,12 @@ pub struct WorkerRow {
     pub flooded: u64,
     /// Copies made for flooding; not part of the sum.
     pub copies: u64,
+    /// Copies that a port did not take; not part of the sum.
+    pub copies_lost: u64,
+    /// Super-frames that a port refused and that were segmented here; not part of the sum.
+    pub segmented: u64,
+    /// Source addresses that were not learned for want of room.
+    pub unlearned: u64,
     /// Frames for ourselves.
     pub local: u64,
     /// Frames held back for a neighbour.

@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use switch::drop::DropReason;
 use switch::port::PortId;
-use switch::stats::{Counter, PortCounters};
+use switch::stats::Counter;
 use switch::tick::Tick;
 
-use super::control::Control;
+use super::control::{Bare, Control};
 use super::networks::NetworkRecord;
 use super::ports::{MAX_PORTS, PortRecord, State};
 use crate::api::rows::{
@@ -47,8 +47,7 @@ impl Control {
 
     pub(super) fn port_row(&self, id: PortId, port: &PortRecord) -> PortRow {
         let (state, reason) = port_state(port);
-        let zero = PortCounters::default();
-        let counters = self.counters.port(id).unwrap_or(&zero);
+        let counters = self.counters.sample(id).since(&port.base);
         PortRow {
             port: Some(id.0),
             network: self.networks.name(port.network).into(),
@@ -66,11 +65,11 @@ impl Control {
             mtu: port.spec.mtu,
             io: "tap".into(),
             gso: gso(port),
-            rx_frames: counters.rx_frames.get(),
-            rx_bytes: counters.rx_bytes.get(),
-            tx_frames: counters.tx_frames.get(),
-            tx_bytes: counters.tx_bytes.get(),
-            drops: counters.drops.iter().map(Counter::get).sum(),
+            rx_frames: counters.rx_frames,
+            rx_bytes: counters.rx_bytes,
+            tx_frames: counters.tx_frames,
+            tx_bytes: counters.tx_bytes,
+            drops: counters.drops.iter().sum(),
         }
     }
 
@@ -143,29 +142,26 @@ impl Control {
             PortState::Waiting => 2,
             PortState::Failed => 3,
         });
-        let (state, reason) = worst.unwrap_or_else(|| match known.and_then(|known| known.reason.clone()) {
-            Some(reason) => (PortState::Failed, Some(reason)),
-            None => (PortState::Up, None),
+        let (state, reason) = worst.unwrap_or_else(|| match known.map(|known| &known.bare) {
+            Some(Bare::Ready) => (PortState::Up, None),
+            Some(Bare::Failed(reason)) => (PortState::Failed, Some(reason.clone())),
+            Some(Bare::Absent(reason)) => (PortState::Waiting, Some(reason.clone())),
+            _ => (PortState::Waiting, Some("being made".into())),
         });
-        let told = known.is_some_and(|known| !known.command.is_empty());
+        let command = known.and_then(|known| known.running).unwrap_or(CommandState::Stopped);
         ContainerRow {
             name: container.name.clone(),
             netns: container.netns.to_string(),
             state,
             reason,
             interfaces: container.interfaces.iter().map(|interface| interface.name.clone()).collect(),
-            command: (!container.command.is_empty()).then_some(if told {
-                CommandState::Running
-            } else {
-                CommandState::Stopped
-            }),
+            command: (!container.command.is_empty()).then_some(command),
             origin: if self.file.container(&container.name).is_some() { Origin::File } else { Origin::Api },
         }
     }
 
     pub(super) fn drop_rows(&self, by_port: bool) -> Vec<DropRow> {
-        let row = |reason: DropReason, counter: &Counter, port| {
-            let frames = counter.get();
+        let row = |reason: DropReason, frames: u64, port| {
             (frames > 0).then(|| DropRow {
                 reason: reason.name().into(),
                 frames,
@@ -173,25 +169,25 @@ impl Control {
                 port,
             })
         };
-        let each = |counters: &[Counter; DropReason::COUNT], port: Option<DropPort>| -> Vec<DropRow> {
-            let pairs = DropReason::ALL.iter().zip(counters);
-            pairs.filter_map(|(reason, counter)| row(*reason, counter, port.clone())).collect()
+        let each = |frames: &[u64; DropReason::COUNT], port: Option<DropPort>| -> Vec<DropRow> {
+            let pairs = DropReason::ALL.iter().zip(frames);
+            pairs.filter_map(|(reason, frames)| row(*reason, *frames, port.clone())).collect()
         };
         if !by_port {
-            return each(&self.counters.worker.drops, None);
+            let drops = &self.counters.worker.drops;
+            return each(&std::array::from_fn(|reason| drops.get(reason).map_or(0, Counter::get)), None);
         }
         self.ports
             .wanted()
-            .filter_map(|(id, port)| {
+            .flat_map(|(id, port)| {
                 let of = DropPort {
                     port: id.0,
                     network: self.networks.name(port.network).into(),
                     container: port.container().into(),
                     iface: port.ifname().into(),
                 };
-                Some(each(&self.counters.port(id)?.drops, Some(of)))
+                each(&self.counters.sample(id).since(&port.base).drops, Some(of))
             })
-            .flatten()
             .collect()
     }
 
@@ -222,6 +218,9 @@ impl Control {
             forwarded: worker.forwarded.get(),
             flooded: worker.flooded.get(),
             copies: worker.copies.get(),
+            copies_lost: worker.copies_lost.get(),
+            segmented: worker.segmented.get(),
+            unlearned: worker.unlearned.get(),
             local: worker.local.get(),
             held: worker.held.get(),
             drops: worker.dropped(),

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::control::{Control, Outcome, Then, Unsettled};
 use super::describe::describe;
-use super::objects::Connected;
+use super::objects::{Connected, Kept};
 use super::ports::State;
 use crate::api::rows::Done;
 use crate::api::{
@@ -97,7 +97,10 @@ impl Control {
                 return send(reply, Err(invalid(&errors)));
             }
         };
-        let (wanted, conflicts) = self.with_objects(&file);
+        let mut wanted = file.clone();
+        let mut conflicts = connect_all(&mut wanted, &self.objects.kept);
+        // What contradicted the file before is no reason to refuse another file.
+        conflicts.retain(|conflict| !self.left_out.contains(conflict));
         if !conflicts.is_empty() {
             tracing::error!(?conflicts, "not reloaded");
             let message = "the file contradicts what was made through the API; nothing was changed";
@@ -124,27 +127,12 @@ impl Control {
     /// At the start: objects made through the API join what the file wants. One that contradicts the file is left out
     /// and stays in the state folder.
     pub(super) fn merge_objects(&mut self) {
-        let (wanted, conflicts) = self.with_objects(&self.file);
-        for conflict in conflicts {
+        let mut wanted = self.file.clone();
+        self.left_out = connect_all(&mut wanted, &self.objects.kept);
+        for conflict in &self.left_out {
             tracing::error!(conflict, "an object made through the API contradicts the file and is left out");
         }
         self.desired = wanted;
-    }
-
-    fn with_objects(&self, file: &Config) -> (Config, Vec<String>) {
-        let mut wanted = file.clone();
-        let mut conflicts = Vec::new();
-        for create in &self.objects.kept.networks {
-            let made =
-                network_of(create).and_then(|network| wanted.add_network(network).map_err(|p| refused(&p)));
-            conflicts.extend(made.err().map(|error| format!("network {}: {error}", create.name)));
-        }
-        for Connected { network, interface } in &self.objects.kept.interfaces {
-            let (container, options) = connection(interface);
-            let made = wanted.connect(network, &container, &options);
-            conflicts.extend(made.err().map(|error| format!("container {}: {error}", container.name)));
-        }
-        (wanted, conflicts)
     }
 
     fn network_create(&mut self, create: NetworkCreate) -> Reply {
@@ -159,7 +147,16 @@ impl Control {
     }
 
     fn network_remove(&mut self, name: &str) -> Reply {
-        self.desired.remove_network(name).map_err(|problem| refused(&problem))?;
+        if self.file.network(name).is_some() {
+            let text = format!("network {name} is in {}: remove it there and reload", self.begin.config_name);
+            return Err(ApiError::new(ApiErrorKind::Conflict, text));
+        }
+        let kept = self.objects.kept.networks.iter().any(|network| network.name == name);
+        match self.desired.remove_network(name) {
+            // One that contradicted the file and was left out can be removed all the same.
+            Err(problem) if problem.kind() == ProblemKind::NotFound && kept => {}
+            removed => drop(removed.map_err(|problem| refused(&problem))?),
+        }
         self.objects.kept.networks.retain(|network| network.name != name);
         self.objects.kept.fdb.retain(|entry| entry.network != name);
         self.keep();
@@ -209,26 +206,42 @@ impl Control {
 
     fn disconnect(&mut self, network: &str, interface: &Disconnect) -> Reply {
         let Disconnect { container, interface } = interface;
-        let gone = self
-            .desired
-            .disconnect(network, container, interface.as_deref())
-            .map_err(|problem| refused(&problem))?;
+        let is_it = |kept: &Connected| {
+            let name =
+                interface.as_deref().is_none_or(|name| kept.interface.interface.as_deref() == Some(name));
+            kept.network == network && kept.interface.container == *container && name
+        };
+        let kept = self.objects.kept.interfaces.iter().any(is_it);
+        let gone = match self.desired.disconnect(network, container, interface.as_deref()) {
+            Ok(gone) => gone.name,
+            // One that contradicted the file and was left out can be removed all the same.
+            Err(problem) if problem.kind() == ProblemKind::NotFound && kept => {
+                self.objects.kept.interfaces.retain(|kept| !is_it(kept));
+                self.keep();
+                return Ok(done(1, format!("{container} will not be connected to {network} any more")));
+            }
+            Err(problem) => return Err(refused(&problem)),
+        };
         let objects = &mut self.objects.kept;
         objects.interfaces.retain(|kept| {
-            kept.interface.container != *container || kept.interface.interface.as_deref() != Some(&gone.name)
+            kept.interface.container != *container || kept.interface.interface.as_deref() != Some(&gone)
         });
         objects.fdb.retain(|entry| {
-            entry.container != *container || entry.interface.as_deref().is_some_and(|name| name != gone.name)
+            entry.container != *container || entry.interface.as_deref().is_some_and(|name| name != gone)
         });
+        let in_file = self.file.container(container);
         // A container that the API brought goes with its last interface; the file's stay.
-        if self.file.container(container).is_none()
+        if in_file.is_none()
             && self.desired.container(container).is_some_and(|known| known.interfaces.is_empty())
         {
             self.desired.remove_container(container).map_err(|problem| refused(&problem))?;
         }
+        let back =
+            in_file.is_some_and(|known| known.interfaces.iter().any(|interface| interface.name == gone));
         self.keep();
         self.bring_about();
-        Ok(done(1, format!("{container} {} disconnected from {network}", gone.name)))
+        let until = if back { " until the file is read again: it is still there" } else { "" };
+        Ok(done(1, format!("{container} {gone} disconnected from {network}{until}")))
     }
 
     /// Writes the objects down. A full disk does not undo the change: it is said, and written with the next one.
@@ -349,6 +362,22 @@ impl Control {
             }
         }
     }
+}
+
+/// Adds what was made through the API to a configuration. Returns what contradicted it and was left out, a line each.
+pub(super) fn connect_all(config: &mut Config, kept: &Kept) -> Vec<String> {
+    let mut conflicts = Vec::new();
+    for create in &kept.networks {
+        let made =
+            network_of(create).and_then(|network| config.add_network(network).map_err(|p| refused(&p)));
+        conflicts.extend(made.err().map(|error| format!("network {}: {error}", create.name)));
+    }
+    for Connected { network, interface } in &kept.interfaces {
+        let (container, options) = connection(interface);
+        let made = config.connect(network, &container, &options);
+        conflicts.extend(made.err().map(|error| format!("container {}: {error}", container.name)));
+    }
+    conflicts
 }
 
 fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {

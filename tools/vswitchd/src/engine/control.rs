@@ -4,15 +4,16 @@
 //! It never waits for any of them while it works on another: what takes long runs as a job and comes back as an
 //! [`Outcome`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
-use switch::port::PortId;
+use switch::port::{NetworkId, PortId};
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::tick::Tick;
@@ -25,10 +26,10 @@ use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{Ports, State};
 use super::{hosts::Hosts, publish};
-use crate::api::rows::Done;
+use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Reply};
 use crate::config::Config;
-use crate::wire::{AttachInfo, Begin, Refusal, ToKeeper};
+use crate::wire::{AttachInfo, AttachSpec, Begin, NetnsRef, Refusal, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
 pub const WAITING_POLL: Duration = Duration::from_millis(200);
@@ -54,7 +55,14 @@ pub struct Control {
     pub(super) hosts: Hosts,
     pub(super) jobs: JoinSet<Outcome>,
     pub(super) unsettled: Vec<Unsettled>,
-    pub(super) attempts: u64,
+    /// Containers that the keeper was told to release and has not yet: nothing new is asked for them.
+    pub(super) releasing: BTreeSet<String>,
+    /// Objects that contradicted the file when this engine began.
+    pub(super) left_out: Vec<String>,
+    /// Ports that moved away from a network: its FDB forgets them once packets see it.
+    pub(super) moved: Vec<(NetworkId, PortId)>,
+    /// What was published before: dropped here, not on a packet's way.
+    retired: Option<Arc<Snapshot>>,
     /// Something is wanted or gone: [`Control::reconcile`] has work.
     pub(super) unreconciled: bool,
     /// Something changed that packets must see.
@@ -65,14 +73,33 @@ pub struct Control {
 }
 
 /// What the control plane knows of a container.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ContainerRecord {
-    /// The namespace was asked for and is there (containers without interfaces).
-    pub prepared: bool,
-    /// Why its namespace is not there, where that is so and no interface says it.
-    pub reason: Option<String>,
-    /// The command that the keeper was told to run.
-    pub command: Vec<String>,
+    /// Where its namespace is and whether it is to be made. Another home is another container: the old one is released.
+    pub home: (NetnsRef, bool),
+    /// Its namespace, where no interface brings it about.
+    pub bare: Bare,
+    /// The command that the keeper was told to run; `None`: not known, an engine before this one told it.
+    pub command: Option<Vec<String>>,
+    /// The command is to be run again: its namespace died.
+    pub rerun: bool,
+    /// What the keeper says of it.
+    pub running: Option<CommandState>,
+}
+
+/// The namespace of a container without interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bare {
+    /// Not asked for.
+    Unasked,
+    /// Asked for.
+    Asked,
+    /// There.
+    Ready,
+    /// Not there, and why.
+    Absent(String),
+    /// The host said no, and why.
+    Failed(String),
 }
 
 /// A call that is answered when its ports have settled.
@@ -104,21 +131,33 @@ pub enum Outcome {
     Attached {
         /// Which port.
         port: PortId,
-        /// Which attempt.
-        attempt: u64,
         /// What came of it.
         result: Result<(AttachInfo, OwnedFd), Refusal>,
     },
     /// The keeper let go of a leaving port.
     Released(PortId),
     /// An interface was changed in place, or not.
-    Adjusted(PortId, Result<(), Refusal>),
+    Adjusted {
+        /// Which port.
+        port: PortId,
+        /// What it was before.
+        before: Box<AttachSpec>,
+        /// What came of it.
+        result: Result<(), Refusal>,
+    },
+    /// The keeper let go of a container.
+    Left(String),
+    /// A command was started, or not.
+    Ran {
+        /// The container.
+        container: String,
+        /// What came of it.
+        result: Result<(), Refusal>,
+    },
     /// Whether the namespace of a port that died is still the one it was.
     Identified {
         /// Which port.
         port: PortId,
-        /// Which attempt it had been.
-        attempt: u64,
         /// Whether the namespace that is there now is the same.
         result: Result<bool, Refusal>,
     },
@@ -141,6 +180,8 @@ pub struct Parts {
     pub begin: Begin,
     /// The configuration file, valid.
     pub file: Config,
+    /// What was made through the API before.
+    pub objects: Objects,
     /// The keeper.
     pub keeper: Arc<Keeper>,
     /// The worker's mailbox.
@@ -154,10 +195,9 @@ pub struct Parts {
 impl Control {
     /// A control plane that wants what the file says and what was made through the API before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { begin, file, keeper, mailbox, counters, snapshot } = parts;
-        let objects = Objects::load(&begin.state);
+        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot } = parts;
         let hosts = Hosts::new(&begin.state);
-        Self {
+        let mut control = Self {
             desired: file.clone(),
             file,
             objects,
@@ -172,14 +212,19 @@ impl Control {
             hosts,
             jobs: JoinSet::new(),
             unsettled: Vec::new(),
-            attempts: 0,
+            releasing: BTreeSet::new(),
+            left_out: Vec::new(),
+            moved: Vec::new(),
+            retired: None,
             unreconciled: false,
             unpublished: false,
             started: Instant::now(),
             last_ageing: Instant::now(),
             ready: false,
             begin,
-        }
+        };
+        control.merge_objects();
+        control
     }
 
     /// Works until told to end.
@@ -192,16 +237,22 @@ impl Control {
         let Ok(events) = AsyncFd::new(mailbox.event_wake()) else { return ExitCode::FAILURE };
         let keeper = Arc::clone(&self.keeper);
         let mut keeper_lost = false;
-        self.merge_objects();
         self.unreconciled = true;
+        let mut next_look = Instant::now();
         loop {
             self.catch_up();
             self.settle().await;
             let pause = if self.is_waiting() { WAITING_POLL } else { AGEING_POLL };
+            next_look = next_look.min(Instant::now() + pause);
             tokio::select! {
                 Some(call) = calls.recv() => self.answer(call),
                 notice = keeper.listen(), if !keeper_lost => match notice {
                     Notice::Reload => self.read_file(None),
+                    Notice::Command(container, state) => {
+                        if let Some(known) = self.containers.get_mut(&container) {
+                            known.running = Some(state);
+                        }
+                    }
                     Notice::Shutdown => {
                         self.hosts.clear();
                         return ExitCode::SUCCESS;
@@ -225,7 +276,11 @@ impl Control {
                     }
                     self.worker_events();
                 }
-                () = tokio::time::sleep(pause) => self.tick(),
+                // A moment, not a pause: other messages, however many, do not put it off.
+                () = tokio::time::sleep_until(next_look.into()) => {
+                    next_look = Instant::now() + AGEING_POLL;
+                    self.tick();
+                }
             }
         }
     }
@@ -249,7 +304,7 @@ impl Control {
                 Event::LinkUp(port) => self.link_changed(port, false),
                 Event::AttachFailed(port, error) => {
                     tracing::error!(port = port.0, %error, "the worker cannot serve the TAP");
-                    if let Some(state) = self.state_mut(port) {
+                    if let Some(state @ State::Up { .. }) = self.state_mut(port) {
                         *state =
                             State::Failed { reason: format!("the worker cannot serve its TAP: {error}") };
                     }
@@ -271,6 +326,7 @@ impl Control {
 
     fn is_waiting(&self) -> bool {
         self.ports.wanted().any(|(_, port)| matches!(port.state, State::Waiting { .. }))
+            || self.containers.values().any(|known| matches!(known.bare, Bare::Absent(_)))
     }
 
     fn tick(&mut self) {
@@ -297,7 +353,13 @@ impl Control {
         }
         if std::mem::take(&mut self.unpublished) {
             self.generation += 1;
-            self.snapshot.store(Arc::new(publish::snapshot(self.generation, &self.networks, &self.ports)));
+            let new = Arc::new(publish::snapshot(self.generation, &self.networks, &self.ports));
+            self.retired = Some(self.snapshot.swap(new));
+            for (network, port) in self.moved.drain(..) {
+                if let Some(record) = self.networks.get(network) {
+                    record.fdb.flush(Flush::PortGone(port));
+                }
+            }
         }
     }
 

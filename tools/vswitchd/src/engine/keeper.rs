@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use switch::sys::fds::memory_file;
 use tokio::sync::oneshot;
 
+use crate::api::rows::CommandState;
 use crate::channel::{AsyncChannel, Channel, ChannelError};
 use crate::wire::{Answer, Op, Refusal, RefusalKind, ToEngine, ToKeeper};
 
@@ -19,17 +20,21 @@ type Reply = (Result<Answer, Refusal>, Vec<OwnedFd>);
 /// Shared between tasks; requests wait in a concurrent map until their answer comes.
 pub struct Keeper {
     channel: AsyncChannel,
+    /// Requests are written in the order in which they were made, also when the socket is full: this lock is fair.
+    order: tokio::sync::Mutex<()>,
     waiting: DashMap<u64, oneshot::Sender<Reply>>,
     next: AtomicU64,
 }
 
 /// What the keeper says unasked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// Read the configuration again.
     Reload,
     /// End.
     Shutdown,
+    /// State of a container's command.
+    Command(String, CommandState),
     /// The keeper died: forward on, but nothing new can be attached.
     Lost,
 }
@@ -40,7 +45,12 @@ impl Keeper {
     /// # Errors
     /// When the descriptor cannot be polled.
     pub fn new(channel: Channel) -> io::Result<Self> {
-        Ok(Self { channel: AsyncChannel::new(channel)?, waiting: DashMap::new(), next: AtomicU64::new(1) })
+        Ok(Self {
+            channel: AsyncChannel::new(channel)?,
+            order: tokio::sync::Mutex::new(()),
+            waiting: DashMap::new(),
+            next: AtomicU64::new(1),
+        })
     }
 
     /// Says something that has no answer.
@@ -48,6 +58,7 @@ impl Keeper {
     /// # Errors
     /// When the keeper is gone.
     pub async fn tell(&self, message: &ToKeeper) -> Result<(), ChannelError> {
+        let _turn = self.order.lock().await;
         self.channel.send(message, &[]).await
     }
 
@@ -99,7 +110,7 @@ impl Keeper {
                         let _ = sender.send((result, fds));
                     }
                 }
-                ToEngine::Command { .. } => {}
+                ToEngine::Command { container, state } => return Notice::Command(container, state),
                 ToEngine::Reload => return Notice::Reload,
                 ToEngine::Shutdown => return Notice::Shutdown,
                 ToEngine::Adopt { .. } | ToEngine::Begin(_) => tracing::error!("the keeper began twice"),

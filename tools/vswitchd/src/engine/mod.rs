@@ -14,15 +14,20 @@ mod objects;
 mod ports;
 mod publish;
 mod reconcile;
+mod settle;
+
+pub use publish::all_up;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ipnet::Ipv4Net;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
@@ -33,11 +38,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::policy;
 use crate::wire::{Begin, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
+use objects::Objects;
 use reconcile::Adopted;
 
 /// Frame buffers of a worker: a full batch. 64 of them stay in a second-level cache where 256 do not.
@@ -101,7 +107,7 @@ fn start(channel: Channel) -> Result<ExitCode, Failed> {
 /// What the keeper gave.
 struct Given {
     begin: Begin,
-    file: Config,
+    text: Vec<u8>,
     listener: UnixListener,
     adopted: Vec<Adopted>,
 }
@@ -119,12 +125,40 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
             ToEngine::Begin(begin) => {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
-                let file = config::parse(&begin.config_name, &text_of(text)?)?;
-                return Ok(Given { begin, file, listener: UnixListener::from(listener), adopted });
+                let text = text_of(text)?;
+                return Ok(Given { begin, text, listener: UnixListener::from(listener), adopted });
             }
             _ => return Err(EngineError::Protocol),
         }
     }
+}
+
+/// The file as the engine before this one understood it: an interface that does not name its address keeps the one it
+/// has, and what was made through the API keeps its own.
+fn resume(
+    begin: &Begin,
+    text: &[u8],
+    objects: &Objects,
+    adopted: &[Adopted],
+) -> Result<Config, ConfigErrors> {
+    let parse = |previous: Option<&Config>| {
+        let paths = Paths { control: begin.control.clone(), state: begin.state.clone() };
+        config::parse_with(&begin.config_name, text, &Context { paths, previous })
+    };
+    let mut previous = parse(None)?;
+    for Adopted { spec, .. } in adopted {
+        let container = previous.containers.iter_mut().find(|container| container.name == spec.container);
+        let interfaces = container.into_iter().flat_map(|container| &mut container.interfaces);
+        for interface in interfaces.filter(|interface| interface.name == spec.ifname) {
+            let had = spec.addresses.iter().find_map(|(address, prefix)| match address {
+                IpAddr::V4(v4) => Ipv4Net::new(*v4, *prefix).ok(),
+                IpAddr::V6(_) => None,
+            });
+            interface.ip = had.or(interface.ip);
+        }
+    }
+    changes::connect_all(&mut previous, &objects.kept);
+    parse(Some(&previous))
 }
 
 /// The text of a memory file; one byte more than is allowed is enough to refuse it.
@@ -135,7 +169,9 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, file, listener, adopted } = given;
+    let Given { begin, text, listener, adopted } = given;
+    let objects = Objects::load(&begin.state);
+    let file = resume(&begin, &text, &objects, &adopted)?;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
@@ -160,8 +196,15 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     }));
 
     let keeper = Arc::new(Keeper::new(channel)?);
-    let mut control =
-        Control::new(Parts { begin, file, keeper, mailbox: Arc::clone(&mailbox), counters, snapshot });
+    let mut control = Control::new(Parts {
+        begin,
+        file,
+        objects,
+        keeper,
+        mailbox: Arc::clone(&mailbox),
+        counters,
+        snapshot,
+    });
     control.adopt(adopted);
     let code = control.run(called).await;
 

@@ -4,11 +4,15 @@ use std::time::{Duration, Instant};
 
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
+use switch::stats::PortSample;
 
+use crate::config::{Container, Interface};
 use crate::wire::{AttachInfo, AttachSpec};
 
 /// Most ports of one daemon.
 pub const MAX_PORTS: usize = 4096;
+/// The keeper sees more than the engine, which has no privilege: it is asked so often even if nothing is seen here.
+const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 
 /// One wanted interface.
 #[derive(Debug)]
@@ -21,14 +25,16 @@ pub struct PortRecord {
     pub mac: MacAddr,
     /// Where it stands.
     pub state: State,
-    /// Counts attempts, so that the answer to an older one is recognised.
-    pub attempt: u64,
+    /// What the keeper was asked for and has not answered yet.
+    pub asked: Option<AttachSpec>,
+    /// What its number's counters said when it was given to this interface.
+    pub base: PortSample,
 }
 
 /// Where a port stands.
 #[derive(Debug)]
 pub enum State {
-    /// The keeper was asked.
+    /// Being attached for the first time, or being looked after because it died.
     Attaching,
     /// Frames flow.
     Up {
@@ -45,6 +51,8 @@ pub enum State {
         reason: String,
         /// Not before.
         retry: Instant,
+        /// From then on whether or not the host shows that it may be there.
+        regardless: Instant,
     },
     /// It was there, and somebody in the container deleted it. Made again by a reload.
     Down {
@@ -66,6 +74,11 @@ pub enum State {
 }
 
 impl PortRecord {
+    /// A port that the keeper is asked for.
+    pub fn attaching(spec: AttachSpec, network: NetworkId, mac: MacAddr) -> Self {
+        Self { spec, network, mac, state: State::Attaching, asked: None, base: PortSample::default() }
+    }
+
     /// The container's name.
     pub fn container(&self) -> &str {
         &self.spec.container
@@ -88,7 +101,9 @@ impl PortRecord {
 
     /// Waits for its namespace: the next attempt is due after `pause`.
     pub fn wait(&mut self, reason: impl Into<String>, pause: Duration) {
-        self.state = State::Waiting { reason: reason.into(), retry: Instant::now() + pause };
+        let now = Instant::now();
+        let regardless = now + pause.max(LOOK_ANYWAY);
+        self.state = State::Waiting { reason: reason.into(), retry: now + pause, regardless };
     }
 }
 
@@ -160,5 +175,19 @@ impl Ports {
     /// How many ids are or were in use: the length of arrays indexed by them.
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+}
+
+/// What the keeper is asked for, for an interface of a network with this MTU.
+pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
+    AttachSpec {
+        container: container.name.clone(),
+        netns: container.netns.clone(),
+        create: container.create,
+        ifname: interface.name.clone(),
+        mac: interface.mac.to_string(),
+        mtu: u32::from(mtu),
+        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
+        default_via: interface.default_via.map(Into::into),
     }
 }

@@ -1,19 +1,17 @@
-//! From what is there to what is wanted.
+//! From what is there to what is wanted: what is asked of the keeper, and when. Its answers arrive in [`super::settle`].
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use switch::fdb::Flush;
+use switch::mac::MacAddr;
 use switch::mailbox::Command;
 use switch::port::{NetworkId, PortId};
 
-use super::control::{ContainerRecord, Control, Outcome, WAITING_POLL};
-use super::ports::{PortRecord, State};
+use super::control::{Bare, ContainerRecord, Control, Outcome};
+use super::ports::{PortRecord, State, spec};
 use crate::config::{Container, Interface};
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};
-
-/// Pause between two questions to a container engine, which cost a process each.
-const ENGINE_POLL: Duration = Duration::from_secs(2);
 
 /// An interface that was there before this engine was started.
 pub struct Adopted {
@@ -26,18 +24,23 @@ pub struct Adopted {
 }
 
 impl Control {
-    /// Takes over interfaces that an engine before this one had; those that are not wanted any more go.
+    /// Takes over interfaces that an engine before this one had. What is not wanted any more leaves, what is wanted
+    /// otherwise is adjusted: both by the first reconciliation.
     pub fn adopt(&mut self, adopted: Vec<Adopted>) {
-        self.merge_objects();
         self.put_networks();
         for Adopted { spec, info, tap } in adopted {
-            let wanted = self.wanted_interface(&spec.container, &spec.ifname);
-            let Some((want, network, mac)) = wanted.filter(|(want, ..)| *want == spec) else {
-                self.ask(Op::Detach { container: spec.container, ifname: spec.ifname }, |_| Outcome::Nothing);
-                continue;
+            let home = (spec.netns.clone(), spec.create);
+            self.containers.entry(spec.container.clone()).or_insert_with(|| ContainerRecord::at(home));
+            let (network, mac) = match self.wanted_interface(&spec.container, &spec.ifname) {
+                Some((_, network, _)) => (network, spec.mac.parse().unwrap_or(MacAddr::ZERO)),
+                None => {
+                    self.ask(Op::Detach { container: spec.container, ifname: spec.ifname }, |_| {
+                        Outcome::Nothing
+                    });
+                    continue;
+                }
             };
-            let record = PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0 };
-            if let Ok(port) = self.ports.insert(record) {
+            if let Ok(port) = self.ports.insert(PortRecord::attaching(spec, network, mac)) {
                 self.attached(port, info, tap);
             }
         }
@@ -54,14 +57,21 @@ impl Control {
         for port in unwanted {
             self.leave(port);
         }
+        self.release_containers();
         let desired = self.desired.clone();
         for container in &desired.containers {
+            let home = (container.netns.clone(), container.create);
+            let known = self.containers.entry(container.name.clone());
+            let known = known.or_insert_with(|| ContainerRecord::at(home.clone()));
+            if known.home != home || self.releasing.contains(&container.name) {
+                continue; // its old self goes first, and then this is called again
+            }
             for interface in &container.interfaces {
                 self.reconcile_interface(container, interface);
             }
-            self.reconcile_container(container);
+            self.reconcile_namespace(container);
+            self.reconcile_command(&container.name);
         }
-        self.release_containers();
         self.drop_networks();
         self.unpublished = true;
     }
@@ -90,11 +100,7 @@ impl Control {
     }
 
     /// The interface as it is wanted, with its network's id and its MAC.
-    fn wanted_interface(
-        &self,
-        container: &str,
-        ifname: &str,
-    ) -> Option<(AttachSpec, NetworkId, switch::mac::MacAddr)> {
+    fn wanted_interface(&self, container: &str, ifname: &str) -> Option<(AttachSpec, NetworkId, MacAddr)> {
         let container = self.desired.container(container)?;
         let interface = container.interfaces.iter().find(|interface| interface.name == ifname)?;
         let network = self.networks.find(&interface.network)?;
@@ -112,8 +118,7 @@ impl Control {
             .find(|(_, port)| port.container() == container.name && port.ifname() == interface.name)
             .map(|(id, _)| id);
         let Some(id) = existing else {
-            let record = PortRecord { spec: want, network, mac, state: State::Attaching, attempt: 0 };
-            match self.ports.insert(record) {
+            match self.ports.insert(PortRecord::attaching(want, network, mac)) {
                 Ok(port) => self.attach(port),
                 Err(_) => tracing::error!(container = container.name, "no switch port is left"),
             }
@@ -123,67 +128,83 @@ impl Control {
         if !port.is_wanted() || (port.spec == want && port.network == network) {
             return; // leaving: made anew when the old one is gone; or nothing changed
         }
-        let (from, changed) = (port.network, port.spec != want);
-        (port.spec, port.network, port.mac) = (want, network, mac);
-        if from != network
-            && let Some(record) = self.networks.get(from)
-        {
-            record.fdb.flush(Flush::PortGone(id));
+        let from = std::mem::replace(&mut port.network, network);
+        let before = std::mem::replace(&mut port.spec, want);
+        port.mac = mac;
+        let changed = port.is_up() && before != port.spec;
+        if from != network {
+            self.moved.push((from, id));
         }
-        if changed && self.ports.get(id).is_some_and(PortRecord::is_up) {
-            self.adjust(id);
+        if changed {
+            self.adjust(id, before);
         }
     }
 
-    /// Its namespace, where no interface brings it about; else its command.
-    fn reconcile_container(&mut self, container: &Container) {
-        let name = &container.name;
-        let known = self.containers.entry(name.clone()).or_default();
-        if container.interfaces.is_empty() && !known.prepared && known.reason.is_none() {
-            known.prepared = true;
-            let op = Op::Netns {
-                container: name.clone(),
-                netns: container.netns.clone(),
-                create: container.create,
-            };
-            let name = name.clone();
-            self.ask(op, |result| Outcome::Prepared(name, result.map(|_| ())));
+    /// The namespace of a container that has no interface which would bring it about.
+    fn reconcile_namespace(&mut self, container: &Container) {
+        let Some(known) = self.containers.get_mut(&container.name) else { return };
+        if !container.interfaces.is_empty() || known.bare != Bare::Unasked {
             return;
         }
-        self.reconcile_command(name);
+        known.bare = Bare::Asked;
+        let name = container.name.clone();
+        let op =
+            Op::Netns { container: name.clone(), netns: container.netns.clone(), create: container.create };
+        self.ask(op, |result| Outcome::Prepared(name, result.map(|_| ())));
     }
 
     /// A container's command runs once all its interfaces are there.
-    fn reconcile_command(&mut self, name: &str) {
+    pub(super) fn reconcile_command(&mut self, name: &str) {
         let Some(container) = self.desired.container(name) else { return };
         let up = self.ports.wanted().filter(|(_, port)| port.container() == name && port.is_up()).count();
-        let complete = up == container.interfaces.len();
+        let restarted = self.begin.restarts > 0;
         let Some(known) = self.containers.get_mut(name) else { return };
-        if known.command == container.command || !(complete || container.command.is_empty()) {
-            return;
-        }
-        known.command.clone_from(&container.command);
-        let op = if container.command.is_empty() {
+        let complete = match container.interfaces.len() {
+            0 => known.bare == Bare::Ready,
+            all => up == all,
+        };
+        let wanted = &container.command;
+        let op = if wanted.is_empty() {
+            // What an engine before this one told the keeper is not known: said once more.
+            let nothing_runs = known.command.as_ref().map_or(!restarted, Vec::is_empty);
+            (known.command, known.rerun, known.running) = (Some(Vec::new()), false, None);
+            if nothing_runs {
+                return;
+            }
             Op::Halt { container: name.to_owned() }
         } else {
-            Op::Run { container: name.to_owned(), argv: container.command.clone() }
+            if !complete || (!known.rerun && known.command.as_ref() == Some(wanted)) {
+                return;
+            }
+            (known.command, known.rerun) = (Some(wanted.clone()), false);
+            Op::Run { container: name.to_owned(), argv: wanted.clone() }
         };
-        self.ask(op, log_refusal);
+        let container = name.to_owned();
+        self.ask(op, |result| Outcome::Ran { container, result: result.map(|_| ()) });
     }
 
+    /// Containers that are not wanted any more, or not where they are, once their interfaces have left.
     fn release_containers(&mut self) {
         let gone: Vec<String> = self
             .containers
-            .keys()
-            .filter(|name| {
-                self.desired.container(name).is_none()
-                    && self.ports.all().all(|(_, port)| port.container() != *name)
+            .iter()
+            .filter(|(name, known)| {
+                let stays = self.desired.container(name).is_some_and(|container| {
+                    container.netns == known.home.0 && container.create == known.home.1
+                });
+                !stays && self.ports.all().all(|(_, port)| port.container() != *name)
             })
-            .cloned()
+            .map(|(name, _)| name.clone())
             .collect();
         for container in gone {
             self.containers.remove(&container);
-            self.ask(Op::Release { container }, log_refusal);
+            self.releasing.insert(container.clone());
+            self.ask(Op::Release { container: container.clone() }, |result| {
+                if let Err(refusal) = result {
+                    tracing::error!(%refusal, "not released");
+                }
+                Outcome::Left(container)
+            });
         }
     }
 
@@ -197,101 +218,75 @@ impl Control {
         self.jobs.spawn(async move { then(keeper.ask(op).await) });
     }
 
+    /// Asks for an interface. One that waits goes on waiting until the answer comes.
     pub(super) fn attach(&mut self, port: PortId) {
-        self.attempts += 1;
-        let attempt = self.attempts;
+        let base = self.counters.sample(port);
         let Some(record) = self.ports.get_mut(port) else { return };
-        record.attempt = attempt;
-        record.state = State::Attaching;
+        if record.asked.is_some() {
+            return;
+        }
+        record.asked = Some(record.spec.clone());
+        if !matches!(record.state, State::Waiting { .. }) {
+            record.state = State::Attaching;
+            record.base = base;
+        }
         let op = Op::Attach(record.spec.clone());
-        self.ask(op, move |result| Outcome::Attached { port, attempt, result: result.and_then(tap_of) });
+        self.ask(op, move |result| Outcome::Attached { port, result: result.and_then(tap_of) });
     }
 
-    fn adjust(&mut self, port: PortId) {
+    pub(super) fn adjust(&mut self, port: PortId, before: AttachSpec) {
         let Some(record) = self.ports.get(port) else { return };
         let op = Op::Adjust(record.spec.clone());
-        self.ask(op, move |result| Outcome::Adjusted(port, result.map(|_| ())));
+        let before = Box::new(before);
+        self.ask(op, move |result| Outcome::Adjusted { port, before, result: result.map(|_| ()) });
     }
 
     /// A port is not wanted any more. Its id is free when worker and keeper have let go.
     fn leave(&mut self, port: PortId) {
         let Some(record) = self.ports.get_mut(port) else { return };
-        let attaching = matches!(record.state, State::Attaching);
         let worker = record.is_up();
+        let asked = record.asked.is_some();
         record.state = State::Leaving { worker, keeper: true };
         self.unpublished = true;
         if worker && self.mailbox.tell(Command::Detach { port }).is_err() {
             tracing::error!(port = port.0, "the worker does not listen");
         }
         // While an attempt is under way the keeper is told when its answer comes.
-        if !attaching {
+        if !asked {
             self.release(port);
         }
     }
 
-    fn release(&mut self, port: PortId) {
+    pub(super) fn release(&mut self, port: PortId) {
         let Some(record) = self.ports.get(port) else { return };
         let op = Op::Detach { container: record.spec.container.clone(), ifname: record.spec.ifname.clone() };
         self.ask(op, move |_| Outcome::Released(port));
     }
 
-    pub(super) fn worker_let_go(&mut self, port: PortId) {
-        if let Some(State::Leaving { worker, .. }) = self.state_mut(port) {
-            *worker = false;
-        }
-        self.free_if_left(port);
-    }
-
-    fn free_if_left(&mut self, port: PortId) {
-        let Some(record) = self.ports.get(port) else { return };
-        if !matches!(record.state, State::Leaving { worker: false, keeper: false }) {
-            return;
-        }
-        self.forget_macs(Flush::PortGone(port));
-        self.ports.remove(port);
-        self.unreconciled = true;
-    }
-
-    /// The FDB forgets a port; static entries only if its id is to be used again.
-    fn forget_macs(&self, which: Flush) {
+    /// The FDB of every network forgets a port; static entries only if its id is to be used again.
+    pub(super) fn forget_macs(&self, which: Flush) {
         for (_, network) in self.networks.all() {
             network.fdb.flush(which);
         }
-    }
-
-    /// The worker found that a TAP does not exist any more, and let it go.
-    pub(super) fn port_died(&mut self, port: PortId) {
-        let Some(record) = self.ports.get_mut(port) else { return };
-        let State::Up { .. } = record.state else {
-            self.worker_let_go(port);
-            return;
-        };
-        let State::Up { info, .. } = std::mem::replace(&mut record.state, State::Attaching) else { return };
-        tracing::info!(container = record.container(), iface = record.ifname(), "interface is gone");
-        let (spec, attempt, was) = (record.spec.clone(), record.attempt, info.netns_cookie);
-        self.unpublished = true;
-        self.forget_macs(Flush::Port(port));
-        if let Some(known) = self.containers.get_mut(&spec.container) {
-            known.command.clear(); // run anew when the container is back
-        }
-        let keeper = std::sync::Arc::clone(&self.keeper);
-        self.jobs.spawn(async move {
-            let _ = keeper.ask(Op::Detach { container: spec.container.clone(), ifname: spec.ifname }).await;
-            let result = keeper.ask(Op::Identify { container: spec.container, netns: spec.netns }).await;
-            let same = result.map(|(answer, _)| answer == Answer::Identity(was));
-            Outcome::Identified { port, attempt, result: same }
-        });
     }
 
     /// Attaches what waits, where the host shows that the namespace may be there.
     pub(super) fn retry_waiting(&mut self) {
         let now = Instant::now();
         let due = self.ports.ids(|port| match &port.state {
-            State::Waiting { retry, .. } => *retry <= now && may_be_there(&port.spec.netns),
+            State::Waiting { retry, regardless, .. } => {
+                *retry <= now && (port.spec.create || *regardless <= now || may_be_there(&port.spec.netns))
+            }
             _ => false,
         });
         for port in due {
             self.attach(port);
+        }
+        for known in self.containers.values_mut() {
+            if let Bare::Absent(_) = known.bare {
+                known.bare = Bare::Unasked;
+                self.unreconciled = true;
+            }
         }
     }
 
@@ -300,110 +295,19 @@ impl Control {
         for port in self.ports.ids(|port| matches!(port.state, State::Down { .. } | State::Failed { .. })) {
             self.attach(port);
         }
-    }
-
-    /// A job came back.
-    pub(super) fn finish(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Attached { port, attempt, result } => self.attach_answered(port, attempt, result),
-            Outcome::Released(port) => {
-                if let Some(State::Leaving { keeper, .. }) = self.state_mut(port) {
-                    *keeper = false;
-                }
-                self.free_if_left(port);
-            }
-            Outcome::Adjusted(port, result) => {
-                if let (Err(refusal), Some(record)) = (result, self.ports.get(port)) {
-                    tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not adjusted");
-                }
-            }
-            Outcome::Identified { port, attempt, result } => self.identified(port, attempt, result),
-            Outcome::Prepared(name, result) => self.prepared(&name, result),
-            Outcome::FileRead { result, reply } => self.file_read(result, reply),
-            Outcome::Nothing => {}
-        }
-    }
-
-    fn attach_answered(
-        &mut self,
-        port: PortId,
-        attempt: u64,
-        result: Result<(AttachInfo, OwnedFd), Refusal>,
-    ) {
-        let Some(record) = self.ports.get_mut(port) else { return };
-        if !record.is_wanted() {
-            self.release(port);
-            return;
-        }
-        if record.attempt != attempt {
-            return;
-        }
-        match result {
-            Ok((info, tap)) => {
-                let container = record.spec.container.clone();
-                self.attached(port, info, tap);
-                self.reconcile_command(&container);
-            }
-            Err(refusal) if refusal.kind == RefusalKind::Absent => {
-                let pause = match record.spec.netns {
-                    NetnsRef::Docker(_) | NetnsRef::Podman(_) => ENGINE_POLL,
-                    _ => WAITING_POLL,
-                };
-                record.wait(refusal.to_string(), pause);
-            }
-            Err(refusal) => {
-                tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not attached");
-                record.state = State::Failed { reason: refusal.to_string() };
+        for known in self.containers.values_mut() {
+            if let Bare::Failed(_) = known.bare {
+                known.bare = Bare::Unasked;
+                self.unreconciled = true;
             }
         }
     }
+}
 
-    fn attached(&mut self, port: PortId, info: AttachInfo, tap: OwnedFd) {
-        let Some(record) = self.ports.get_mut(port) else { return };
-        tracing::info!(
-            container = record.container(),
-            iface = record.ifname(),
-            port = port.0,
-            "interface is up"
-        );
-        let command = Command::Attach { port, tap, gso: info.gso_writes };
-        record.state = State::Up { info, link_down: false, gso_refused: false };
-        self.unpublished = true;
-        if self.mailbox.tell(command).is_err() {
-            record.state = State::Failed { reason: "the worker does not listen".into() };
-        }
-        self.restore_statics(port);
-    }
-
-    fn identified(&mut self, port: PortId, attempt: u64, same: Result<bool, Refusal>) {
-        let Some(record) = self.ports.get_mut(port) else { return };
-        if !record.is_wanted() {
-            self.release(port);
-            return;
-        }
-        if record.attempt != attempt {
-            return;
-        }
-        match same {
-            Ok(true) => {
-                let reason = "deleted in the container; `vswitchctl reload` makes it again".into();
-                record.state = State::Down { reason };
-            }
-            Ok(false) => self.attach(port),
-            Err(refusal) => record.wait(refusal.to_string(), WAITING_POLL),
-        }
-    }
-
-    fn prepared(&mut self, name: &str, result: Result<(), Refusal>) {
-        let known: &mut ContainerRecord = self.containers.entry(name.to_owned()).or_default();
-        match result {
-            Ok(()) => self.reconcile_command(name),
-            Err(refusal) => {
-                tracing::error!(container = name, %refusal, "no namespace");
-                known.prepared = false;
-                known.reason = Some(refusal.to_string());
-            }
-        }
+impl ContainerRecord {
+    /// A container of which nothing was asked yet.
+    pub fn at(home: (NetnsRef, bool)) -> Self {
+        Self { home, bare: Bare::Unasked, command: None, rerun: false, running: None }
     }
 }
 
@@ -419,14 +323,7 @@ fn tap_of((answer, mut fds): (Answer, Vec<OwnedFd>)) -> Result<(AttachInfo, Owne
     }
 }
 
-fn log_refusal(result: Result<(Answer, Vec<OwnedFd>), Refusal>) -> Outcome {
-    if let Err(refusal) = result {
-        tracing::error!(%refusal, "refused");
-    }
-    Outcome::Nothing
-}
-
-/// A cheap look before the keeper is asked.
+/// A cheap look before the keeper is asked; it sees more than this process, which has no privilege.
 fn may_be_there(netns: &NetnsRef) -> bool {
     match netns {
         NetnsRef::Name(name) => std::path::Path::new("/run/netns").join(name).exists(),
@@ -436,15 +333,11 @@ fn may_be_there(netns: &NetnsRef) -> bool {
     }
 }
 
-fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
-    AttachSpec {
-        container: container.name.clone(),
-        netns: container.netns.clone(),
-        create: container.create,
-        ifname: interface.name.clone(),
-        mac: interface.mac.to_string(),
-        mtu: u32::from(mtu),
-        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
-        default_via: interface.default_via.map(Into::into),
+/// Pause before a namespace that is not there is looked for again.
+pub(super) fn pause(netns: &NetnsRef) -> Duration {
+    match netns {
+        // A question to a container engine costs a process.
+        NetnsRef::Docker(_) | NetnsRef::Podman(_) => Duration::from_secs(2),
+        _ => super::control::WAITING_POLL,
     }
 }

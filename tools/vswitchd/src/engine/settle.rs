@@ -1,0 +1,168 @@
+//! What came of what was asked: answers of the keeper, and what workers noticed.
+
+use std::os::fd::OwnedFd;
+
+use switch::fdb::Flush;
+use switch::mailbox::Command;
+use switch::port::PortId;
+
+use super::control::{Bare, Control, Outcome};
+use super::ports::State;
+use super::reconcile::pause;
+use crate::api::rows::CommandState;
+use crate::wire::{Answer, AttachInfo, Op, Refusal, RefusalKind};
+
+impl Control {
+    /// A job came back.
+    pub(super) fn finish(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Attached { port, result } => self.attach_answered(port, result),
+            Outcome::Released(port) => {
+                if let Some(State::Leaving { keeper, .. }) = self.state_mut(port) {
+                    *keeper = false;
+                }
+                self.free_if_left(port);
+            }
+            Outcome::Adjusted { port, before, result } => {
+                if let (Err(refusal), Some(record)) = (result, self.ports.get_mut(port)) {
+                    tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not adjusted");
+                    // It is as it was; the next reconciliation asks again.
+                    record.spec = *before;
+                }
+            }
+            Outcome::Left(container) => {
+                self.releasing.remove(&container);
+                self.unreconciled = true;
+            }
+            Outcome::Ran { container, result } => {
+                if let (Err(refusal), Some(known)) = (result, self.containers.get_mut(&container)) {
+                    tracing::error!(container, %refusal, "command");
+                    // Asked again by the next reconciliation, not at once: the reason may stay.
+                    (known.command, known.running) = (Some(Vec::new()), Some(CommandState::Stopped));
+                }
+            }
+            Outcome::Identified { port, result } => self.identified(port, result),
+            Outcome::Prepared(name, result) => self.prepared(&name, result),
+            Outcome::FileRead { result, reply } => self.file_read(result, reply),
+            Outcome::Nothing => {}
+        }
+    }
+
+    fn attach_answered(&mut self, port: PortId, result: Result<(AttachInfo, OwnedFd), Refusal>) {
+        let Some(record) = self.ports.get_mut(port) else { return };
+        let asked = record.asked.take();
+        if !record.is_wanted() {
+            self.release(port);
+            return;
+        }
+        match result {
+            Ok((info, tap)) => {
+                let container = record.spec.container.clone();
+                // A reload may have changed what is wanted while the keeper worked on what was.
+                let outdated = asked.filter(|asked| *asked != record.spec);
+                self.attached(port, info, tap);
+                if let Some(before) = outdated {
+                    self.adjust(port, before);
+                }
+                self.reconcile_command(&container);
+            }
+            Err(refusal) if refusal.kind == RefusalKind::Absent => {
+                let pause = pause(&record.spec.netns);
+                record.wait(refusal.to_string(), pause);
+            }
+            Err(refusal) => {
+                tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not attached");
+                record.state = State::Failed { reason: refusal.to_string() };
+            }
+        }
+    }
+
+    /// The worker serves a TAP from now on.
+    pub(super) fn attached(&mut self, port: PortId, info: AttachInfo, tap: OwnedFd) {
+        let Some(record) = self.ports.get_mut(port) else { return };
+        tracing::info!(
+            container = record.container(),
+            iface = record.ifname(),
+            port = port.0,
+            "interface is up"
+        );
+        let command = Command::Attach { port, tap, gso: info.gso_writes };
+        record.state = State::Up { info, link_down: false, gso_refused: false };
+        self.unpublished = true;
+        if self.mailbox.tell(command).is_err() {
+            record.state = State::Failed { reason: "the worker does not listen".into() };
+        }
+        self.restore_statics(port);
+    }
+
+    pub(super) fn worker_let_go(&mut self, port: PortId) {
+        if let Some(State::Leaving { worker, .. }) = self.state_mut(port) {
+            *worker = false;
+        }
+        self.free_if_left(port);
+    }
+
+    fn free_if_left(&mut self, port: PortId) {
+        let Some(record) = self.ports.get(port) else { return };
+        if matches!(record.state, State::Leaving { worker: false, keeper: false }) {
+            self.forget_macs(Flush::PortGone(port));
+            self.ports.remove(port);
+            self.unreconciled = true;
+        }
+    }
+
+    /// The worker found that a TAP does not exist any more, and let it go. Whether its namespace died or somebody
+    /// deleted the interface is for the keeper to see.
+    pub(super) fn port_died(&mut self, port: PortId) {
+        let Some(record) = self.ports.get_mut(port) else { return };
+        let State::Up { .. } = record.state else {
+            self.worker_let_go(port);
+            return;
+        };
+        let State::Up { info, .. } = std::mem::replace(&mut record.state, State::Attaching) else { return };
+        tracing::info!(container = record.container(), iface = record.ifname(), "interface is gone");
+        let (spec, was) = (record.spec.clone(), info.netns_cookie);
+        self.unpublished = true;
+        self.forget_macs(Flush::Port(port));
+        if let Some(known) = self.containers.get_mut(&spec.container) {
+            known.rerun = true;
+        }
+        let keeper = std::sync::Arc::clone(&self.keeper);
+        self.jobs.spawn(async move {
+            let _ = keeper.ask(Op::Detach { container: spec.container.clone(), ifname: spec.ifname }).await;
+            let result = keeper.ask(Op::Identify { container: spec.container, netns: spec.netns }).await;
+            Outcome::Identified { port, result: result.map(|(answer, _)| answer == Answer::Identity(was)) }
+        });
+    }
+
+    fn identified(&mut self, port: PortId, same: Result<bool, Refusal>) {
+        let Some(record) = self.ports.get_mut(port) else { return };
+        if !matches!(record.state, State::Attaching) {
+            return; // it leaves, and was released by that
+        }
+        match same {
+            Ok(true) => {
+                let reason = "deleted in the container; `vswitchctl reload` makes it again".into();
+                record.state = State::Down { reason };
+            }
+            Ok(false) => self.attach(port),
+            Err(refusal) => {
+                let pause = pause(&record.spec.netns);
+                record.wait(refusal.to_string(), pause);
+            }
+        }
+    }
+
+    fn prepared(&mut self, name: &str, result: Result<(), Refusal>) {
+        let Some(known) = self.containers.get_mut(name) else { return };
+        known.bare = match result {
+            Ok(()) => Bare::Ready,
+            Err(refusal) if refusal.kind == RefusalKind::Absent => Bare::Absent(refusal.to_string()),
+            Err(refusal) => {
+                tracing::error!(container = name, %refusal, "no namespace");
+                Bare::Failed(refusal.to_string())
+            }
+        };
+        self.reconcile_command(name);
+    }
+}
