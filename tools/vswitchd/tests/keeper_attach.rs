@@ -351,7 +351,8 @@ fn an_address_that_changes_takes_neither_its_neighbour_nor_the_routes_along() {
 fn there_is_one_default_route_however_often_it_is_adjusted() {
     let Some(lab) = Lab::new() else { return };
     let there = Named::new();
-    ip(&["-n", &there.0, "link", "add", "ext", "up", "type", "dummy"]);
+    ip(&["-n", &there.0, "link", "add", "ext", "up", "type", "veth", "peer", "name", "peer"]);
+    ip(&["-n", &there.0, "link", "set", "peer", "up"]);
     ip(&["-n", &there.0, "route", "add", "default", "dev", "ext"]);
     let others = |routes: &str| routes.contains("default dev ext scope link \n");
     let routes = || ip(&["-n", &there.0, "route", "show", "default"]);

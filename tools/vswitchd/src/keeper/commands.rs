@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn output_that_was_closed_is_not_polled_any_more() {
-        let (output, write) = rustix::pipe::pipe().unwrap();
+        let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (child, end) = bounded::start(Command::new("sleep").arg("1000")).unwrap();
         let since = Instant::now();
         let process =

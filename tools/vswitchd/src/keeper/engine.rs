@@ -83,14 +83,13 @@ impl Engine {
                     self.queue.pop_front();
                 }
                 Err(error) if error.would_block() => return,
+                Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    // It has closed its end, which is an event of its own.
+                    self.queue.clear();
+                }
                 Err(error) => {
                     // What it did not hear it would wait for; its successor asks again.
-                    match &error {
-                        ChannelError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                            tracing::debug!("the engine has closed its end");
-                        }
-                        _ => tracing::error!(%error, "the engine cannot be told: killed"),
-                    }
+                    tracing::error!(%error, "the engine cannot be told: killed");
                     self.queue.clear();
                     self.kill();
                 }
