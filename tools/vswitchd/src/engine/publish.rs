@@ -4,13 +4,42 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
+use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
 use super::ports::{PortRecord, Ports};
-use crate::config;
+use super::reconcile::spec;
+use crate::config::{self, Config};
+
+/// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
+/// Networks and ports (those of [`Config::interfaces`]) are numbered in the configuration's order; at most
+/// [`config::MAX_INTERFACES`] fit by its own limits.
+///
+/// # Errors
+/// When there is no memory for a network's FDB.
+pub fn all_up(config: &Config) -> Result<Snapshot, TableError> {
+    let mut networks = Networks::default();
+    for network in &config.networks {
+        networks.put(network)?;
+    }
+    let mut ports = Ports::default();
+    for (container, interface) in config.interfaces() {
+        let Some(network) = networks.find(&interface.network) else { continue };
+        let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
+        let record = PortRecord::new(spec(container, interface, mtu), network, interface.mac);
+        if ports.insert(record).is_err() {
+            break; // a configuration has no more interfaces than there are ports
+        }
+    }
+    Ok(build(0, &networks, &ports, |_| true))
+}
 
 /// The snapshot of what is wanted and up.
 pub fn snapshot(generation: u64, networks: &Networks, ports: &Ports) -> Snapshot {
+    build(generation, networks, ports, PortRecord::is_up)
+}
+
+fn build(generation: u64, networks: &Networks, ports: &Ports, is_up: fn(&PortRecord) -> bool) -> Snapshot {
     let mut by_port: Vec<Option<Port>> = (0..ports.slots()).map(|_| None).collect();
     for (id, record) in ports.wanted() {
         if let Some(slot) = by_port.get_mut(id.index()) {
@@ -20,7 +49,7 @@ pub fn snapshot(generation: u64, networks: &Networks, ports: &Ports) -> Snapshot
     let mut by_network: Vec<Option<Network>> = (0..networks.slots()).map(|_| None).collect();
     for (id, record) in networks.all() {
         if let Some(slot) = by_network.get_mut(id.index()) {
-            *slot = Some(network(id, record, ports));
+            *slot = Some(network(id, record, ports, is_up));
         }
     }
     Snapshot { generation, ports: by_port.into_boxed_slice(), networks: by_network.into_boxed_slice() }
@@ -37,7 +66,7 @@ fn addresses(record: &PortRecord) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports) -> Network {
+fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&PortRecord) -> bool) -> Network {
     let members: Vec<(PortId, &PortRecord)> = ports.wanted().filter(|(_, port)| port.network == id).collect();
     let mut claims = Claims::default();
     // A port that waits owns its addresses all the same: nobody else shall take them meanwhile.
@@ -57,7 +86,7 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports) -> Network {
         },
         storm: config.storm,
         fdb: std::sync::Arc::clone(&record.fdb),
-        members: members.iter().filter(|(_, port)| port.is_up()).map(|(id, _)| *id).collect(),
+        members: members.iter().filter(|(_, port)| is_up(port)).map(|(id, _)| *id).collect(),
         claims,
     }
 }

@@ -342,7 +342,7 @@ pub(super) fn pause(netns: &NetnsRef) -> Duration {
     }
 }
 
-fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
+pub(super) fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
     AttachSpec {
         container: container.name.clone(),
         netns: container.netns.clone(),

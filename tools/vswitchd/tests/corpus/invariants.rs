@@ -1,0 +1,60 @@
+//! What holds for any bytes given as a configuration: of the corpus and of the fuzz target alike.
+
+use std::collections::HashSet;
+
+use vswitchd::config::{Config, ConfigErrors, Context, MAX_ERRORS, Paths, diff, parse_with};
+
+/// Paths that no machine has.
+fn context(previous: Option<&Config>) -> Context<'_> {
+    let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
+    Context { paths, previous }
+}
+
+/// Parses, and panics where the result is not one to work with. `name` is what messages call the text.
+pub fn check(name: &str, text: &[u8]) -> Result<Config, ConfigErrors> {
+    let result = parse_with(name, text, &context(None));
+    match &result {
+        Ok(config) => sound(name, text, config),
+        Err(errors) => precise(name, text, errors),
+    }
+    result
+}
+
+/// A valid configuration: each thing is there once, it can be shown, and a reload of the same text changes nothing.
+fn sound(name: &str, text: &[u8], config: &Config) {
+    let mut taken = HashSet::new();
+    for (container, interface) in config.interfaces() {
+        let network = config.network(&interface.network).unwrap();
+        assert!(taken.insert(format!("name {} {}", container.netns.key(), interface.name)));
+        assert!(taken.insert(format!("mac {} {}", network.name, interface.mac)));
+        assert!(!interface.mac.is_group() && interface.mac.to_u64() != 0);
+        assert_eq!(interface.ip.is_some(), network.subnet.is_some());
+        if let (Some(ip), Some(subnet)) = (interface.ip, network.subnet) {
+            assert!(taken.insert(format!("ip {} {}", network.name, ip.addr())));
+            assert!(subnet.contains(&ip.addr()) && ip.prefix_len() == subnet.prefix_len());
+        }
+    }
+    let itself = diff(config, config);
+    assert!(itself.is_empty(), "{itself:?}");
+    let shown = serde_json::to_value(config).unwrap();
+    assert_eq!(shown["networks"].as_array().map(Vec::len), Some(config.networks.len()));
+    let again = parse_with(name, text, &context(Some(config)));
+    assert_eq!(again.as_ref(), Ok(config), "a reload of the same text");
+    assert_eq!(parse_with(name, text, &context(None)).as_ref(), Ok(config), "the same text once more");
+}
+
+/// Errors: there are some and not too many, each points into the text and begins with one line.
+fn precise(name: &str, text: &[u8], errors: &ConfigErrors) {
+    let errors = errors.errors();
+    assert!((1..=MAX_ERRORS).contains(&errors.len()), "{} errors", errors.len());
+    let lines = text.split(|byte| *byte == b'\n').count();
+    for error in errors {
+        let first = error.first_line();
+        assert!(
+            first.starts_with(&format!("{name}:")) && !first.contains(['\n', '\r', '\0', '\u{1b}']),
+            "{first:?}"
+        );
+        assert!((1..=lines).contains(&error.line) && error.column > 0, "{first}");
+        assert_eq!(error.excerpt.lines().count(), 3, "{:?}", error.excerpt);
+    }
+}
