@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use switch::decide::bridge;
 use switch::drop::DropReason;
-use switch::fdb::Fdb;
+use switch::fdb::{Fdb, Flush};
 use switch::flow::Packet;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
@@ -93,6 +93,31 @@ impl Lab {
         let mut worker = Worker::new(io, 64, usize::from(count), Arc::clone(&snapshot), decide);
         worker.io.now = Tick::from_secs(1000);
         Self { worker, snapshot, ports: count }
+    }
+
+    /// Publishes a snapshot in which only these ports are up, and forgets the stations behind the others, as the
+    /// control plane does when a link goes down.
+    pub fn set_up(&mut self, up: &[bool]) {
+        let old = self.snapshot.load_full();
+        let port =
+            |port: &Port| Port { network: port.network, mac: port.mac, addresses: port.addresses.clone() };
+        let network = |index: usize, network: &Network| {
+            let belongs = |id: &usize| up[*id] && old.ports[*id].as_ref().unwrap().network.index() == index;
+            let down = (0..up.len()).filter(|id| !up[*id]);
+            down.for_each(|id| _ = network.fdb.flush(Flush::Port(PortId(id as u16))));
+            Network {
+                fdb: Arc::clone(&network.fdb),
+                members: (0..up.len()).filter(belongs).map(|id| PortId(id as u16)).collect(),
+                claims: Claims { macs: network.claims.macs.clone(), ips: network.claims.ips.clone() },
+                ..*network
+            }
+        };
+        let networks = old.networks.iter().enumerate();
+        self.snapshot.store(Arc::new(Snapshot {
+            generation: old.generation + 1,
+            ports: old.ports.iter().map(|slot| slot.as_ref().map(port)).collect(),
+            networks: networks.map(|(index, slot)| slot.as_ref().map(|old| network(index, old))).collect(),
+        }));
     }
 
     pub fn inject(&mut self, port: u16, frame: &[u8]) {

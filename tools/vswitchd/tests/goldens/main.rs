@@ -114,6 +114,9 @@ const NOT_BY_A_FRAME: &[DropReason] =
 
 #[test]
 fn every_reason_that_a_frame_can_give_has_a_golden() {
+    if report::blessing() {
+        return; // they are being written
+    }
     let counters: Vec<String> = FOLDERS
         .iter()
         .map(|name| std::fs::read_to_string(folder().join(name).join("counters.txt")).unwrap())

@@ -90,7 +90,8 @@ impl Capture {
             let wrong = |what| NotOurs(at, what);
             let kind = word(file, at).ok_or(wrong("cut off"))?;
             let len = word(file, at + 4).ok_or(wrong("cut off"))? as usize;
-            let body = file.get(at + 8..(at + len).saturating_sub(4)).ok_or(wrong("cut off"))?;
+            let whole = file.get(at..at + len).filter(|whole| whole.len() >= 12).ok_or(wrong("cut off"))?;
+            let body = &whole[8..len - 4];
             match kind {
                 SECTION if word(body, 0) == Some(BYTE_ORDER) => {}
                 SECTION => return Err(wrong("big-endian")),
@@ -98,7 +99,7 @@ impl Capture {
                 PACKET => capture.packets.push(packet(body).ok_or(wrong("packet"))?),
                 _ => return Err(wrong("unknown block")),
             }
-            at += len.max(12);
+            at += len;
         }
         Ok(capture)
     }

@@ -25,7 +25,7 @@ pub fn groups(s: &mut Script<'_>) {
         (MacAddr::BROADCAST, "broadcast"),
         (MacAddr([0x01, 0x00, 0x5e, 0, 0, 0xfb]), "IPv4 multicast"),
         (ALL_NODES_MAC, "IPv6 multicast"),
-        (MacAddr([0x01, 0x80, 0xc2, 0, 0, 0x10]), "all LANs bridge management: not reserved, flooded"),
+        (MacAddr([0x01, 0x80, 0xc2, 0, 0, 0x10]), "bridge management, which is not reserved"),
         (MacAddr([0x03, 0, 0, 0, 0, 1]), "a locally administered group"),
     ];
     for (group, about) in groups {

@@ -49,7 +49,7 @@ pub fn vlan(s: &mut Script<'_>) {
     s.send("a", "on VLAN 10: forwarded", on(s, "a", "b", &[(C_TAG, 10)]));
     s.send("a", "on VLAN 10 with priority 7: forwarded", on(s, "a", "b", &[(C_TAG, 0xe00a)]));
     s.send("a", "the VLAN counts, not the kind of tag: forwarded", on(s, "a", "b", &[(S_TAG, 10)]));
-    s.send("c", "b's MAC behind b on VLAN 10, c's on VLAN 4094", on(s, "c", "b", &[(C_TAG, 4094)]));
+    s.send("c", "c speaks on VLAN 4094, where nobody is known", on(s, "c", "b", &[(C_TAG, 4094)]));
     s.send("b", "forwarded to c", on(s, "b", "c", &[(C_TAG, 4094)]));
     s.send("b", "a priority tag is untagged: a is known", on(s, "b", "a", &[(C_TAG, 0xa000)]));
     s.send("a", "and b is from it", packet(s, "a", "b"));
