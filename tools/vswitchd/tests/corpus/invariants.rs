@@ -1,5 +1,7 @@
 //! What holds for any bytes given as a configuration: of the corpus and of the fuzz target alike.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "the lints know `#[test]`, not what it calls")]
+
 use std::collections::HashSet;
 
 use vswitchd::config::{Config, ConfigErrors, Context, MAX_ERRORS, Paths, diff, parse_with};

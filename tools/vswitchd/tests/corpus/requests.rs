@@ -1,6 +1,8 @@
 //! What holds for any request to the control API: of the corpus and of the fuzz target alike. A request is written as
 //! `METHOD URI`, a line end, and the body.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "the lints know `#[test]`, not what it calls")]
+
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
