@@ -17,6 +17,8 @@ mod publish;
 mod reconcile;
 mod settle;
 
+pub use publish::all_up;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
