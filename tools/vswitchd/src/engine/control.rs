@@ -194,10 +194,13 @@ impl Control {
         let mut keeper_lost = false;
         self.merge_objects();
         self.unreconciled = true;
+        let mut last_tick = tokio::time::Instant::now();
         loop {
             self.catch_up();
             self.settle().await;
             let pause = if self.is_waiting() { WAITING_POLL } else { AGEING_POLL };
+            // A point in time, not a pause: who asks for a table ten times a second must not stop the clock.
+            let next_tick = last_tick + pause;
             tokio::select! {
                 Some(call) = calls.recv() => self.answer(call),
                 notice = keeper.listen(), if !keeper_lost => match notice {
@@ -225,7 +228,10 @@ impl Control {
                     }
                     self.worker_events();
                 }
-                () = tokio::time::sleep(pause) => self.tick(),
+                () = tokio::time::sleep_until(next_tick) => {
+                    last_tick = tokio::time::Instant::now();
+                    self.tick();
+                }
             }
         }
     }
