@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use switch::sys::{fds, netns, tun};
+use switch::sys::netns::{self, NetnsError};
+use switch::sys::{fds, tun};
 
 use super::link::{self, Placed};
 use super::namespaces::{Home, Namespaces, is_plain_name};
@@ -123,7 +124,7 @@ impl Host {
     fn place(&self, home: &Home, spec: &AttachSpec) -> Result<(Placed, Identity), Refusal> {
         let asked = format!("interface {:?} of container {:?}", spec.ifname, spec.container);
         if let Some(fd) = &home.fd {
-            let failed = |errno| Refusal::of_errno(&asked, errno);
+            let failed = |errno| Refusal::of_netns(&asked, NetnsError::Kernel(errno));
             let netns_id = netns::identity(fd).map_err(failed)?;
             let id = Identity { netns_id, cookie: netns::cookie(fd.as_fd()).map_err(failed)? };
             // A namespace of ours lives until it is released whatever we do, so nothing is lost by making it in place.
@@ -242,7 +243,9 @@ impl Host {
         let asked = format!("network namespace of container {container:?}");
         let home = self.home(container, reference, false)?;
         match &home.fd {
-            Some(fd) => netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_errno(asked, errno)),
+            Some(fd) => {
+                netns::cookie(fd.as_fd()).map_err(|errno| Refusal::of_netns(asked, NetnsError::Kernel(errno)))
+            }
             None => match self.job(&Job::Identify { path: home.path }, None)? {
                 (Found::Done { id }, _) => Ok(id.cookie),
                 _ => Err(Refusal::new(RefusalKind::Failed, asked, "no identity came back")),
