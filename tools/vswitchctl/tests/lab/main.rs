@@ -7,3 +7,4 @@ mod basics;
 mod hostile;
 mod namespaces;
 mod traffic;
+mod wire;
