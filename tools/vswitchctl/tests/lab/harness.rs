@@ -65,6 +65,10 @@ pub struct Host {
     user: Option<User>,
     _tun: Option<OpenTun>,
     namespaces: Vec<String>,
+    /// Words before the daemon's own, each a program that ends by running what follows: `prlimit --nofile=40 --`.
+    pub around: Vec<String>,
+    /// The same, as whoever runs the tests, before the user is changed.
+    pub before: Vec<String>,
 }
 
 impl Host {
@@ -92,7 +96,17 @@ impl Host {
             chown(&dir, Some(user.id), Some(user.id)).unwrap();
         }
         let control = dir.join("run/control.sock");
-        Some(Self { who, dir, tag, control, user, _tun: tun, namespaces: Vec::new() })
+        Some(Self {
+            who,
+            dir,
+            tag,
+            control,
+            user,
+            _tun: tun,
+            namespaces: Vec::new(),
+            around: Vec::new(),
+            before: Vec::new(),
+        })
     }
 
     /// A name in `/run/netns` (root) that belongs to this test alone.
@@ -116,6 +130,42 @@ impl Host {
         command.env("HOME", &self.dir).env_remove("XDG_RUNTIME_DIR").env_remove("XDG_STATE_HOME");
         command.stdin(Stdio::null()).current_dir(&self.dir);
         command
+    }
+
+    /// The daemon, in the circumstances of `before` and `around`.
+    pub fn daemon_command(&self) -> Command {
+        let daemon = binaries().join("vswitchd");
+        let (first, rest) = match self.around.split_first() {
+            Some((first, rest)) => (Path::new(first), rest),
+            None => (daemon.as_path(), &[][..]),
+        };
+        let mut inner = self.command(first);
+        inner.args(rest);
+        if !self.around.is_empty() {
+            inner.arg(&daemon);
+        }
+        let Some((first, rest)) = self.before.split_first() else { return inner };
+        let mut outer = Command::new(first);
+        outer.args(rest).arg(inner.get_program()).args(inner.get_args());
+        for (name, value) in inner.get_envs() {
+            match value {
+                Some(value) => outer.env(name, value),
+                None => outer.env_remove(name),
+            };
+        }
+        outer.stdin(Stdio::null()).current_dir(&self.dir);
+        outer
+    }
+
+    /// A process in a network namespace of its own: as an ordinary user in a user namespace of its own, too.
+    pub fn contained(&self) -> Contained {
+        let mut command = self.command("unshare");
+        command.arg(if self.who == As::Root { "-n" } else { "-Urn" });
+        let child = command.args(["sleep", "1000"]).spawn().unwrap();
+        let pid = child.id();
+        let contained = Contained { child };
+        wait_for("a process in a namespace", || (arguments(pid).first()? == "sleep").then_some(()));
+        contained
     }
 
     /// A file for the daemon to read, owned by its user.
@@ -195,6 +245,31 @@ impl Drop for Host {
             let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
         }
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A process that keeps a namespace alive; ended with this.
+pub struct Contained {
+    child: Child,
+}
+
+impl Contained {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A command run in its network namespace, by whoever runs the tests.
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) -> String {
+        let pid = self.pid().to_string();
+        run("nsenter", &[&["-t", &pid, "-n", "--"], words].concat())
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -412,6 +487,53 @@ impl Daemon {
         Background { child: Some(child), what: format!("{container}: {words:?}") }
     }
 
+    /// Kills the keeper without a word; what it leaves behind is the caller's.
+    pub fn kill_keeper(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends what an earlier [`Daemon::kill_keeper`] left, by its number, and gives the host back.
+    pub fn kill_engine(self, engine: u32) -> Host {
+        run("kill", &["-KILL", &engine.to_string()]);
+        gone(engine);
+        self.into_host()
+    }
+
+    fn into_host(mut self) -> Host {
+        let left = Host {
+            who: self.host.who,
+            dir: PathBuf::new(),
+            tag: String::new(),
+            control: PathBuf::new(),
+            user: None,
+            _tun: None,
+            namespaces: Vec::new(),
+            around: Vec::new(),
+            before: Vec::new(),
+        };
+        std::mem::replace(&mut self.host, left)
+    }
+
+    /// Why a container's port is not up.
+    #[track_caller]
+    pub fn reason(&self, container: &str) -> String {
+        self.port(container)["reason"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What came in went somewhere: the conservation law, once nothing is under way.
+    #[track_caller]
+    pub fn assert_conserved(&self) {
+        let mut last = Value::Null;
+        let looked = (0..50).any(|_| {
+            last = self.rows("stats")[0]["workers"][0].clone();
+            let of = |name: &str| last[name].as_u64().unwrap();
+            let came = of("rx") + of("generated") + of("released");
+            came == of("forwarded") + of("flooded") + of("local") + of("held") + of("drops")
+        });
+        assert!(looked, "frames are lost without a reason: {last}");
+    }
+
     pub fn signal(&self, signal: &str) {
         run("kill", &[signal, &self.pid().to_string()]);
     }
@@ -439,7 +561,7 @@ impl Drop for Daemon {
 
 /// Starts the daemon: its process, its first line, and who collects the others.
 fn launch(host: &Host, file: &Path, logged: &Path) -> (Child, String, JoinHandle<String>) {
-    let mut command = host.command(binaries().join("vswitchd"));
+    let mut command = host.daemon_command();
     command.arg("--config").arg(file).stdout(Stdio::piped());
     command.stderr(File::options().append(true).open(logged).unwrap());
     let mut child = command.spawn().unwrap();
@@ -577,7 +699,7 @@ fn lock(name: &str, operation: rustix::fs::FlockOperation) -> File {
 }
 
 /// The folder of the two programs, where every user can run them.
-fn binaries() -> &'static Path {
+pub fn binaries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let built = Path::new(env!("CARGO_BIN_EXE_vswitchctl")).parent().unwrap();
@@ -617,6 +739,60 @@ fn remove_old_binaries() {
         if matches!(age, Ok(Ok(age)) if age > Duration::from_secs(3600)) {
             let _ = fs::remove_dir_all(folder);
         }
+    }
+}
+
+/// A program in Python that runs in a container; the words after it are its arguments.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// Waits for the end of a process.
+#[track_caller]
+pub fn gone(pid: u32) {
+    let path = format!("/proc/{pid}/stat");
+    wait_for(&format!("process {pid} to end"), || match fs::read_to_string(&path) {
+        Err(_) => Some(()),
+        // Ended, and nobody has asked how.
+        Ok(stat) => {
+            let ended = stat.rsplit(')').next()?.trim_start().starts_with('Z');
+            (ended && names(format!("/proc/{pid}/task")).len() < 2).then_some(())
+        }
+    });
+}
+
+/// Pings that go on until they are counted.
+pub struct Train {
+    child: Child,
+}
+
+impl Train {
+    /// A hundred pings a second from one container to an address.
+    #[track_caller]
+    pub fn start(daemon: &Daemon, from: &str, to: &str) -> Self {
+        daemon.ping(from, to); // addresses are resolved
+        let mut command = daemon.exec_command(from, &["ping", "-n", "-q", "-i", "0.01", to]);
+        let child = command.stdout(Stdio::piped()).spawn().unwrap();
+        wait_for("ping to run", || (arguments(child.id()).first()? == "ping").then_some(()));
+        Self { child }
+    }
+
+    /// Ends it: all but a ping that was on its way was answered.
+    #[track_caller]
+    pub fn assert_lost_nothing(mut self) {
+        run("kill", &["-INT", &self.child.id().to_string()]);
+        let mut said = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        self.child.wait().unwrap();
+        let summary = said.lines().find(|line| line.contains("packets transmitted")).unwrap_or_default();
+        let numbers: Vec<u64> = summary.split(' ').filter_map(|word| word.parse().ok()).take(2).collect();
+        let [sent, received] = numbers[..] else { panic!("ping said {said:?}") };
+        assert!(received > 0 && sent - received <= 1, "{summary}");
+    }
+}
+
+impl Drop for Train {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -8,3 +8,4 @@ mod basics;
 mod hostile;
 mod namespaces;
 mod traffic;
+mod wire;

@@ -74,6 +74,10 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
         claims.ips.extend(addresses(record).map(|address| (address, Owner::Port(*port))));
     }
     let config = &record.config;
+    // Whoever gets the gateway's address is asked to forward what leaves the network: nobody takes it unasked.
+    if let Some(gateway) = config.reserved_address() {
+        claims.ips.entry(gateway.to_ipv6_mapped()).or_insert(Owner::Gateway);
+    }
     Network {
         zone: id.0,
         mtu: u32::from(config.mtu),

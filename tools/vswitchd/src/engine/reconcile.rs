@@ -328,7 +328,11 @@ fn tap_of((answer, mut fds): (Answer, Vec<OwnedFd>)) -> Result<(AttachInfo, Owne
 fn may_be_there(netns: &NetnsRef) -> bool {
     match netns {
         NetnsRef::Name(name) => std::path::Path::new("/run/netns").join(name).exists(),
-        NetnsRef::Path(path) => path.exists(),
+        // A sister user namespace's may not even be looked at from here: only the keeper's helper outside can tell.
+        NetnsRef::Path(path) => match path.metadata() {
+            Ok(_) => true,
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        },
         NetnsRef::Pid(pid) => std::path::Path::new(&format!("/proc/{pid}")).exists(),
         NetnsRef::Docker(_) | NetnsRef::Podman(_) => true,
     }

@@ -74,7 +74,15 @@ impl Refusal {
                 Self::new(RefusalKind::Absent, asked, error)
             }
             NetnsError::NotNetwork => Self::new(RefusalKind::Failed, asked, error),
-            NetnsError::Kernel(errno) => Self::of_errno(asked, errno),
+            NetnsError::Kernel(errno) => {
+                let refusal = Self::of_errno(asked, errno);
+                match refusal.kind {
+                    RefusalKind::Denied => refusal.help(
+                        "the namespace belongs to another user: run vswitchd as root, or let `create = true` make one of your own",
+                    ),
+                    _ => refusal,
+                }
+            }
         }
     }
 }
