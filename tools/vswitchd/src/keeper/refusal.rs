@@ -78,7 +78,7 @@ impl Refusal {
                 let refusal = Self::of_errno(asked, errno);
                 match refusal.kind {
                     RefusalKind::Denied => refusal.help(
-                        "the namespace belongs to another user: run vswitchd as root, or let `create = true` make one of your own",
+                        "the namespace belongs to another user: run as root, or let `create = true` make one of your own",
                     ),
                     _ => refusal,
                 }
