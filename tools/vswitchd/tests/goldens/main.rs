@@ -108,9 +108,14 @@ goldens! {
     malformed in "malformed";
 }
 
-/// Reasons that need more than a frame: a port that goes, or a device that refuses.
-const NOT_BY_A_FRAME: &[DropReason] =
-    &[DropReason::PortGone, DropReason::TxFull, DropReason::TxDown, DropReason::TxError];
+/// Reasons that need more than a frame: a port that goes or moves, or a device that refuses.
+const NOT_BY_A_FRAME: &[DropReason] = &[
+    DropReason::StaleEntry,
+    DropReason::PortGone,
+    DropReason::TxFull,
+    DropReason::TxDown,
+    DropReason::TxError,
+];
 
 #[test]
 fn every_reason_that_a_frame_can_give_has_a_golden() {
