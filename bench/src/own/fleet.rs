@@ -36,7 +36,7 @@ impl Fleet {
             .enumerate()
             .map(|(index, netns)| (netns.name().to_owned(), Self::address(index).to_string()))
             .collect();
-        let network = Network { subnet: "10.99.0.0/16", gateway: "10.99.255.254", fdb_limit, storm };
+        let network = Network { subnet: "10.99.0.0/16", fdb_limit, storm };
         let daemon = vswitchd::daemon(&dir, &vswitchd::configuration(&dir, network, &interfaces), LIMIT)?;
         Ok(Self { process: daemon.process, containers, dir, ready_after: daemon.ready_after })
     }

@@ -16,8 +16,6 @@ use crate::process::{Process, Scratch, Stop};
 pub struct Network {
     /// Address and prefix length.
     pub subnet: &'static str,
-    /// Out of the containers' way.
-    pub gateway: &'static str,
     /// MAC addresses it may learn; `None`: the daemon's default.
     pub fdb_limit: Option<u32>,
     /// Broadcast and unknown frames per second and port; `None`: the daemon's default.
@@ -65,11 +63,10 @@ fn binary() -> Result<PathBuf> {
 /// The configuration file of one network and its containers, `(namespace, address)`, which the daemon makes.
 pub fn configuration(dir: &Scratch, network: Network, containers: &[(String, String)]) -> String {
     let mut text = format!(
-        "[daemon]\ncontrol = {:?}\nstate = {:?}\n\n[[network]]\nname = \"race\"\nsubnet = {:?}\ngateway = {:?}\n",
+        "[daemon]\ncontrol = {:?}\nstate = {:?}\nio = \"epoll\"\n\n[[network]]\nname = \"race\"\nsubnet = {:?}\n",
         dir.file("control.sock"),
         dir.file("state"),
         network.subnet,
-        network.gateway,
     );
     // Writing into a String cannot fail.
     if let Some(storm) = network.storm {
@@ -77,6 +74,10 @@ pub fn configuration(dir: &Scratch, network: Network, containers: &[(String, Str
     }
     if let Some(limit) = network.fdb_limit {
         let _ = writeln!(text, "fdb_limit = {limit}");
+    }
+    // The subnet's first address is kept for a gateway; here the first container has it.
+    if let Some((_, first)) = containers.first() {
+        let _ = writeln!(text, "gateway = {first:?}");
     }
     for (netns, address) in containers {
         let _ = writeln!(
@@ -105,7 +106,7 @@ pub(super) fn start(family: &Family, dir: Scratch) -> Result<Lab> {
     let (a, b) = (Netns::expected(family.name("a")), Netns::expected(family.name("b")));
     let containers = [(&a, Side::A), (&b, Side::B)]
         .map(|(netns, side)| (netns.name().to_owned(), side.address().to_string()));
-    let network = Network { subnet: "10.99.0.0/24", gateway: "10.99.0.254", fdb_limit: None, storm: Some(0) };
+    let network = Network { subnet: "10.99.0.0/24", fdb_limit: None, storm: Some(0) };
     let daemon = daemon(&dir, &configuration(&dir, network, &containers), Duration::from_secs(20))?;
     Ok(Lab { processes: vec![daemon.process], a, b, _workshop: None, dir })
 }
