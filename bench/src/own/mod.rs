@@ -115,11 +115,14 @@ fn start() -> Result<Vec<Row>> {
 fn ports() -> Result<Vec<Row>> {
     let fleet = Fleet::start(MANY, None, None)?;
     let pids = fleet.pids();
+    let chatter = idle_percent(&pids, IDLE)?;
+    fleet.hush()?;
     let idle = idle_percent(&pids, IDLE)?;
     let memory = meter::resident(&pids)? as f64 / f64::from(1 << 20);
     Ok(vec![
         row(format!("resident memory, {MANY} ports"), memory, "MiB"),
-        row(format!("idle CPU, {MANY} ports"), idle, "% of a core"),
+        row(format!("CPU, {MANY} ports, IPv6 kernels soliciting"), chatter, "% of a core"),
+        row(format!("idle CPU, {MANY} ports, nobody sends"), idle, "% of a core"),
     ])
 }
 
