@@ -253,10 +253,7 @@ impl Control {
                             known.running = Some(state);
                         }
                     }
-                    Notice::Shutdown => {
-                        self.hosts.clear();
-                        return ExitCode::SUCCESS;
-                    }
+                    Notice::Shutdown => return ExitCode::SUCCESS,
                     Notice::Lost => {
                         tracing::error!("the keeper ended: forwarding goes on, nothing new can be attached");
                         keeper_lost = true;

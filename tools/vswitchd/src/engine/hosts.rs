@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Container};
+use crate::keeper::GENERATED;
 
 /// The files, and what was written to them last.
 pub struct Hosts {
@@ -19,7 +20,7 @@ pub struct Hosts {
 impl Hosts {
     /// Files in the state folder: `containers/NAME/hosts`, where the keeper looks for them.
     pub fn new(state: &Path) -> Self {
-        Self { folder: state.join("containers"), written: BTreeMap::new() }
+        Self { folder: state.join(GENERATED), written: BTreeMap::new() }
     }
 
     /// Writes what changed, removes files of containers that are gone. A file is rewritten in place: it may be bound
@@ -37,16 +38,6 @@ impl Hosts {
             tracing::warn!(folder = %self.folder.display(), %error, "names of containers are not up to date");
         }
         self.written = wanted;
-    }
-
-    /// Removes them all: the daemon ends.
-    pub fn clear(&self) {
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(folder = %self.folder.display(), %error, "names of containers are left");
-            }
-            _ => {}
-        }
     }
 
     fn sync(&self, wanted: &BTreeMap<String, String>) -> std::io::Result<()> {

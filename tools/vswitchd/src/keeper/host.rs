@@ -261,7 +261,7 @@ impl Host {
             NetnsRef::Name(name) => Some((Path::new("/etc/netns").to_owned(), name.as_str())),
             _ => None,
         };
-        let generated = Some((self.state.join("containers"), container));
+        let generated = Some((self.state.join(super::GENERATED), container));
         // The later mount wins: what the switch knows about its networks.
         for (folder, name) in [administrator, generated].into_iter().flatten() {
             if !is_plain_name(name) {

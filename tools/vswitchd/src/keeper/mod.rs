@@ -142,6 +142,7 @@ impl Prepared {
 
     fn run(self, options: KeeperOptions) -> ExitCode {
         let Self { control, state, rootless, outside, host, signals, nofile } = self;
+        let generated = options.state.join(GENERATED);
         let code = match Keeper::new(options, &control, rootless, &host, signals, nofile) {
             Ok(keeper) => keeper.run(),
             Err(error) => {
@@ -150,6 +151,7 @@ impl Prepared {
             }
         };
         host.release_all();
+        remove_generated(&generated);
         control.remove();
         drop(state);
         drop(host); // and with it the channel, whose end ends the helper
@@ -157,6 +159,19 @@ impl Prepared {
             let _reaped = child.kill().and_then(|()| child.wait());
         }
         code
+    }
+}
+
+/// Where the engine writes files for containers, below the state folder.
+pub(crate) const GENERATED: &str = "containers";
+
+/// The engine may have been killed for being slow; what it wrote goes all the same.
+fn remove_generated(folder: &Path) {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "files for containers are left");
+        }
+        _ => {}
     }
 }
 
