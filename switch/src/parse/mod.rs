@@ -2,7 +2,7 @@
 //!
 //! It is the only code that reads untrusted lengths, so what one feature refuses, no other can be made to see
 //! differently: VLAN 0, LLC/SNAP, IPv4 options, extension headers and fragments are resolved here once
-//! (CVE-2021-27853, -27854, -27861, -27862, -27862). What it cannot make sense of has a named [`DropReason`].
+//! (CVE-2021-27853, -27854, -27861, -27862). What it cannot make sense of has a named [`DropReason`].
 //!
 //! It runs for every packet: no allocation, no recursion, every read is a checked `first_chunk`.
 
