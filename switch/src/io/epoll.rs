@@ -1,9 +1,13 @@
 //! TAPs by epoll and plain `read`/`write`: works wherever a TAP works.
 //!
-//! Edge-triggered: a port that was reported stays in the ready ring until a read says EAGAIN, so that a busy port costs
-//! no epoll at all. A batch starts small after a sleep and doubles while there is more: a lone packet is on its way
-//! after one read, a burst gets full batches. A batch is bounded in bytes too, because 64 super-frames of 64 KiB would
-//! push each other out of the cache before they are written.
+//! Edge-triggered: a port that was reported stays in the ready ring until a read says EAGAIN. Ports have turns of
+//! [`TURN`] cost units. Between turns of those that were ready before, epoll is asked who is new, and the new ones go
+//! first, one turn each: whoever sends little waits for one turn of one busy port, however many are busy, and not
+//! for a queue of theirs.
+//!
+//! A batch starts small after a sleep and doubles while there is more: a lone packet is on its way after one read, a
+//! burst gets full batches. It is bounded in bytes too: super-frames push each other out of the cache before they are
+//! written.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,12 +29,13 @@ use crate::segment::segment;
 use crate::tick::Tick;
 use crate::vnet::VnetHdr;
 
-/// Bytes after which a batch is closed: two super-frames.
-const BATCH_BYTES: usize = 128 * 1024;
-/// Frames read from one port before the next ready port has its turn.
-const TURN: usize = 32;
-/// Batches from known-ready ports before epoll is asked for others.
-const ROUNDS: u32 = 4;
+/// Bytes after which a batch is closed: the next super-frame reuses the buffer that is still in the cache.
+const BATCH_BYTES: usize = 32 * 1024;
+/// What a port may cost before others have their turn. A read that finds nothing, or a frame of up to [`UNIT`] bytes,
+/// costs one. An `epoll_wait` costs about a tenth of a frame, so that asking once a turn is less than 1 %.
+const TURN: usize = 16;
+/// Bytes of a frame that cost as much as its system calls.
+const UNIT: usize = 64 * 1024;
 /// Super-frames refused in a row before a port is not offered any more.
 const GSO_REFUSALS: u8 = 8;
 /// Token of the mailbox's eventfd; ports are their index.
@@ -56,7 +61,10 @@ pub struct EpollIo {
     ready: VecDeque<PortId>,
     /// Frames that the next batch may hold.
     limit: usize,
-    rounds: u32,
+    /// What the port at the front has cost in its turn.
+    spent: usize,
+    /// Turns until epoll is asked who else is ready.
+    turns: usize,
     /// One segment, with its virtio header.
     scratch: Box<[u8]>,
     stats: IoStats,
@@ -85,7 +93,8 @@ impl EpollIo {
             taps: (0..ports).map(|_| None).collect(),
             ready: VecDeque::with_capacity(ports),
             limit: 1,
-            rounds: 0,
+            spent: 0,
+            turns: 0,
             scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
             stats: IoStats::default(),
             stopped: false,
@@ -104,7 +113,6 @@ impl EpollIo {
     /// Asks epoll which ports became ready; sleeps if told so.
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.rounds = 0;
         let mut space = [const { MaybeUninit::uninit() }; BATCH];
         let timeout = if wait == Wait::Poll { Some(&NOW) } else { None };
         let events = match epoll::wait(&self.epoll, &mut space, timeout) {
@@ -112,6 +120,7 @@ impl EpollIo {
             Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        let before = self.ready.len();
         let mut commands = false;
         for event in events {
             let flags = event.flags;
@@ -123,6 +132,10 @@ impl EpollIo {
                 token => self.mark_ready(PortId(token as u16)),
             }
         }
+        // The new ones first, in their order; after them one of those that were here.
+        let new = self.ready.len().saturating_sub(before);
+        self.ready.rotate_right(new);
+        self.turns = new + 1;
         if commands {
             silence(self.mailbox.command_wake());
             self.obey();
@@ -199,34 +212,42 @@ impl EpollIo {
         }
     }
 
-    /// Reads one port until it is empty, its turn is over or the batch is full. Returns `false` when the batch is.
+    /// Reads the port at the front until it is empty or its turn is over, which may last for several batches. Returns
+    /// `false` when the batch is full.
     fn take_turn(&mut self, port: PortId, pool: &mut Pool, batch: &mut Batch, bytes: &mut usize) -> bool {
-        for taken in 0..TURN {
+        while self.spent < TURN {
             if batch.frames.len() >= self.limit || !batch.has_room() || *bytes >= BATCH_BYTES {
-                // Who closed the batch with super-frames had its turn, however short: others are next.
-                if taken > 0 {
-                    self.ready.rotate_left(1);
-                }
                 return false;
             }
             match self.read(port, pool, batch) {
-                Read::Frame(len) => *bytes += len,
+                Read::Frame(len) => {
+                    *bytes += len;
+                    self.spent += 1 + len / UNIT;
+                }
                 Read::Full => return false,
                 Read::Empty => {
                     self.ready.pop_front();
                     if let Some(tap) = self.tap(port) {
                         tap.ready = false;
                     }
+                    self.end_turn();
                     return true;
                 }
                 Read::Dead => {
                     self.gone(port);
+                    self.end_turn();
                     return true;
                 }
             }
         }
         self.ready.rotate_left(1);
+        self.end_turn();
         true
+    }
+
+    fn end_turn(&mut self) {
+        self.spent = 0;
+        self.turns = self.turns.saturating_sub(1);
     }
 
     /// A port that takes no super-frames gets the segments, one write each.
@@ -293,14 +314,13 @@ impl Io for EpollIo {
             self.poll(wait)?;
             self.limit = 1;
             self.stats.wakeups += u64::from(wait == Wait::Sleep);
-        } else {
-            self.rounds += 1;
-            if self.rounds >= ROUNDS {
-                self.poll(Wait::Poll)?;
-            }
+        } else if self.turns == 0 {
+            self.poll(Wait::Poll)?;
         }
         let mut bytes = 0;
-        while let Some(&port) = self.ready.front() {
+        while self.turns > 0
+            && let Some(&port) = self.ready.front()
+        {
             if !self.take_turn(port, pool, batch, &mut bytes) {
                 self.limit = (self.limit * 2).min(BATCH);
                 break;
