@@ -102,6 +102,7 @@ fn all(criterion: &mut Criterion) {
             generation: 1,
             ports: Box::new([Some(port(1)), Some(port(2))]),
             networks: Box::new([Some(network(entries))]),
+            tables: (),
         };
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let decide = |packet: &Packet, network: &Network| bridge(&packet.meta, network);

@@ -1,16 +1,66 @@
 //! Seventh hop: edits the bytes, in a fixed order, with no heap and no closures.
 
-use crate::flow::{Gso, Meta};
-use crate::frame::{Frame, Pool};
+pub mod forward;
 
-/// Prepares a frame for being written to a TAP. Ethernet to the last byte stays as it is; of the virtio header,
-/// `hdr_len` is set to the parsed length of the headers: the kernel makes that much linear and puts the payload into
-/// page fragments, and what the sender's side wrote there is not to be trusted.
-pub fn apply(meta: &Meta, pool: &mut Pool, frame: &Frame) {
-    if meta.gso == Gso::None {
-        return;
+use crate::flow::{Csum, Gso, Meta};
+use crate::frame::{Frame, Pool};
+use crate::verdict::Hop;
+use crate::vnet::VnetHdr;
+
+/// Prepares a frame for being written to a TAP, and says what it is now.
+///
+/// A bridged frame stays as it is from Ethernet to the last byte. A routed one loses its priority tag, gets the MACs
+/// of its next hop and a TTL that is one less. Of the virtio header `hdr_len` is set to the parsed length of the
+/// headers: the kernel makes that much linear and puts the payload into page fragments, and what the sender's side
+/// wrote there is not to be trusted.
+pub fn apply(hop: Option<&Hop>, mut meta: Meta, pool: &mut Pool, frame: &Frame) -> (Frame, Meta) {
+    let frame = match hop {
+        Some(hop) => route(hop, &mut meta, pool, frame),
+        None => *frame,
+    };
+    if meta.gso != Gso::None {
+        let mut header = pool.vnet(&frame);
+        header.hdr_len.set(meta.headers_len);
+        pool.set_vnet(&frame, &header);
+    }
+    (frame, meta)
+}
+
+fn route(hop: &Hop, meta: &mut Meta, pool: &mut Pool, frame: &Frame) -> Frame {
+    let frame = untag(meta, pool, frame);
+    let bytes = pool.bytes_mut(&frame);
+    forward::rewrite(bytes, meta, hop.src, hop.dst);
+    frame
+}
+
+/// Takes the tags off: what a gateway without a VLAN is sent carries at most a priority.
+fn untag(meta: &mut Meta, pool: &mut Pool, frame: &Frame) -> Frame {
+    let cut: u16 = 4 * (u16::from(meta.vlan.is_some()) + u16::from(meta.inner_vlan.is_some()));
+    if cut == 0 {
+        return *frame;
     }
     let mut header = pool.vnet(frame);
-    header.hdr_len.set(meta.headers_len);
-    pool.set_vnet(frame, &header);
+    if let Some(macs) = pool.bytes(frame).first_chunk::<12>().copied() {
+        let short = frame.cut(cut);
+        if let Some(place) = pool.bytes_mut(&short).first_chunk_mut::<12>() {
+            *place = macs;
+        }
+        if header.flags & VnetHdr::NEEDS_CSUM != 0 {
+            header.csum_start.set(header.csum_start.get().saturating_sub(cut));
+        }
+        pool.set_vnet(&short, &header);
+        meta.vlan = None;
+        meta.inner_vlan = None;
+        meta.l3_off = meta.l3_off.saturating_sub(cut);
+        meta.l4_off = meta.l4_off.saturating_sub(cut);
+        meta.headers_len = meta.headers_len.saturating_sub(cut);
+        meta.frame_len = meta.frame_len.saturating_sub(u32::from(cut));
+        meta.l3_end = meta.l3_end.saturating_sub(u32::from(cut));
+        if let Csum::Inner { start, field } = &mut meta.csum {
+            *start = start.saturating_sub(cut);
+            *field = field.saturating_sub(cut);
+        }
+        return short;
+    }
+    *frame
 }

@@ -16,7 +16,7 @@ pub fn bridge(meta: &Meta, network: &Network) -> Verdict {
     }
     match network.fdb.lookup(meta.vid(), meta.dst) {
         Some(out) if out == meta.port => Verdict::Drop(DropReason::SamePort),
-        Some(out) => Verdict::Forward(Action { out }),
+        Some(out) => Verdict::Forward(Action { out, hop: None }),
         None => Verdict::Flood,
     }
 }

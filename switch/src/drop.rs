@@ -71,6 +71,24 @@ drop_reasons! {
     SamePort = "same_port",
     /// `icc = false`: containers of this network may not talk to each other
     IccDenied = "icc_denied",
+    /// a source or destination address that is never routed (RFC 6890)
+    Martian = "martian",
+    /// for another network, but it came as a broadcast
+    NotForUs = "not_for_us",
+    /// TTL or hop limit used up on the way to another network
+    TtlExceeded = "ttl_exceeded",
+    /// no route to the destination
+    NoRoute = "no_route",
+    /// the way to that network is not allowed by `routes_to`
+    Prohibited = "prohibited",
+    /// larger than the next network's MTU, and not to be fragmented
+    TooBig = "too_big",
+    /// for a gateway, which does not offer that
+    NoService = "no_service",
+    /// nobody answered for the destination's address
+    NeighborUnresolved = "neighbor_unresolved",
+    /// too many packets wait for an answer for the destination's address
+    NeighborQueue = "neighbor_queue",
     /// the FDB names a port that has just left the network
     StaleEntry = "stale_entry",
     /// flooded, but the network has no other port

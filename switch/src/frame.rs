@@ -42,6 +42,13 @@ impl Frame {
         self.len as usize
     }
 
+    /// The same frame without its first `bytes`, which stay where they are.
+    #[must_use]
+    pub const fn cut(&self, bytes: u16) -> Self {
+        let cut = if (bytes as u32) < self.len { bytes as u32 } else { self.len };
+        Self { slot: self.slot, start: self.start + cut, len: self.len - cut, port: self.port }
+    }
+
     /// Whether it has no bytes at all.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -88,12 +95,46 @@ impl Pool {
         if read >= capacity {
             return Err(FillError::Truncated);
         }
-        let len = read.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?;
-        self.free.pop();
+        Ok(self.taken(port, read.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?))
+    }
+
+    /// The same, with the bytes of another frame to read from, which `fill` gets beside the buffer.
+    ///
+    /// # Errors
+    /// Those of [`Pool::fill`].
+    pub fn fill_about<E>(
+        &mut self,
+        port: PortId,
+        about: Option<&Frame>,
+        fill: impl FnOnce(&mut [u8], &[u8]) -> Result<usize, E>,
+    ) -> Result<Frame, FillError<E>> {
+        let Some(about) = about else { return self.fill(port, |buffer| fill(buffer, &[])) };
+        let slot = *self.free.last().ok_or(FillError::NoBuffer)?;
+        let (at, from) = (usize::from(slot) * STRIDE, usize::from(about.slot) * STRIDE);
+        let (low, high) = self.bytes.split_at_mut(at.max(from));
+        let (buffer, source) = if at < from {
+            (low.get_mut(at..), &*high)
+        } else {
+            (Some(high), low.get(from..).unwrap_or_default())
+        };
+        let start = about.start as usize;
+        let source = source.get(start..start + about.len()).unwrap_or_default();
+        let buffer = buffer.and_then(|bytes| bytes.get_mut(HEADROOM..STRIDE)).unwrap_or_default();
+        let capacity = buffer.len();
+        let written = fill(buffer, source).map_err(FillError::Io)?;
+        if written >= capacity {
+            return Err(FillError::Truncated);
+        }
+        Ok(self.taken(port, written.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?))
+    }
+
+    /// The slot on top is in use from now on, by a frame of `len` bytes.
+    fn taken(&mut self, port: PortId, len: usize) -> Frame {
+        let slot = self.free.pop().unwrap_or_default();
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             *refs = 1;
         }
-        Ok(Frame { slot, start: (HEADROOM + VnetHdr::LEN) as u32, len: len as u32, port })
+        Frame { slot, start: (HEADROOM + VnetHdr::LEN) as u32, len: len as u32, port }
     }
 
     /// One more holder of the frame's slot.

@@ -21,6 +21,7 @@ pub mod learn;
 pub mod mac;
 pub mod mailbox;
 pub mod parse;
+pub mod policy;
 pub mod port;
 pub mod segment;
 pub mod snapshot;

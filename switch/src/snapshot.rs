@@ -16,16 +16,18 @@ use crate::port::{NetworkId, PortId};
 /// Immutable. Workers hold it behind `arc-swap` for the length of a batch; the control plane replaces it. What changes
 /// under traffic (the FDB) is reached through it and has its own rules.
 #[derive(Default)]
-pub struct Snapshot {
+pub struct Snapshot<T = ()> {
     /// Counts publications.
     pub generation: u64,
     /// By [`PortId`].
     pub ports: Box<[Option<Port>]>,
     /// By [`NetworkId`].
     pub networks: Box<[Option<Network>]>,
+    /// What the rooms above decide by.
+    pub tables: T,
 }
 
-impl Snapshot {
+impl<T> Snapshot<T> {
     /// The port, if it is configured.
     pub fn port(&self, port: PortId) -> Option<&Port> {
         self.ports.get(port.index())?.as_ref()

@@ -6,6 +6,7 @@
 //! rx + generated + released == forwarded + flooded + local + held + sum(drops)
 //! ```
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
@@ -29,6 +30,30 @@ impl Counter {
     /// Some recent value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One value for each [`DropReason`], in the order of [`DropReason::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByReason<T>([T; DropReason::COUNT]);
+
+impl<T: Default> Default for ByReason<T> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| T::default()))
+    }
+}
+
+impl<T> Deref for ByReason<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for ByReason<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
     }
 }
 
@@ -62,7 +87,7 @@ pub struct WorkerCounters {
     /// FDB entries that could not be learned: the table was full of other ports' entries.
     pub unlearned: Counter,
     /// Frames dropped, by reason.
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: ByReason<Counter>,
 }
 
 impl WorkerCounters {
@@ -95,7 +120,7 @@ pub struct PortCounters {
     /// Their bytes.
     pub tx_bytes: Counter,
     /// Frames dropped: on the way in by this port's frames, on the way out by this port not taking them.
-    pub drops: [Counter; DropReason::COUNT],
+    pub drops: ByReason<Counter>,
 }
 
 /// What the counters of a port said at one moment.
@@ -110,14 +135,14 @@ pub struct PortSample {
     /// As in [`PortCounters`].
     pub tx_bytes: u64,
     /// As in [`PortCounters`].
-    pub drops: [u64; DropReason::COUNT],
+    pub drops: ByReason<u64>,
 }
 
 impl PortSample {
     /// What was counted since `earlier`: a port number that is used again starts from there.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut drops = self.drops;
-        for (now, then) in drops.iter_mut().zip(&earlier.drops) {
+        for (now, then) in drops.iter_mut().zip(earlier.drops.iter()) {
             *now = now.saturating_sub(*then);
         }
         Self {
@@ -157,7 +182,7 @@ impl Counters {
             rx_bytes: port.rx_bytes.get(),
             tx_frames: port.tx_frames.get(),
             tx_bytes: port.tx_bytes.get(),
-            drops: std::array::from_fn(|reason| port.drops.get(reason).map_or(0, Counter::get)),
+            drops: ByReason(std::array::from_fn(|reason| port.drops.get(reason).map_or(0, Counter::get))),
         })
     }
 

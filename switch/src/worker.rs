@@ -8,45 +8,54 @@ use arc_swap::{ArcSwap, Cache};
 use crate::admit::admit;
 use crate::apply::apply;
 use crate::drop::DropReason;
-use crate::flow::Packet;
 use crate::frame::{Frame, Pool};
-use crate::io::{Batch, Io, Wait};
+use crate::io::{BATCH, Batch, Io, Wait};
 use crate::learn::learn;
 use crate::parse::parse;
-use crate::snapshot::{Network, Snapshot};
+use crate::policy::{Desk, Fate, Here, Policy};
+use crate::snapshot::Snapshot;
 use crate::stats::Counters;
 use crate::tick::Tick;
 use crate::track::{Storm, track};
 use crate::tx;
 use crate::verdict::Verdict;
 
-/// A worker over the devices of `I`, with decisions by `D`.
+/// A worker over the devices of `I`, with the decisions and services of `P`.
 ///
 /// # Threads
 /// Lives on one thread. What it shares: the snapshot (immutable, loaded once a batch), the FDBs in it (lock-free) and
 /// its counters (only it writes them).
-pub struct Worker<I, D> {
+pub struct Worker<I, P: Policy> {
     /// Its devices.
     pub io: I,
     pool: Pool,
     batch: Batch,
-    snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    /// Frames that were held and go on.
+    released: Vec<Frame>,
+    snapshot: Cache<Arc<ArcSwap<Snapshot<P::Tables>>>, Arc<Snapshot<P::Tables>>>,
     counters: Arc<Counters>,
     storm: Storm,
-    decide: D,
+    policy: P,
 }
 
-impl<I: Io, D: Fn(&Packet, &Network) -> Verdict> Worker<I, D> {
+impl<I: Io, P: Policy> Worker<I, P> {
     /// A worker with a pool of `slots` frames, for ports `0..ports`.
-    pub fn new(io: I, slots: u16, ports: usize, snapshot: Arc<ArcSwap<Snapshot>>, decide: D) -> Self {
+    pub fn new(
+        io: I,
+        slots: u16,
+        ports: usize,
+        snapshot: Arc<ArcSwap<Snapshot<P::Tables>>>,
+        policy: P,
+    ) -> Self {
         Self {
             io,
             pool: Pool::new(slots),
             batch: Batch::new(),
+            released: Vec::with_capacity(BATCH),
             snapshot: Cache::new(snapshot),
             counters: Arc::new(Counters::new(ports)),
             storm: Storm::new(ports),
-            decide,
+            policy,
         }
     }
 
@@ -55,24 +64,31 @@ impl<I: Io, D: Fn(&Packet, &Network) -> Verdict> Worker<I, D> {
         &self.counters
     }
 
-    /// One batch through all hops. Returns how many frames it held.
+    /// One batch through all hops, sleeping first if told so and if nothing is there, at most until the policy has
+    /// something to do. Returns how many frames it held.
     ///
     /// # Errors
     /// When the I/O engine itself is broken.
     pub fn step(&mut self, wait: Wait) -> io::Result<usize> {
-        let Self { io, pool, batch, snapshot, counters, storm, decide } = self;
+        let wait = match (wait, self.policy.deadline()) {
+            (Wait::Sleep, Some(deadline)) => Wait::Until(deadline),
+            (wait, _) => wait,
+        };
+        let Self { io, pool, batch, released, snapshot, counters, storm, policy } = self;
         let now = io.rx(pool, batch, wait)?; // 1. rx
-        let mut hops = Hops { io, pool, counters, storm, decide, now, snapshot: snapshot.load() };
+        let mut hops = Hops { io, pool, counters, storm, policy, released, now, snapshot: snapshot.load() };
         let frames = batch.frames.len() + batch.lost.len();
         for (port, reason) in batch.lost.drain(..) {
             hops.counters.worker.rx.add(1);
             hops.counters.drop_frame(port, reason);
         }
         for frame in batch.frames.drain(..) {
-            if let Err(reason) = hops.take(&frame) {
-                hops.counters.drop_frame(frame.port, reason);
+            hops.counters.worker.rx.add(1);
+            if let Some(port) = hops.counters.port(frame.port) {
+                port.rx_frames.add(1);
+                port.rx_bytes.add(frame.len() as u64);
             }
-            hops.pool.release(&frame);
+            hops.finish_frame(frame);
         }
         hops.finish(frames);
         Ok(frames)
@@ -80,52 +96,82 @@ impl<I: Io, D: Fn(&Packet, &Network) -> Verdict> Worker<I, D> {
 }
 
 /// What the hops of one batch use: one snapshot, one time.
-struct Hops<'a, I, D> {
+struct Hops<'a, I, P: Policy> {
     io: &'a mut I,
     pool: &'a mut Pool,
     counters: &'a Counters,
     storm: &'a mut Storm,
-    decide: &'a D,
+    policy: &'a mut P,
+    released: &'a mut Vec<Frame>,
     now: Tick,
-    snapshot: &'a Snapshot,
+    snapshot: &'a Snapshot<P::Tables>,
 }
 
-impl<I: Io, D: Fn(&Packet, &Network) -> Verdict> Hops<'_, I, D> {
+impl<I: Io, P: Policy> Hops<'_, I, P> {
+    fn finish_frame(&mut self, frame: Frame) {
+        if let Err(reason) = self.take(&frame) {
+            self.counters.drop_frame(frame.port, reason);
+        }
+        self.pool.release(&frame);
+    }
+
     /// Takes one frame through the hops after `rx`. A frame is delivered, or has a reason why not.
     fn take(&mut self, frame: &Frame) -> Result<(), DropReason> {
-        self.counters.worker.rx.add(1);
-        if let Some(port) = self.counters.port(frame.port) {
-            port.rx_frames.add(1);
-            port.rx_bytes.add(frame.len() as u64);
-        }
         let port = self.snapshot.port(frame.port).ok_or(DropReason::PortGone)?;
         let network = self.snapshot.network(port.network).ok_or(DropReason::PortGone)?;
+        let here = Here { snapshot: self.snapshot, id: port.network, network, now: self.now };
 
         let packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
         admit(&packet, port, network)?; // 3. admit
         learn(&packet.meta, network, self.now, &self.counters.worker); // 4. learn
-        let verdict = (self.decide)(&packet, network); // 5. decide
+        let verdict = self.policy.decide(&packet, &here); // 5. decide
+        let verdict = self.policy.track(verdict, &packet, &here);
         match track(verdict, &packet.meta, network, self.storm, self.now) // 6. track
         {
             Verdict::Drop(reason) => return Err(reason),
             Verdict::Forward(action) => {
                 // An entry may name a port that moved to another network since it was learned: no frame follows it.
-                let there = self.snapshot.port(action.out).is_some_and(|out| out.network == port.network);
-                if !there {
+                let there = action.hop.map_or(port.network, |hop| hop.network);
+                if self.snapshot.port(action.out).is_none_or(|out| out.network != there) {
                     return Err(DropReason::StaleEntry);
                 }
-                apply(&packet.meta, self.pool, frame); // 7. apply
-                tx::forward(self.io, self.pool, frame, &packet.meta, action.out, self.counters); // 8. tx
+                let (frame, meta) = apply(action.hop.as_ref(), packet.meta, self.pool, frame); // 7. apply
+                tx::forward(self.io, self.pool, &frame, &meta, action.out, self.counters); // 8. tx
+                if action.hop.is_some_and(|hop| hop.ask.is_some()) {
+                    let (policy, mut desk) = self.desk();
+                    policy.ask(&verdict, &here, &mut desk);
+                }
             }
             Verdict::Flood => {
-                apply(&packet.meta, self.pool, frame); // 7. apply
-                tx::flood(self.io, self.pool, frame, &packet.meta, network, self.counters); // 8. tx
+                let (frame, meta) = apply(None, packet.meta, self.pool, frame); // 7. apply
+                tx::flood(self.io, self.pool, &frame, &meta, network, self.counters); // 8. tx
+            }
+            Verdict::Local(task) => {
+                let (policy, mut desk) = self.desk();
+                match policy.serve(task, frame, &packet, &here, &mut desk)? {
+                    Fate::Local => self.counters.worker.local.add(1),
+                    Fate::Held => self.counters.worker.held.add(1),
+                }
             }
         }
         Ok(())
     }
 
+    fn desk(&mut self) -> (&mut P, Desk<'_, I>) {
+        let desk = Desk { io: self.io, pool: self.pool, counters: self.counters, released: self.released };
+        (self.policy, desk)
+    }
+
     fn finish(&mut self, frames: usize) {
+        if self.policy.deadline().is_some_and(|deadline| deadline <= self.now) {
+            let (snapshot, now) = (self.snapshot, self.now);
+            let (policy, mut desk) = self.desk();
+            policy.due(snapshot, now, &mut desk);
+        }
+        while let Some(frame) = self.released.pop() {
+            self.counters.worker.released.add(1);
+            self.finish_frame(frame);
+        }
         self.io.flush(self.pool);
         if frames > 0 {
             self.counters.worker.batches.add(1);

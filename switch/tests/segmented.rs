@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::fdb::Fdb;
+use switch::flow::Packet;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mac::MacAddr;
@@ -62,6 +63,7 @@ impl Lab {
             generation: 1,
             ports: (0..2).map(port).collect(),
             networks: Box::new([Some(network)]),
+            tables: (),
         };
         let mailbox = Arc::new(Mailbox::new(2).unwrap());
         for (number, (tap, gso)) in [(one, true), (two, false)].into_iter().enumerate() {
@@ -69,7 +71,9 @@ impl Lab {
         }
         let io = EpollIo::new(2, Arc::clone(&mailbox)).unwrap();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-        let mut worker = Worker::new(io, 64, 2, snapshot, |packet, network| bridge(&packet.meta, network));
+        let mut worker = Worker::new(io, 64, 2, snapshot, |packet: &Packet, network: &Network| {
+            bridge(&packet.meta, network)
+        });
         let counters = Arc::clone(worker.counters());
         let thread = std::thread::spawn(move || {
             while !worker.io.stopped() {

@@ -114,8 +114,12 @@ impl EpollIo {
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut space = [const { MaybeUninit::uninit() }; BATCH];
-        let timeout = if wait == Wait::Poll { Some(&NOW) } else { None };
-        let events = match epoll::wait(&self.epoll, &mut space, timeout) {
+        let timeout = match wait {
+            Wait::Poll => Some(NOW),
+            Wait::Sleep => None,
+            Wait::Until(deadline) => Some(span(deadline)),
+        };
+        let events = match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -286,6 +290,12 @@ impl EpollIo {
     }
 }
 
+/// How long until `deadline`; one coarse tick of the clock longer, or it would be waited for twice.
+fn span(deadline: Tick) -> Timespec {
+    let millis = deadline.millis().saturating_sub(Tick::now().millis()).min(3_600_000) + 4;
+    Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as i64 }
+}
+
 enum Read {
     Frame(usize),
     Empty,
@@ -313,7 +323,7 @@ impl Io for EpollIo {
         if self.ready.is_empty() {
             self.poll(wait)?;
             self.limit = 1;
-            self.stats.wakeups += u64::from(wait == Wait::Sleep);
+            self.stats.wakeups += u64::from(wait != Wait::Poll);
         } else if self.turns == 0 {
             self.poll(Wait::Poll)?;
         }

@@ -47,6 +47,8 @@ pub enum Wait {
     Poll,
     /// Sleep until a frame or a command is there.
     Sleep,
+    /// The same, but not beyond this moment.
+    Until(Tick),
 }
 
 /// What an engine counts, for the worker to add up.

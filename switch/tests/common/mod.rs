@@ -87,6 +87,7 @@ impl Lab {
             generation: 1,
             ports: ports.into_boxed_slice(),
             networks: nets.into_boxed_slice(),
+            tables: (),
         }));
         let decide: Decide = |packet, network| bridge(&packet.meta, network);
         let io = MemIo::new(count);
@@ -117,6 +118,7 @@ impl Lab {
             generation: old.generation + 1,
             ports: old.ports.iter().map(|slot| slot.as_ref().map(port)).collect(),
             networks: networks.map(|(index, slot)| slot.as_ref().map(|old| network(index, old))).collect(),
+            tables: (),
         }));
     }
 

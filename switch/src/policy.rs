@@ -1,0 +1,165 @@
+//! What the rooms above the switch add to a packet's way: decisions of theirs, and what a gateway does itself.
+//!
+//! A plain function `Fn(&Packet, &Network) -> Verdict` is a policy as well: that of a switch and nothing more.
+
+use crate::drop::DropReason;
+use crate::flow::Packet;
+use crate::frame::{Frame, Pool};
+use crate::io::Io;
+use crate::parse::parse;
+use crate::port::{NetworkId, PortId};
+use crate::snapshot::{Network, Snapshot};
+use crate::stats::Counters;
+use crate::tick::Tick;
+use crate::tx;
+use crate::verdict::{Task, Verdict};
+use crate::vnet::VnetHdr;
+
+/// Where and when a packet is judged.
+pub struct Here<'a, T> {
+    /// The configuration.
+    pub snapshot: &'a Snapshot<T>,
+    /// The network the packet came in by.
+    pub id: NetworkId,
+    /// The same, resolved.
+    pub network: &'a Network,
+    /// The time of the batch.
+    pub now: Tick,
+}
+
+/// What became of a packet that a task was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was for us.
+    Local,
+    /// It was kept by [`Desk::hold`].
+    Held,
+}
+
+/// Decisions and services of one worker.
+pub trait Policy {
+    /// What they are decided by, published with the snapshot.
+    type Tables;
+
+    /// Fifth hop. Changes nothing, sees no bytes.
+    fn decide(&self, packet: &Packet, here: &Here<'_, Self::Tables>) -> Verdict;
+
+    /// Sixth hop, the policy's part: commits what `verdict` costs.
+    fn track(&mut self, verdict: Verdict, _packet: &Packet, _here: &Here<'_, Self::Tables>) -> Verdict {
+        verdict
+    }
+
+    /// A forwarded packet whose next hop should be asked whether it is still there, or a task. Out of line.
+    ///
+    /// # Errors
+    /// Why the packet was dropped.
+    fn serve<I: Io>(
+        &mut self,
+        task: Task,
+        frame: &Frame,
+        packet: &Packet,
+        here: &Here<'_, Self::Tables>,
+        desk: &mut Desk<'_, I>,
+    ) -> Result<Fate, DropReason>;
+
+    /// Asks the next hop of a forwarded packet whether it is still there.
+    fn ask<I: Io>(&mut self, _verdict: &Verdict, _here: &Here<'_, Self::Tables>, _desk: &mut Desk<'_, I>) {}
+
+    /// When [`Policy::due`] is to be called next.
+    fn deadline(&self) -> Option<Tick> {
+        None
+    }
+
+    /// The deadline is over.
+    fn due<I: Io>(&mut self, _snapshot: &Snapshot<Self::Tables>, _now: Tick, _desk: &mut Desk<'_, I>) {}
+}
+
+impl<F: Fn(&Packet, &Network) -> Verdict> Policy for F {
+    type Tables = ();
+
+    fn decide(&self, packet: &Packet, here: &Here<'_, ()>) -> Verdict {
+        self(packet, here.network)
+    }
+
+    fn serve<I: Io>(
+        &mut self,
+        _: Task,
+        _: &Frame,
+        _: &Packet,
+        _: &Here<'_, ()>,
+        _: &mut Desk<'_, I>,
+    ) -> Result<Fate, DropReason> {
+        Ok(Fate::Local)
+    }
+}
+
+/// Where a frame of ours goes.
+#[derive(Clone, Copy)]
+pub enum To<'a> {
+    /// To one port.
+    Port(PortId),
+    /// To all ports of a network but one.
+    Flood(&'a Network, Option<PortId>),
+}
+
+/// What a policy may do beside deciding: make frames, keep frames, let them go on.
+pub struct Desk<'a, I> {
+    pub(crate) io: &'a mut I,
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) counters: &'a Counters,
+    pub(crate) released: &'a mut Vec<Frame>,
+}
+
+impl<I: Io> Desk<'_, I> {
+    /// The bytes of a frame from the Ethernet header on.
+    pub fn bytes(&self, frame: &Frame) -> &[u8] {
+        self.pool.bytes(frame)
+    }
+
+    /// Makes a frame: `fill` gets a buffer of at least 64 KiB from the Ethernet header on, and the bytes of `about`
+    /// where there is one, and says how long the frame is; `None`: there is nothing to send.
+    pub fn make(
+        &mut self,
+        to: To<'_>,
+        about: Option<&Frame>,
+        fill: impl FnOnce(&mut [u8], &[u8]) -> Option<usize>,
+    ) {
+        let nobody = PortId(u16::MAX);
+        let made = self.pool.fill_about(nobody, about, |buffer, about| {
+            let (header, frame) = buffer.split_at_mut_checked(VnetHdr::LEN).ok_or(())?;
+            header.fill(0);
+            Ok::<usize, ()>(VnetHdr::LEN + fill(frame, about).ok_or(())?)
+        });
+        let Ok(frame) = made else { return };
+        self.counters.worker.generated.add(1);
+        // What we make goes through the parser as well: it knows what `tx` has to know of it.
+        match (parse(self.pool.bytes(&frame), &self.pool.vnet(&frame), nobody, 0), to) {
+            (Ok(packet), To::Port(out)) => {
+                tx::forward(self.io, self.pool, &frame, &packet.meta, out, self.counters);
+            }
+            (Ok(mut packet), To::Flood(network, except)) => {
+                packet.meta.port = except.unwrap_or(nobody);
+                tx::flood(self.io, self.pool, &frame, &packet.meta, network, self.counters);
+            }
+            (Err(reason), _) => self.counters.drop_frame(nobody, reason),
+        }
+        self.pool.release(&frame);
+    }
+
+    /// Keeps a frame beyond its batch. Whoever holds it must let it go by [`Desk::resume`] or [`Desk::give_up`].
+    pub fn hold(&mut self, frame: &Frame) {
+        self.pool.retain(frame);
+    }
+
+    /// A held frame goes through all hops again, after this batch.
+    pub fn resume(&mut self, frame: Frame) {
+        self.released.push(frame);
+    }
+
+    /// A held frame is dropped.
+    pub fn give_up(&mut self, frame: &Frame, reason: DropReason) {
+        self.counters.worker.released.add(1);
+        self.counters.drop_frame(frame.port, reason);
+        self.pool.release(frame);
+    }
+}
