@@ -36,14 +36,16 @@ pub enum Problem {
     #[error("{0}")]
     Syntax(String),
     /// A key the contract does not have there.
-    #[error("unknown key `{key}` in {section}{advice}")]
+    #[error("unknown key `{key}` in {section}{}", known_keys(advice.as_ref(), known))]
     UnknownKey {
         /// The table, as the file writes it.
         section: &'static str,
         /// The key.
         key: String,
         /// What was probably meant.
-        advice: Advice,
+        advice: Option<Advice>,
+        /// The keys of that table.
+        known: Vec<&'static str>,
     },
     /// Text where a number should be, and the like.
     #[error("`{key}` {} {found}, expected {expected}: {example}", if *.inside { "holds" } else { "is" })]
@@ -370,6 +372,15 @@ impl fmt::Display for Owner {
 pub enum Advice {
     /// Another word is near.
     DidYouMean(String),
+    /// Another key says it.
+    Key {
+        /// The key.
+        name: &'static str,
+        /// Its table, where that is another one.
+        section: Option<&'static str>,
+        /// Whether this release has it.
+        built: bool,
+    },
     /// The word is right, the table is not.
     BelongsIn(&'static str),
     /// The words there are.
@@ -380,6 +391,11 @@ impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DidYouMean(word) => write!(f, "; did you mean `{word}`?"),
+            Self::Key { name, section, built } => {
+                let place = section.map_or_else(String::new, |section| format!(" in {section}"));
+                let later = if *built { "" } else { " it is not supported yet" };
+                write!(f, "; did you mean `{name}`{place}?{later}")
+            }
             Self::BelongsIn(section) => write!(f, "; it belongs in {section}"),
             Self::Known(words) if words.is_empty() => write!(f, "; there is none at all"),
             Self::Known(words) => write!(f, "; known: {}", list(words)),
@@ -399,6 +415,13 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     match items.len().saturating_sub(LISTED) {
         0 => text,
         more => format!("{text} and {more} more"),
+    }
+}
+
+fn known_keys(advice: Option<&Advice>, known: &[&str]) -> String {
+    match advice {
+        Some(advice) => format!("{advice} (known: {})", list(known)),
+        None => format!("; known: {}", list(known)),
     }
 }
 

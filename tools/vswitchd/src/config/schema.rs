@@ -38,6 +38,8 @@ pub(super) struct Key {
 pub(super) struct Schema {
     title: &'static str,
     keys: &'static [Key],
+    /// What other tools call its keys: `(their word, our key)`, in lower case and without `_`.
+    synonyms: &'static [(&'static str, &'static str)],
 }
 
 const fn key(name: &'static str, kind: Kind, example: &'static str) -> Key {
@@ -57,6 +59,14 @@ pub(super) static ROOT: Schema = Schema {
         key("limits", Kind::NotYet, "`[limits]`"),
         key("timeouts", Kind::NotYet, "`[timeouts]`"),
     ],
+    synonyms: &[
+        ("bridge", "network"),
+        ("switch", "network"),
+        ("service", "container"),
+        ("services", "container"),
+        ("namespace", "container"),
+        ("vswitchd", "daemon"),
+    ],
 };
 
 pub(super) static DAEMON: Schema = Schema {
@@ -67,6 +77,16 @@ pub(super) static DAEMON: Schema = Schema {
         key("workers", Kind::TextOrNumber, "`workers = \"auto\"`"),
         key("io", Kind::Text, "`io = \"auto\"`"),
         key("metrics", Kind::NotYet, "`metrics`"),
+    ],
+    synonyms: &[
+        ("socket", "control"),
+        ("controlsocket", "control"),
+        ("statedir", "state"),
+        ("datadir", "state"),
+        ("dataroot", "state"),
+        ("threads", "workers"),
+        ("cpus", "workers"),
+        ("prometheus", "metrics"),
     ],
 };
 
@@ -94,6 +114,20 @@ pub(super) static NETWORK: Schema = Schema {
         key("dhcp", Kind::NotYet, "`dhcp`"),
         key("transparent", Kind::NotYet, "`transparent`"),
     ],
+    synonyms: &[
+        ("cidr", "subnet"),
+        ("prefix", "subnet"),
+        ("address", "subnet"),
+        ("iprange", "subnet"),
+        ("gw", "gateway"),
+        ("router", "gateway"),
+        ("defaultgateway", "gateway"),
+        ("masquerade", "nat"),
+        ("ageingtime", "ageing"),
+        ("agingtime", "ageing"),
+        ("vlanid", "vlan"),
+        ("vid", "vlan"),
+    ],
 };
 
 pub(super) static CONTAINER: Schema = Schema {
@@ -105,6 +139,18 @@ pub(super) static CONTAINER: Schema = Schema {
         key("command", Kind::Texts, "`command = [\"python3\", \"-m\", \"http.server\", \"80\"]`"),
         key("interface", Kind::Tables, "`[[container.interface]]`"),
         key("egress", Kind::NotYet, "`egress`"),
+    ],
+    synonyms: &[
+        ("cmd", "command"),
+        ("entrypoint", "command"),
+        ("exec", "command"),
+        ("run", "command"),
+        ("containername", "name"),
+        ("namespace", "netns"),
+        ("networkmode", "netns"),
+        ("pid", "netns"),
+        ("networks", "interface"),
+        ("nic", "interface"),
     ],
 };
 
@@ -122,6 +168,32 @@ pub(super) static INTERFACE: Schema = Schema {
         key("publish", Kind::NotYet, "`publish`"),
         key("isolated", Kind::NotYet, "`isolated`"),
     ],
+    synonyms: &[
+        ("address", "ip"),
+        ("addr", "ip"),
+        ("ipaddress", "ip"),
+        ("ipv4", "ip"),
+        ("ipv4address", "ip"),
+        ("ipv6", "ip6"),
+        ("ipv6address", "ip6"),
+        ("hwaddr", "mac"),
+        ("hwaddress", "mac"),
+        ("macaddr", "mac"),
+        ("macaddress", "mac"),
+        ("lladdr", "mac"),
+        ("ether", "mac"),
+        ("bridge", "network"),
+        ("net", "network"),
+        ("switch", "network"),
+        ("ifname", "name"),
+        ("interfacename", "name"),
+        ("device", "name"),
+        ("vlanid", "vlan"),
+        ("vid", "vlan"),
+        ("tag", "vlan"),
+        ("ports", "publish"),
+        ("port", "publish"),
+    ],
 };
 
 pub(super) static UPLINK: Schema = Schema {
@@ -136,6 +208,7 @@ pub(super) static UPLINK: Schema = Schema {
         key("gateway", Kind::NotYet, "`gateway`"),
         key("device", Kind::NotYet, "`device`"),
     ],
+    synonyms: &[("type", "kind"), ("mode", "kind"), ("interface", "device"), ("ip", "address")],
 };
 
 // Where a key that stands in the wrong table may have been meant to stand.
@@ -146,18 +219,35 @@ impl Schema {
         self.keys.iter().find(|key| key.name == name)
     }
 
+    /// The key that other tools call by this word.
+    fn synonym(&self, word: &str) -> Option<&'static Key> {
+        let plain = word.to_ascii_lowercase().replace(['-', '_'], "");
+        let found = self.synonyms.iter().find(|(theirs, _)| *theirs == plain);
+        found.and_then(|(_, ours)| self.key(ours))
+    }
+
     fn unknown(&self, name: &str) -> Problem {
-        let advice = nearest(name, self.keys.iter().map(|key| key.name))
-            .map(|near| Advice::DidYouMean(near.to_owned()))
-            .or_else(|| {
-                let other = TABLES.iter().find(|table| table.key(name).is_some());
-                other.map(|table| Advice::BelongsIn(table.title))
-            })
-            .unwrap_or_else(|| {
-                let built = self.keys.iter().filter(|key| key.kind != Kind::NotYet);
-                Advice::Known(built.map(|key| key.name.to_owned()).collect())
-            });
-        Problem::UnknownKey { section: self.title, key: clip(name), advice }
+        let built = self.keys.iter().filter(|key| key.is_built());
+        let known = built.map(|key| key.name).collect();
+        Problem::UnknownKey { section: self.title, key: clip(name), advice: self.advice(name), known }
+    }
+
+    // This table first: a word of another tool means what it is there to say here, not what another table has by that name.
+    fn advice(&self, name: &str) -> Option<Advice> {
+        let near = nearest(name, self.keys.iter().map(|key| key.name)).and_then(|near| self.key(near));
+        if let Some(key) = near.or_else(|| self.synonym(name)) {
+            return Some(key.advice(None));
+        }
+        let elsewhere = |built: bool| {
+            let has = |table: &&&Schema| table.key(name).is_some_and(|key| key.is_built() == built);
+            TABLES.iter().find(has).map(|table| Advice::BelongsIn(table.title))
+        };
+        // The other way round, from the innermost table.
+        let other_word = || {
+            let mut tables = TABLES.iter().rev();
+            tables.find_map(|table| table.synonym(name).map(|key| key.advice(Some(table.title))))
+        };
+        elsewhere(true).or_else(other_word).or_else(|| elsewhere(false))
     }
 }
 
@@ -253,6 +343,14 @@ impl<'t> Section<'t> {
 }
 
 impl Key {
+    fn is_built(&self) -> bool {
+        self.kind != Kind::NotYet
+    }
+
+    fn advice(&self, section: Option<&'static str>) -> Advice {
+        Advice::Key { name: self.name, section, built: self.is_built() }
+    }
+
     fn check(&self, value: &Spanned<DeValue<'_>>, reporter: &mut Reporter<'_>) {
         let (expected, wrong) = match (self.kind, value.get_ref()) {
             (Kind::Text, found) => ("text", (!found.is_str()).then_some(value)),
@@ -307,5 +405,44 @@ fn described(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn synonyms_lead_to_keys_of_their_table() {
+        for table in TABLES.iter().chain([&&ROOT]) {
+            for (theirs, ours) in table.synonyms {
+                let at = format!("`{theirs}` in {}", table.title);
+                assert!(
+                    theirs.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()),
+                    "{at}"
+                );
+                assert!(table.key(theirs).is_none(), "{at} is a key");
+                assert!(
+                    matches!(table.advice(theirs), Some(Advice::Key { name, section: None, .. }) if name == *ours),
+                    "{at}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_near_spelling_comes_before_a_synonym_and_that_before_another_table() {
+        let said =
+            |table: &Schema, word| table.advice(word).map(|advice| advice.to_string()).unwrap_or_default();
+        assert_eq!(said(&INTERFACE, "netwrk"), "; did you mean `network`?");
+        for word in ["address", "Address", "addr", "ipv4", "ipv4_address", "IPv4-Address", "ipAddress"] {
+            assert_eq!(said(&INTERFACE, word), "; did you mean `ip`?", "{word}");
+        }
+        assert_eq!(said(&INTERFACE, "ports"), "; did you mean `publish`? it is not supported yet");
+        assert_eq!(said(&INTERFACE, "mtu"), "; it belongs in [[network]]");
+        assert_eq!(said(&CONTAINER, "address"), "; did you mean `ip` in [[container.interface]]?");
+        assert_eq!(said(&CONTAINER, "mac"), "; it belongs in [[container.interface]]");
+        assert_eq!(said(&NETWORK, "host_loopback"), "; it belongs in [uplink]");
+        assert_eq!(said(&CONTAINER, "zebra"), "");
     }
 }
