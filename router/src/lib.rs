@@ -1,6 +1,12 @@
-//! Layer 3 between networks: gateway addresses, FIB, neighbours (ARP, ND) and ICMP errors.
+//! Layer 3 between networks: gateway addresses, FIB, neighbours (ARP, ND), what may come back, and ICMP errors.
 //!
-//! Nothing lives here yet. What will: `fib` (longest prefix match in the immutable snapshot), `neighbor` (an instance
-//! of `switch`'s table, one word an adjacency, so that learning a MAC invalidates no route) and `icmp` (errors with
-//! the suppression rules of RFC 1812 section 4.3.2.7 and RFC 4443 section 2.4, rate limited). It uses `switch` and
+//! [`route`] is the decision, pure; [`service`] is what a gateway does itself, out of line. It uses `switch` and
 //! nothing else; it meets `nat` and `vxlan` only on the page `tools/vswitchd/src/policy.rs`.
+
+pub mod fib;
+pub mod neighbor;
+pub mod pending;
+pub mod returns;
+pub mod route;
+pub mod service;
+pub mod tables;

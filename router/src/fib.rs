@@ -1,0 +1,153 @@
+//! The forwarding information base of one network: where a packet that came in there goes next.
+//!
+//! IPv4 is kept v4-mapped, so that there is one trie for both families.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv6Net};
+use prefix_trie::PrefixMap;
+use switch::port::NetworkId;
+
+/// Bits in front of a v4-mapped address.
+const MAPPED: u8 = 96;
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To a gateway: to us.
+    Local,
+    /// To another host.
+    Next(Next),
+}
+
+/// The next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// The network it is on.
+    pub network: NetworkId,
+    /// Who it is; `None`: the destination itself (RFC 1812 section 5.2.4.3, "directly connected").
+    pub via: Option<Ipv6Addr>,
+    /// Connections may be opened this way; otherwise only what belongs to one from there.
+    pub opens: bool,
+}
+
+/// Routes by destination.
+///
+/// # Threads
+/// Immutable once published.
+#[derive(Default)]
+pub struct Fib {
+    routes: PrefixMap<Ipv6Net, Route>,
+}
+
+impl Fib {
+    /// Adds a route, or replaces the one of the same prefix unless that one says more: ours, or one that may be opened.
+    pub fn add(&mut self, destination: IpNet, route: Route) {
+        let prefix = mapped(destination);
+        let keeps = match (self.routes.get(&prefix), route) {
+            (Some(Route::Local), _) => true,
+            (Some(Route::Next(old)), Route::Next(new)) => old.opens && !new.opens,
+            _ => false,
+        };
+        if !keeps {
+            self.routes.insert(prefix, route);
+        }
+    }
+
+    /// The route with the longest prefix (RFC 1812 section 5.2.4.3).
+    #[inline]
+    pub fn lookup(&self, destination: Ipv6Addr) -> Option<Route> {
+        let host = Ipv6Net::new_assert(destination, 128);
+        self.routes.get_lpm(&host).map(|(_, route)| *route)
+    }
+
+    /// All routes, by prefix; IPv4 as IPv4.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, Route)> + '_ {
+        self.routes.iter().map(|(prefix, route)| (canonical(*prefix), *route))
+    }
+}
+
+/// The prefix as the trie has it.
+fn mapped(net: IpNet) -> Ipv6Net {
+    match net {
+        IpNet::V4(v4) => {
+            Ipv6Net::new_assert(v4.network().to_ipv6_mapped(), v4.prefix_len().saturating_add(MAPPED))
+        }
+        IpNet::V6(v6) => v6.trunc(),
+    }
+}
+
+/// The prefix as users write it.
+fn canonical(net: Ipv6Net) -> IpNet {
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(MAPPED)) {
+        (IpAddr::V4(v4), Some(length)) => IpNet::new_assert(IpAddr::V4(v4), length.min(32)),
+        _ => IpNet::V6(net),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    fn next(network: u16) -> Route {
+        Route::Next(Next { network: NetworkId(network), via: None, opens: true })
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_families_do_not_mix() {
+        let mut fib = Fib::default();
+        for (prefix, network) in
+            [("0.0.0.0/0", 1), ("10.0.0.0/8", 2), ("10.1.0.0/16", 3), ("::/0", 4), ("fd00::/64", 5)]
+        {
+            fib.add(prefix.parse().unwrap(), next(network));
+        }
+        fib.add("10.1.0.1/32".parse().unwrap(), Route::Local);
+        let find = |text: &str| match text.parse().unwrap() {
+            IpAddr::V4(v4) => fib.lookup(v4.to_ipv6_mapped()),
+            IpAddr::V6(v6) => fib.lookup(v6),
+        };
+        assert_eq!(find("9.9.9.9"), Some(next(1)));
+        assert_eq!(find("10.9.0.1"), Some(next(2)));
+        assert_eq!(find("10.1.0.2"), Some(next(3)));
+        assert_eq!(find("10.1.0.1"), Some(Route::Local));
+        assert_eq!(find("fd00::7"), Some(next(5)));
+        assert_eq!(find("2001:db8::1"), Some(next(4)));
+        let mut listed: Vec<_> = fib.iter().map(|(net, _)| net.to_string()).collect();
+        listed.sort();
+        assert_eq!(listed, ["0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.0.1/32", "::/0", "fd00::/64"]);
+    }
+
+    #[test]
+    fn a_route_that_may_be_opened_is_not_lost_to_one_that_may_not() {
+        let mut fib = Fib::default();
+        let net = "10.1.0.0/16".parse().unwrap();
+        fib.add(net, next(1));
+        fib.add(net, Route::Next(Next { network: NetworkId(1), via: None, opens: false }));
+        assert_eq!(fib.lookup(Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped()), Some(next(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_list(
+            routes in prop::collection::vec((any::<u32>(), 0u8..=32), 0..40),
+            asked in prop::collection::vec(any::<u32>(), 20),
+        ) {
+            let mut fib = Fib::default();
+            let nets: Vec<(IpNet, u16)> = routes.iter().enumerate().map(|(index, (bits, length))| {
+                // Few distinct networks, so that prefixes nest.
+                let net = IpNet::new((*bits & 0x0300_ffff).to_be_bytes().into(), *length).unwrap().trunc();
+                (net, index as u16)
+            }).collect();
+            nets.iter().for_each(|(net, index)| fib.add(*net, next(*index)));
+            for bits in asked {
+                let ip = Ipv4Addr::from(bits & 0x0300_ffff);
+                let best = nets.iter().enumerate()
+                    .filter(|(_, (net, _))| net.contains(&IpAddr::V4(ip)))
+                    .max_by_key(|(order, (net, _))| (net.prefix_len(), *order));
+                prop_assert_eq!(fib.lookup(ip.to_ipv6_mapped()), best.map(|(_, (_, index))| next(*index)));
+            }
+        }
+    }
+}

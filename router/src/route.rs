@@ -1,0 +1,162 @@
+//! The router's part of the fifth hop: is it for us, and where does it go? Pure.
+
+use std::net::Ipv6Addr;
+
+use switch::drop::DropReason;
+use switch::flow::{Arp, Body, Fragment, Gso, L3, Meta, Nd, NdKind, Packet};
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use switch::policy::Here;
+use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
+
+use crate::fib::{Next, Route};
+use crate::martian;
+use crate::tables::{Gateway, Tables};
+
+/// `ff02::1`, all nodes.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Bytes of an Ethernet header without tags.
+const ETHERNET_LEN: u16 = 14;
+
+/// What the gateway of the packet's network makes of it; `None`: it is not for a gateway, but for the bridge.
+pub fn route(packet: &Packet, here: &Here<'_, Tables>) -> Option<Verdict> {
+    let gateway = here.snapshot.tables.gateway(here.id)?;
+    let meta = &packet.meta;
+    // A gateway is on the untagged side of its network; what carries a VLAN is not for it.
+    if meta.vid() != 0 {
+        return None;
+    }
+    if let Some(verdict) = neighbor(packet, gateway) {
+        return Some(verdict);
+    }
+    if meta.dst != gateway.mac {
+        return None;
+    }
+    // RFC 894: IP is in Ethernet II frames. What is wrapped in LLC and SNAP nobody asked us to route.
+    let tags = 4 * (u16::from(meta.vlan.is_some()) + u16::from(meta.inner_vlan.is_some()));
+    if !matches!(meta.l3, L3::V4 | L3::V6) || meta.l3_off != ETHERNET_LEN.saturating_add(tags) {
+        return Some(Verdict::Drop(DropReason::NoService));
+    }
+    Some(internet(packet, gateway, here))
+}
+
+/// ARP and neighbour discovery that concern the gateway, whoever the frame is for.
+fn neighbor(packet: &Packet, gateway: &Gateway) -> Option<Verdict> {
+    let meta = &packet.meta;
+    let ours = match &meta.body {
+        Body::Arp(arp) => asks(arp, gateway) || meta.dst == gateway.mac,
+        Body::Nd(nd) => concerns(nd, gateway) || meta.dst == gateway.mac,
+        _ => false,
+    };
+    match &meta.body {
+        Body::Nd(nd) if nd.kind == NdKind::RouterSolicitation => {
+            gateway.source(ALL_NODES).map(|_| Verdict::Local(Task::Solicited))
+        }
+        _ => ours.then_some(Verdict::Local(Task::Neighbor)),
+    }
+}
+
+fn asks(arp: &Arp, gateway: &Gateway) -> bool {
+    gateway.has(arp.target_ip.to_ipv6_mapped())
+}
+
+fn concerns(nd: &Nd, gateway: &Gateway) -> bool {
+    nd.kind == NdKind::NeighborSolicitation && gateway.has(nd.target)
+}
+
+/// An IP packet whose Ethernet destination is the gateway.
+fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verdict {
+    let (key, meta) = (&packet.key, &packet.meta);
+    if gateway.has(key.dst) {
+        return local(packet);
+    }
+    if martian::source(key.src) || martian::destination(key.dst) {
+        return Verdict::Drop(DropReason::Martian);
+    }
+    let next = match gateway.fib.lookup(key.dst) {
+        Some(Route::Local) => return local(packet),
+        Some(Route::Next(next)) => next,
+        // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
+        None => return Verdict::Local(Task::Unreachable(Unreachable::Network)),
+    };
+    if !next.opens && !answers(packet, here) {
+        return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
+    }
+    if next.network == here.id && !here.network.icc {
+        // A router must not be the way around it (its containers are on one network, whatever MAC they write to).
+        return Verdict::Drop(DropReason::IccDenied);
+    }
+    // RFC 1812 section 5.3.1, RFC 8200 section 3.
+    if meta.ttl <= 1 {
+        return Verdict::Local(Task::Expired);
+    }
+    forward(packet, &next, here)
+}
+
+/// Whether the packet belongs to what was opened from the other side.
+fn answers(packet: &Packet, here: &Here<'_, Tables>) -> bool {
+    let Some(returns) = &here.snapshot.tables.returns else { return false };
+    match &packet.meta.body {
+        Body::IcmpError(quoted) => returns.is_expected_error(&quoted.key, here.now),
+        // Without its first fragment, which is judged, nobody can put it together.
+        _ if packet.meta.fragment == Fragment::Later => true,
+        _ => returns.is_expected(&packet.key, here.now),
+    }
+}
+
+/// To the next hop, if its MAC and its port are known.
+fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>) -> Verdict {
+    let (key, meta) = (&packet.key, &packet.meta);
+    let address = next.via.unwrap_or(key.dst);
+    let hold = Verdict::Local(Task::Hold { network: next.network, address });
+    let there = here.snapshot.tables.gateway(next.network);
+    let (Some(there), Some(network)) = (there, here.snapshot.network(next.network)) else {
+        return Verdict::Local(Task::Unreachable(Unreachable::Network));
+    };
+    let Some(known) = there.neighbors.lookup(address, here.now) else { return hold };
+    // Aged out of the FDB although it answers: asking again teaches the bridge as well.
+    let Some(out) = network.fdb.lookup(0, known.mac) else { return hold };
+    let hop = Hop {
+        network: next.network,
+        src: there.mac,
+        dst: known.mac,
+        ask: known.ask.then_some(address),
+        shrinks: (network.mtu < here.network.mtu).then_some(network.mtu),
+        opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
+    };
+    if length(meta) <= network.mtu {
+        return Verdict::Forward(Action { out, hop: Some(hop) });
+    }
+    // RFC 8200 section 5: only the source fragments IPv6. A super-frame comes from a sender that knows what it does.
+    if meta.df || meta.l3 == L3::V6 || meta.gso != Gso::None {
+        return Verdict::Local(Task::TooBig { mtu: network.mtu });
+    }
+    Verdict::Local(Task::Fragment { out, hop, mtu: network.mtu })
+}
+
+/// Bytes of the IP packet, or of one segment of a super-frame.
+fn length(meta: &Meta) -> u32 {
+    match meta.gso {
+        Gso::None => meta.l3_end.saturating_sub(u32::from(meta.l3_off)),
+        Gso::Tcp { size } | Gso::Udp { size } => {
+            u32::from(meta.headers_len.saturating_sub(meta.l3_off)) + u32::from(size)
+        }
+    }
+}
+
+/// To an address of a gateway: a host requirement now (RFC 1122 sections 3.2.2.1 and 3.2.2.6).
+fn local(packet: &Packet) -> Verdict {
+    let (key, meta) = (&packet.key, &packet.meta);
+    match (key.proto, meta.l3) {
+        (PROTO_ICMP, L3::V4) | (PROTO_ICMPV6, L3::V6) => {
+            // Type and code; of a fragment nothing is reassembled.
+            let request = if meta.l3 == L3::V4 { 8 } else { 128 };
+            if key.dport == request << 8 && meta.fragment == Fragment::No {
+                Verdict::Local(Task::Echo)
+            } else {
+                Verdict::Drop(DropReason::NoService)
+            }
+        }
+        (PROTO_TCP | PROTO_UDP, _) => Verdict::Local(Task::Unreachable(Unreachable::Port)),
+        _ => Verdict::Local(Task::Unreachable(Unreachable::Protocol)),
+    }
+}
