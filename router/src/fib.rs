@@ -16,6 +16,8 @@ const MAPPED: u8 = 96;
 pub enum Route {
     /// To a gateway: to us.
     Local,
+    /// To nobody: all hosts of a subnet at once (RFC 2644 section 2).
+    Nobody,
     /// To another host.
     Next(Next),
 }
@@ -45,7 +47,7 @@ impl Fib {
     pub fn add(&mut self, destination: IpNet, route: Route) {
         let prefix = mapped(destination);
         let keeps = match (self.routes.get(&prefix), route) {
-            (Some(Route::Local), _) => true,
+            (Some(Route::Local | Route::Nobody), _) => true,
             (Some(Route::Next(old)), Route::Next(new)) => old.opens && !new.opens,
             _ => false,
         };
@@ -63,7 +65,7 @@ impl Fib {
 
     /// All routes, by prefix; IPv4 as IPv4.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, Route)> + '_ {
-        self.routes.iter().map(|(prefix, route)| (canonical(*prefix), *route))
+        self.routes.iter().map(|(prefix, route)| (canonical(prefix), *route))
     }
 }
 

@@ -81,12 +81,7 @@ impl Neighbors {
             let second = u64::from(now.secs() as u16) << MAC_BITS;
             let old = word.load(Ordering::Relaxed);
             // Somebody else wrote: a newer MAC, or the same second. Either is fine.
-            let _ = word.compare_exchange(
-                old,
-                old & mask() | second,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let _ = word.compare_exchange(old, old & mask() | second, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -94,7 +89,8 @@ impl Neighbors {
     pub fn confirm(&self, address: Ipv6Addr, mac: MacAddr, port: PortId, now: Tick) {
         let value = word(mac);
         for _ in 0..4 {
-            let new = New { key: key(address), value: [value], owner: port.0, pinned: false, seen: now.secs_up() };
+            let new =
+                New { key: key(address), value: [value], owner: port.0, pinned: false, seen: now.secs_up() };
             let Outcome::Existing(record) = self.table.insert(&new).outcome else { return };
             if record.owner != port.0 && !self.table.assign(&record, port.0, false) {
                 continue;
@@ -130,7 +126,9 @@ impl Neighbors {
     /// All of them.
     pub fn iter(&self, now: Tick) -> impl Iterator<Item = Neighbor> + '_ {
         self.table.iter().map(move |record| Neighbor {
-            address: Ipv6Addr::from((u128::from(record.key[0]) << 64 | u128::from(record.key[1])).to_be_bytes()),
+            address: Ipv6Addr::from(
+                (u128::from(record.key[0]) << 64 | u128::from(record.key[1])).to_be_bytes(),
+            ),
             mac: mac(record.value[0]),
             port: PortId(record.owner),
             age: now.secs().saturating_sub(record.seen),

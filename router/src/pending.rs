@@ -13,7 +13,7 @@ const PER_PORT: usize = 16;
 /// Packets that wait for one address.
 const FRAMES: usize = 3;
 /// Packets that wait in all; a frame that waits is a buffer that reads cannot use.
-const ALL_FRAMES: usize = 64;
+const ALL_FRAMES: usize = 32;
 /// Times an address is asked for (RFC 4861 section 10, MAX_MULTICAST_SOLICIT).
 const TRIES: u8 = 3;
 /// Milliseconds between them (RFC 4861 section 10, RETRANS_TIMER).
@@ -69,7 +69,9 @@ impl Pending {
             return Queued::Full;
         }
         if let Some(waiting) = self.waiting.iter_mut().find(|one| one.is(network, address)) {
-            let Some(place) = waiting.frames.iter_mut().find(|place| place.is_none()) else { return Queued::Full };
+            let Some(place) = waiting.frames.iter_mut().find(|place| place.is_none()) else {
+                return Queued::Full;
+            };
             *place = Some(*frame);
             self.frames += 1;
             return Queued::Waits;

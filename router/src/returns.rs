@@ -91,7 +91,10 @@ fn reversed(key: &FlowKey) -> FlowKey {
 
 fn words(key: &FlowKey) -> [u64; 5] {
     let (src, dst) = (u128::from(key.src), u128::from(key.dst));
-    let rest = u64::from(key.zone) << 48 | u64::from(key.proto) << 32 | u64::from(key.sport) << 16 | u64::from(key.dport);
+    let rest = u64::from(key.zone) << 48
+        | u64::from(key.proto) << 32
+        | u64::from(key.sport) << 16
+        | u64::from(key.dport);
     [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, rest]
 }
 

@@ -69,11 +69,12 @@ fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verd
     if gateway.has(key.dst) {
         return local(packet);
     }
-    if martian::source(key.src) || martian::destination(key.dst) {
+    if martian::check(packet).is_err() {
         return Verdict::Drop(DropReason::Martian);
     }
     let next = match gateway.fib.lookup(key.dst) {
         Some(Route::Local) => return local(packet),
+        Some(Route::Nobody) => return Verdict::Drop(DropReason::Martian),
         Some(Route::Next(next)) => next,
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
         None => return Verdict::Local(Task::Unreachable(Unreachable::Network)),

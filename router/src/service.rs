@@ -1,8 +1,9 @@
 //! What a gateway does itself, out of line: answers ARP and ND, asks for neighbours, and says why a packet cannot go
 //! on. One of these lives in each worker.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
+use switch::checksum;
 use switch::drop::DropReason;
 use switch::flow::{Body, NdKind, Packet};
 use switch::frame::Frame;
@@ -14,22 +15,24 @@ use switch::port::{NetworkId, PortId};
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Unreachable, Verdict};
-use switch::vnet::VnetHdr;
 
-use crate::icmp::error::{self, Kind};
-use crate::icmp::limit::Limit;
-use crate::icmp::echo;
+use crate::icmp::error::{self, Problem};
+use crate::icmp::limit::{Limiter, Rate};
+use crate::icmp::{NotSent, echo};
 use crate::pending::{Due, Pending, Queued};
 use crate::tables::{Gateway, Tables};
-use crate::{arp, fragment, nd};
+use crate::{arp, forward, fragment, nd};
 
-/// Ports whose ICMP errors are counted apart.
-const PORTS: usize = 1 << 16;
+/// ICMP errors that one port can make us send (Linux: `icmp_ratelimit`, one destination a second; traceroute asks for
+/// three at once).
+const PER_PORT: Rate = Rate { per_second: 100, burst: 50 };
+/// The same for all ports together (Linux: `icmp_msgs_per_sec`, `icmp_msgs_burst`).
+const ALL_PORTS: Rate = Rate { per_second: 1000, burst: 200 };
 
 /// A gateway's services in one worker.
 pub struct Service {
     pending: Pending,
-    limit: Limit,
+    limit: Limiter,
 }
 
 /// Where a task is served.
@@ -39,13 +42,12 @@ struct Place<'a> {
     here: &'a Here<'a, Tables>,
 }
 
-impl Default for Service {
-    fn default() -> Self {
-        Self { pending: Pending::default(), limit: Limit::new(PORTS) }
-    }
-}
-
 impl Service {
+    /// Services for ports `0..ports`.
+    pub fn new(ports: usize) -> Self {
+        Self { pending: Pending::default(), limit: Limiter::new(ports, PER_PORT, ALL_PORTS) }
+    }
+
     /// When [`Service::due`] has something to do.
     pub fn deadline(&self) -> Option<Tick> {
         self.pending.deadline()
@@ -69,13 +71,15 @@ impl Service {
             Task::Neighbor => self.neighbor(packet, &place, desk),
             Task::Solicited => advertise(packet, &place, desk),
             Task::Echo => echo(frame, packet, &place, desk),
-            Task::Expired => self.error(Kind::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk),
+            Task::Expired => {
+                self.error(Problem::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk)
+            }
             Task::Unreachable(why) => {
-                let (kind, reason) = unreachable(why);
-                self.error(kind, reason, frame, packet, &place, desk)
+                let (problem, reason) = unreachable(why);
+                self.error(problem, reason, frame, packet, &place, desk)
             }
             Task::TooBig { mtu } => {
-                self.error(Kind::TooBig { mtu }, DropReason::TooBig, frame, packet, &place, desk)
+                self.error(Problem::TooBig { mtu }, DropReason::TooBig, frame, packet, &place, desk)
             }
             Task::Fragment { out, hop, mtu } => fragments(frame, packet, out, &hop, mtu, desk),
             Task::Hold { network, address } => self.hold(network, address, frame, here, desk),
@@ -183,40 +187,162 @@ impl Service {
         let (id, gateway) = (port.network, snapshot.tables.gateway(port.network));
         let (Some(network), Some(gateway)) = (snapshot.network(id), gateway) else { return };
         let here = Here { snapshot, id, network, now };
-        let Ok(packet) = parse(desk.bytes(frame), &desk.vnet(frame), frame.port, network.zone) else { return };
+        let Ok(packet) = parse(desk.bytes(frame), &desk.vnet(frame), frame.port, network.zone) else {
+            return;
+        };
         let place = Place { gateway, port: frame.port, here: &here };
-        let (kind, reason) = unreachable(Unreachable::Host);
+        let (problem, reason) = unreachable(Unreachable::Host);
         // The reason is the caller's to count.
-        let _ = self.error(kind, reason, frame, &packet, &place, desk);
+        let _ = self.error(problem, reason, frame, &packet, &place, desk);
     }
 
     /// An ICMP error about `frame`, unless the rules or the rate forbid it; the packet is dropped in any case.
     fn error<I: Io>(
         &mut self,
-        kind: Kind,
+        problem: Problem,
         reason: DropReason,
         frame: &Frame,
         packet: &Packet,
         place: &Place<'_>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
-        let gateway = place.gateway;
-        let Some(source) = gateway.source(packet.key.src) else { return Err(reason) };
-        if error::is_suppressed(packet, kind).is_none() && self.limit.take(place.port, place.here.now) {
+        let Some((origin, prefix)) = place.gateway.origin(packet.key.src) else { return Err(reason) };
+        if self.limit.take(place.port, place.here.now).is_ok() {
             desk.make(To::Port(place.port), Some(frame), |buffer, about| {
-                error::build(kind, about, packet, source, gateway.mac, buffer)
+                error::build(about, packet, problem, &origin, prefix, buffer).ok()
             });
         }
         Err(reason)
     }
 }
 
-fn unreachable(why: Unreachable) -> (Kind, DropReason) {
+/// The answer to ARP and neighbour solicitations for addresses of ours.
+fn answer<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) {
+    let Place { gateway, port, .. } = *place;
+    match &packet.meta.body {
+        Body::Arp(request) if gateway.has(request.target_ip.to_ipv6_mapped()) => {
+            desk.make(To::Port(port), None, |buffer, _| arp::reply(request, gateway.mac, None, buffer));
+        }
+        Body::Nd(solicited)
+            if solicited.kind == NdKind::NeighborSolicitation && gateway.has(solicited.target) =>
+        {
+            desk.make(To::Port(port), None, |buffer, _| nd::advertisement(packet, gateway.mac, None, buffer));
+        }
+        _ => {}
+    }
+}
+
+/// Asks who `address` is: by its MAC and port where they are known, or all of the network.
+fn ask<I: Io>(
+    network: NetworkId,
+    address: Ipv6Addr,
+    known: Option<(MacAddr, PortId)>,
+    snapshot: &Snapshot<Tables>,
+    desk: &mut Desk<'_, I>,
+) {
+    let (Some(gateway), Some(members)) = (snapshot.tables.gateway(network), snapshot.network(network)) else {
+        return;
+    };
+    let Some((origin, _)) = gateway.origin(address) else { return };
+    let (mac, to) = match known {
+        Some((mac, port)) => (Some(mac), To::Port(port)),
+        None => (None, To::Flood(members, None)),
+    };
+    desk.make(to, None, |buffer, _| match address.to_ipv4_mapped() {
+        Some(v4) => arp::request(&origin, v4, mac, buffer),
+        None => nd::solicitation(&origin, address, mac, buffer),
+    });
+}
+
+/// A reply from a gateway's address.
+fn echo<I: Io>(
+    frame: &Frame,
+    packet: &Packet,
+    place: &Place<'_>,
+    desk: &mut Desk<'_, I>,
+) -> Result<Fate, DropReason> {
+    let mut refused = None;
+    desk.make(To::Port(place.port), Some(frame), |buffer, about| {
+        let reply = buffer.get_mut(..about.len())?;
+        reply.copy_from_slice(about);
+        match echo::reply(reply, packet) {
+            Ok(()) => Some(about.len()),
+            Err(why) => {
+                refused = Some(why);
+                None
+            }
+        }
+    });
+    match refused {
+        None => Ok(Fate::Local),
+        Some(NotSent::BadHeader | NotSent::BadChecksum) => Err(DropReason::BadChecksum),
+        Some(_) => Err(DropReason::NoService),
+    }
+}
+
+/// The fragments of a packet that allows it (RFC 1812 section 5.2.6).
+fn fragments<I: Io>(
+    frame: &Frame,
+    packet: &Packet,
+    out: PortId,
+    hop: &Hop,
+    mtu: u32,
+    desk: &mut Desk<'_, I>,
+) -> Result<Fate, DropReason> {
+    let mut meta = packet.meta;
+    checksum::complete(desk.bytes_mut(frame), &mut meta);
+    if !forward::rewrite(desk.bytes_mut(frame), &meta, hop.src, hop.dst) {
+        return Err(DropReason::TtlExceeded);
+    }
+    let count = fragment::count(desk.bytes(frame), &meta, mtu as usize);
+    for index in 0..count {
+        desk.make(To::Port(out), Some(frame), |buffer, about| {
+            fragment::fragment(about, &meta, mtu as usize, index, buffer)
+        });
+    }
+    if count == 0 { Err(DropReason::TooBig) } else { Ok(Fate::Local) }
+}
+
+/// The answer to a router solicitation (RFC 4861 section 6.2.6).
+fn advertise<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) -> Result<Fate, DropReason> {
+    let Place { gateway, port, here } = *place;
+    let (origin, _) = gateway.origin(nd::ALL_NODES).ok_or(DropReason::NoService)?;
+    let prefix = gateway.prefix6().map(|address| nd::Prefix {
+        address,
+        len: gateway.prefix6_len,
+        on_link: true,
+        autonomous: gateway.prefix6_len == 64,
+        valid: 86_400,
+        preferred: 14_400,
+    });
+    let advertised = nd::Advertised {
+        lifetime: 1800,
+        managed: false,
+        other: false,
+        mtu: Some(here.network.mtu),
+        prefixes: prefix.as_slice(),
+        dns: &[],
+        dns_lifetime: 0,
+    };
+    // Who has no address yet is told with all others.
+    let to = (!packet.key.src.is_unspecified()).then_some((packet.key.src, packet.meta.src));
+    desk.make(To::Port(port), None, |buffer, _| nd::router_advertisement(&origin, &advertised, to, buffer));
+    Ok(Fate::Local)
+}
+
+fn unreachable(why: Unreachable) -> (Problem, DropReason) {
     let reason = match why {
         Unreachable::Network => DropReason::NoRoute,
         Unreachable::Host => DropReason::NeighborUnresolved,
         Unreachable::Port | Unreachable::Protocol => DropReason::NoService,
         Unreachable::Prohibited => DropReason::Prohibited,
     };
-    (Kind::Unreachable(why), reason)
+    let problem = match why {
+        Unreachable::Network => Problem::NoRoute,
+        Unreachable::Host => Problem::Unresolved,
+        Unreachable::Port => Problem::Port,
+        Unreachable::Protocol => Problem::Protocol,
+        Unreachable::Prohibited => Problem::Prohibited,
+    };
+    (problem, reason)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use switch::mac::MacAddr;
 use switch::port::NetworkId;
 
+use crate::build::Origin;
 use crate::fib::Fib;
 use crate::neighbor::Neighbors;
 use crate::returns::Returns;
@@ -36,6 +37,10 @@ pub struct Gateway {
     /// Its addresses in that network, IPv4 v4-mapped: the one that packets are answered from comes first in each
     /// family.
     pub addresses: Box<[Ipv6Addr]>,
+    /// Length of the IPv4 prefix of the network, bits; 0 if it has none.
+    pub prefix_len: u8,
+    /// Length of the IPv6 prefix, bits; 0 if it has none.
+    pub prefix6_len: u8,
     /// Where packets that come in by this network go.
     pub fib: Fib,
     /// Who is on the network.
@@ -46,6 +51,24 @@ impl Gateway {
     /// Whether `address` is one of its own.
     pub fn has(&self, address: Ipv6Addr) -> bool {
         self.addresses.contains(&address)
+    }
+
+    /// The IPv6 prefix of the network.
+    pub fn prefix6(&self) -> Option<Ipv6Addr> {
+        let own = self
+            .addresses
+            .iter()
+            .find(|own| own.to_ipv4_mapped().is_none() && !own.is_unicast_link_local())?;
+        let host = u128::MAX.checked_shr(u32::from(self.prefix6_len)).unwrap_or(0);
+        Some(Ipv6Addr::from_bits(own.to_bits() & !host))
+    }
+
+    /// Who speaks to `other`, and the length of the prefix that it speaks from.
+    pub fn origin(&self, other: Ipv6Addr) -> Option<(Origin, u8)> {
+        let address = self.source(other)?;
+        let v4 = address.to_ipv4_mapped().is_some();
+        let prefix = if v4 { self.prefix_len } else { self.prefix6_len };
+        Some((Origin { mac: self.mac, address, vlan: None }, prefix))
     }
 
     /// The address that it speaks to `other` from: of the same family, and link-local to link-local ones.

@@ -1,7 +1,5 @@
 //! Seventh hop: edits the bytes, in a fixed order, with no heap and no closures.
 
-pub mod forward;
-
 use crate::flow::{Csum, Gso, Meta};
 use crate::frame::{Frame, Pool};
 use crate::verdict::Hop;
@@ -9,13 +7,23 @@ use crate::vnet::VnetHdr;
 
 /// Prepares a frame for being written to a TAP, and says what it is now.
 ///
-/// A bridged frame stays as it is from Ethernet to the last byte. A routed one loses its priority tag, gets the MACs
-/// of its next hop and a TTL that is one less. Of the virtio header `hdr_len` is set to the parsed length of the
+/// A bridged frame stays as it is from Ethernet to the last byte. A routed one loses its priority tag and is `edit`ed
+/// by the policy: its TTL, the MACs of its next hop. Of the virtio header `hdr_len` is set to the parsed length of the
 /// headers: the kernel makes that much linear and puts the payload into page fragments, and what the sender's side
 /// wrote there is not to be trusted.
-pub fn apply(hop: Option<&Hop>, mut meta: Meta, pool: &mut Pool, frame: &Frame) -> (Frame, Meta) {
+pub fn apply(
+    hop: Option<&Hop>,
+    mut meta: Meta,
+    pool: &mut Pool,
+    frame: &Frame,
+    edit: impl FnOnce(&Hop, &Meta, &mut [u8]),
+) -> (Frame, Meta) {
     let frame = match hop {
-        Some(hop) => route(hop, &mut meta, pool, frame),
+        Some(hop) => {
+            let frame = untag(&mut meta, pool, frame);
+            edit(hop, &meta, pool.bytes_mut(&frame));
+            frame
+        }
         None => *frame,
     };
     if meta.gso != Gso::None {
@@ -24,13 +32,6 @@ pub fn apply(hop: Option<&Hop>, mut meta: Meta, pool: &mut Pool, frame: &Frame) 
         pool.set_vnet(&frame, &header);
     }
     (frame, meta)
-}
-
-fn route(hop: &Hop, meta: &mut Meta, pool: &mut Pool, frame: &Frame) -> Frame {
-    let frame = untag(meta, pool, frame);
-    let bytes = pool.bytes_mut(&frame);
-    forward::rewrite(bytes, meta, hop.src, hop.dst);
-    frame
 }
 
 /// Takes the tags off: what a gateway without a VLAN is sent carries at most a priority.

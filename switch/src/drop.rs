@@ -77,6 +77,8 @@ drop_reasons! {
     NotForUs = "not_for_us",
     /// TTL or hop limit used up on the way to another network
     TtlExceeded = "ttl_exceeded",
+    /// for a gateway, with a wrong checksum
+    BadChecksum = "bad_checksum",
     /// no route to the destination
     NoRoute = "no_route",
     /// the way to that network is not allowed by `routes_to`

@@ -3,7 +3,7 @@
 //! A plain function `Fn(&Packet, &Network) -> Verdict` is a policy as well: that of a switch and nothing more.
 
 use crate::drop::DropReason;
-use crate::flow::Packet;
+use crate::flow::{Meta, Packet};
 use crate::frame::{Frame, Pool};
 use crate::io::Io;
 use crate::parse::parse;
@@ -12,7 +12,7 @@ use crate::snapshot::{Network, Snapshot};
 use crate::stats::Counters;
 use crate::tick::Tick;
 use crate::tx;
-use crate::verdict::{Task, Verdict};
+use crate::verdict::{Hop, Task, Verdict};
 use crate::vnet::VnetHdr;
 
 /// Where and when a packet is judged.
@@ -49,7 +49,10 @@ pub trait Policy {
         verdict
     }
 
-    /// A forwarded packet whose next hop should be asked whether it is still there, or a task. Out of line.
+    /// Seventh hop, the policy's part: edits the bytes of a routed frame, which carries no tag any more.
+    fn edit(_hop: &Hop, _meta: &Meta, _frame: &mut [u8]) {}
+
+    /// A task. Out of line.
     ///
     /// # Errors
     /// Why the packet was dropped.
@@ -114,6 +117,16 @@ impl<I: Io> Desk<'_, I> {
     /// The bytes of a frame from the Ethernet header on.
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
         self.pool.bytes(frame)
+    }
+
+    /// The same, to be edited before it is dropped or copied; nothing of it was written anywhere yet.
+    pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
+        self.pool.bytes_mut(frame)
+    }
+
+    /// The virtio header in front of the frame.
+    pub fn vnet(&self, frame: &Frame) -> VnetHdr {
+        self.pool.vnet(frame)
     }
 
     /// Makes a frame: `fill` gets a buffer of at least 64 KiB from the Ethernet header on, and the bytes of `about`

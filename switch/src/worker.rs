@@ -135,7 +135,8 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 if self.snapshot.port(action.out).is_none_or(|out| out.network != there) {
                     return Err(DropReason::StaleEntry);
                 }
-                let (frame, meta) = apply(action.hop.as_ref(), packet.meta, self.pool, frame); // 7. apply
+                let (frame, meta) =
+                    apply(action.hop.as_ref(), packet.meta, self.pool, frame, P::edit); // 7. apply
                 tx::forward(self.io, self.pool, &frame, &meta, action.out, self.counters); // 8. tx
                 if action.hop.is_some_and(|hop| hop.ask.is_some()) {
                     let (policy, mut desk) = self.desk();
@@ -143,7 +144,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 }
             }
             Verdict::Flood => {
-                let (frame, meta) = apply(None, packet.meta, self.pool, frame); // 7. apply
+                let (frame, meta) = apply(None, packet.meta, self.pool, frame, P::edit); // 7. apply
                 tx::flood(self.io, self.pool, &frame, &meta, network, self.counters); // 8. tx
             }
             Verdict::Local(task) => {

@@ -75,6 +75,21 @@ pub enum Show {
         #[arg(long)]
         container: Option<String>,
     },
+    /// Where packets go that came in by a network
+    Routes {
+        /// By this network only
+        #[arg(long)]
+        network: Option<String>,
+    },
+    /// Who answers for which address
+    Neighbors {
+        /// Of this network only
+        #[arg(long)]
+        network: Option<String>,
+        /// Behind ports of this container only
+        #[arg(long)]
+        container: Option<String>,
+    },
     /// Interfaces of containers
     Ports {
         /// Of this network only

@@ -1,7 +1,9 @@
 //! `show`: rows from the daemon as tables or JSON.
 
 use serde::Serialize;
-use vswitchd::api::rows::{ContainerRow, DropRow, FdbRow, NetworkDetail, NetworkRow, PortRow, Stats, Status};
+use vswitchd::api::rows::{
+    ContainerRow, DropRow, FdbRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow, Stats, Status,
+};
 
 use crate::cli::Show;
 use crate::client::Client;
@@ -20,6 +22,16 @@ pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failu
             rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
             rows.sort_by_key(|row| (row.port, row.vlan, row.mac));
             either(as_json, &rows, |rows| fdb(rows))
+        }
+        Show::Routes { network } => {
+            let mut rows: Vec<RouteRow> = client.get("/v1/routes")?;
+            rows.retain(|row| wanted(network, &row.network));
+            either(as_json, &rows, |rows| routes(rows))
+        }
+        Show::Neighbors { network, container } => {
+            let mut rows: Vec<NeighborRow> = client.get("/v1/neighbors")?;
+            rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
+            either(as_json, &rows, |rows| neighbors(rows))
         }
         Show::Ports { network, container } => {
             let mut rows: Vec<PortRow> = client.get("/v1/ports")?;
@@ -100,6 +112,48 @@ pub fn fdb(rows: &[FdbRow]) -> String {
             row.container.clone(),
             row.iface.clone(),
             row.r#type.to_string(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
+/// `show routes`.
+pub fn routes(rows: &[RouteRow]) -> String {
+    let columns = [words("NETWORK"), words("DESTINATION"), words("VIA"), words("TO"), words("TYPE")];
+    let cells = rows.iter().map(|row| {
+        [
+            row.network.clone(),
+            row.destination.to_string(),
+            or_dash(row.via.as_ref()),
+            or_dash(row.to.as_ref()),
+            row.r#type.to_string(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
+/// `show neighbors`.
+pub fn neighbors(rows: &[NeighborRow]) -> String {
+    let columns = [
+        words("NETWORK"),
+        words("ADDRESS"),
+        words("MAC"),
+        number("AGE"),
+        words("STATE"),
+        number("PORT"),
+        words("CONTAINER"),
+        words("IFACE"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.network.clone(),
+            row.address.to_string(),
+            row.mac.to_string(),
+            row.age.to_string(),
+            row.state.to_string(),
+            row.port.to_string(),
+            row.container.clone(),
+            row.iface.clone(),
         ]
     });
     Table::new(columns, cells).to_string()

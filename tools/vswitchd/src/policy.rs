@@ -6,21 +6,96 @@
 //!  3 admit   switch::admit   reserved addresses, MTU, spoofing: what is not admitted teaches us nothing
 //!  4 learn   switch::learn   source MAC -> port, written only when it changed
 //!  5 decide  this page       key + meta + tables -> Verdict; pure
-//!  6 track   switch::track   commits state: the flood budget
-//!  7 apply   switch::apply   edits bytes
+//!  6 track   switch::track   commits state: the flood budget, what may come back
+//!  7 apply   switch::apply   edits bytes: tags, then TTL and MACs by this page
 //!  8 tx      switch::tx      into the out port, or ports
 //! ```
 //!
 //! [`switch::worker`] is the loop that calls them. What is decided here reads as a list, in the order in which it is
-//! asked; routing, translation and tunnels join the list between its lines: is it for the router? dnat and conntrack,
-//! fib, neighbour, snat, vtep.
+//! asked; translation and tunnels join the list between its lines: dnat and conntrack, snat, vtep. What a gateway does
+//! itself (ARP, neighbour discovery, ICMP, packets that wait) is out of line, in [`router::service`].
 
+use router::service::Service;
+use router::tables::Tables;
+use router::{forward, mss, route};
 use switch::decide::bridge;
-use switch::flow::Packet;
-use switch::snapshot::Network;
-use switch::verdict::Verdict;
+use switch::drop::DropReason;
+use switch::flow::{Meta, Packet};
+use switch::frame::Frame;
+use switch::io::Io;
+use switch::policy::{Desk, Fate, Here, Policy};
+use switch::snapshot::Snapshot;
+use switch::tick::Tick;
+use switch::verdict::{Hop, Task, Verdict};
+
+/// The house: all rooms together, in one worker.
+pub struct House {
+    router: Service,
+}
 
 /// Fifth hop: what is to happen with `packet`. Changes nothing, sees no bytes.
-pub fn decide(packet: &Packet, network: &Network) -> Verdict {
-    bridge(&packet.meta, network)
+pub fn decide(packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
+    // For a gateway? Then to whom, and by whom: fib, neighbour.
+    if let Some(verdict) = route::route(packet, here) {
+        return verdict;
+    }
+    // Where does its MAC live?
+    bridge(&packet.meta, here.network)
+}
+
+impl House {
+    /// For ports `0..ports`.
+    pub fn new(ports: usize) -> Self {
+        Self { router: Service::new(ports) }
+    }
+}
+
+impl Policy for House {
+    type Tables = Tables;
+
+    fn decide(&self, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
+        decide(packet, here)
+    }
+
+    fn track(&mut self, verdict: Verdict, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
+        if let Verdict::Forward(action) = &verdict
+            && action.hop.is_some_and(|hop| hop.opens)
+            && let Some(returns) = &here.snapshot.tables.returns
+        {
+            // Without room the packet goes all the same; it is the answer that will be refused, by name.
+            returns.expect(&packet.key, packet.meta.port, here.now);
+        }
+        verdict
+    }
+
+    fn edit(hop: &Hop, meta: &Meta, frame: &mut [u8]) {
+        if let Some(mtu) = hop.shrinks {
+            mss::clamp(frame, meta, mtu);
+        }
+        // It was decided that it has a hop left.
+        let _ = forward::rewrite(frame, meta, hop.src, hop.dst);
+    }
+
+    fn serve<I: Io>(
+        &mut self,
+        task: Task,
+        frame: &Frame,
+        packet: &Packet,
+        here: &Here<'_, Tables>,
+        desk: &mut Desk<'_, I>,
+    ) -> Result<Fate, DropReason> {
+        self.router.serve(task, frame, packet, here, desk)
+    }
+
+    fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
+        self.router.ask(verdict, here, desk);
+    }
+
+    fn deadline(&self) -> Option<Tick> {
+        self.router.deadline()
+    }
+
+    fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+        self.router.due(snapshot, now, desk);
+    }
 }

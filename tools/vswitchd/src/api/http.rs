@@ -23,7 +23,7 @@ use super::{
 };
 
 /// What there is, for whoever asks for something else.
-pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/ports, /v1/networks, /v1/networks/NAME, \
+pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/routes, /v1/neighbors, /v1/ports, /v1/networks, /v1/networks/NAME, \
 /v1/networks/NAME/connect, /v1/networks/NAME/disconnect, /v1/containers, /v1/containers/NAME/target, /v1/drops, \
 /v1/stats, /v1/status, /v1/config, /v1/reload, /v1/apply";
 
@@ -73,6 +73,8 @@ pub fn router(calls: Calls) -> Router {
     Router::new()
         .route("/v1/fdb", get(fdb).post(fdb_add).delete(fdb_del))
         .route("/v1/fdb/flush", post(fdb_flush))
+        .route("/v1/routes", get(routes))
+        .route("/v1/neighbors", get(neighbors))
         .route("/v1/ports", get(ports))
         .route("/v1/networks", get(networks).post(network_create))
         .route("/v1/networks/{name}", get(network).delete(network_remove))
@@ -110,6 +112,14 @@ async fn unknown_method(method: axum::http::Method, uri: axum::http::Uri) -> Res
 
 async fn fdb(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
     calls.ask(Request::Fdb).await
+}
+
+async fn routes(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
+    calls.ask(Request::Routes).await
+}
+
+async fn neighbors(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
+    calls.ask(Request::Neighbors).await
 }
 
 async fn fdb_add(State(calls): State<Calls>, _: Params<Nothing>, Body(entry): Body<FdbAdd>) -> Reply {
@@ -412,6 +422,8 @@ mod tests {
         let mac_json = r#""mac":"02:42:0a:01:00:0a""#;
         let cases: Vec<(&str, &str, String, Request)> = vec![
             ("GET", "/v1/fdb", String::new(), Request::Fdb),
+            ("GET", "/v1/routes", String::new(), Request::Routes),
+            ("GET", "/v1/neighbors", String::new(), Request::Neighbors),
             ("GET", "/v1/ports", String::new(), Request::Ports),
             ("GET", "/v1/networks", String::new(), Request::Networks),
             ("GET", "/v1/networks/a%2Fb", String::new(), Request::Network { name: "a/b".into() }),

@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 
 use crate::wire::Target;
 use rows::{
-    ContainerRow, Done, DropRow, FdbRow, NetworkDetail, NetworkRow, PortRow, Spoof, Stats, Status,
-    optional_text, text,
+    ContainerRow, Done, DropRow, FdbRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow, Spoof,
+    Stats, Status, optional_text, text,
 };
 
 /// One question to the control plane, and where its answer goes.
@@ -40,6 +40,10 @@ pub type Reply = Result<Answer, ApiError>;
 pub enum Request {
     /// All FDB entries; [`Answer::Fdb`].
     Fdb,
+    /// All routes; [`Answer::Routes`].
+    Routes,
+    /// All neighbours; [`Answer::Neighbors`].
+    Neighbors,
     /// Add a static entry; [`Answer::Done`].
     FdbAdd(FdbAdd),
     /// Remove an entry; [`Answer::Done`].
@@ -111,6 +115,10 @@ pub enum Request {
 pub enum Answer {
     /// FDB entries.
     Fdb(Vec<FdbRow>),
+    /// Routes.
+    Routes(Vec<RouteRow>),
+    /// Neighbours.
+    Neighbors(Vec<NeighborRow>),
     /// Ports.
     Ports(Vec<PortRow>),
     /// The port that was made.

@@ -2,6 +2,8 @@
 //!
 //! Words are those of the tables' headers in lower case. Addresses are text in JSON and types here.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use switch::mac::MacAddr;
@@ -51,6 +53,32 @@ words! {
         Dynamic = "dynamic",
         /// Set by configuration or `fdb add`; stays.
         Static = "static",
+    }
+}
+
+words! {
+    /// What a route is.
+    RouteType {
+        /// A subnet that is right there.
+        Connected = "connected",
+        /// From the configuration.
+        Static = "static",
+        /// A gateway's own address.
+        Local = "local",
+        /// To a network that may only be answered (`routes_to` the other way round).
+        Answer = "answer",
+    }
+}
+
+words! {
+    /// State of a neighbour (RFC 4861 section 7.3.2).
+    NeighborState {
+        /// Confirmed a short while ago.
+        Reachable = "reachable",
+        /// In use, and asked about.
+        Stale = "stale",
+        /// Not confirmed for so long that it is not used.
+        Failed = "failed",
     }
 }
 
@@ -193,6 +221,43 @@ pub struct FdbRow {
     pub iface: String,
     /// How the entry came to be.
     pub r#type: FdbType,
+}
+
+/// `/v1/routes`: where packets go that came in by a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRow {
+    /// The network they come in by.
+    pub network: String,
+    /// The prefix of their destinations.
+    pub destination: IpNet,
+    /// The next hop; `null`: the destination itself.
+    pub via: Option<IpAddr>,
+    /// The network they go to; `null`: they are for us.
+    pub to: Option<String>,
+    /// What kind of route it is.
+    pub r#type: RouteType,
+}
+
+/// `/v1/neighbors`: who answers for an address on a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborRow {
+    /// The network.
+    pub network: String,
+    /// The address.
+    pub address: IpAddr,
+    /// The MAC it is at.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// The switch port it answered by.
+    pub port: u16,
+    /// The container behind the port.
+    pub container: String,
+    /// The container's interface.
+    pub iface: String,
+    /// Seconds since it was confirmed.
+    pub age: u64,
+    /// What that means.
+    pub state: NeighborState,
 }
 
 /// `/v1/ports`: one interface of one container.

@@ -161,7 +161,7 @@ impl Control {
     }
 
     pub(super) fn drop_rows(&self, by_port: bool) -> Vec<DropRow> {
-        let each = |frames: &[u64; DropReason::COUNT], port: Option<DropPort>| -> Vec<DropRow> {
+        let each = |frames: &[u64], port: Option<DropPort>| -> Vec<DropRow> {
             let pairs = DropReason::ALL.iter().zip(frames);
             let row = |(reason, frames): (&DropReason, &u64)| DropRow {
                 reason: reason.name().into(),
@@ -173,8 +173,8 @@ impl Control {
             pairs.filter(|(_, frames)| !by_port || **frames > 0).map(row).collect()
         };
         if !by_port {
-            let drops = &self.counters.worker.drops;
-            return each(&std::array::from_fn(|reason| drops.get(reason).map_or(0, Counter::get)), None);
+            let frames: Vec<u64> = self.counters.worker.drops.iter().map(Counter::get).collect();
+            return each(&frames, None);
         }
         self.ports
             .wanted()

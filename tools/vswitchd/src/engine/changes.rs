@@ -27,6 +27,8 @@ impl Control {
         let Call { request, reply } = call;
         let answer = match request {
             Request::Fdb => Ok(Answer::Fdb(self.fdb_rows())),
+            Request::Routes => Ok(Answer::Routes(self.route_rows())),
+            Request::Neighbors => Ok(Answer::Neighbors(self.neighbor_rows())),
             Request::FdbAdd(add) => self.fdb_add(add),
             Request::FdbDel(del) => self.fdb_del(&del),
             Request::FdbFlush(which) => self.fdb_flush(&which),

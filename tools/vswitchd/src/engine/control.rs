@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
 use switch::port::{NetworkId, PortId};
@@ -50,7 +51,7 @@ pub struct Control {
     pub(super) keeper: Arc<Keeper>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) counters: Arc<Counters>,
-    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) generation: u64,
     pub(super) hosts: Hosts,
     pub(super) jobs: JoinSet<Outcome>,
@@ -62,7 +63,7 @@ pub struct Control {
     /// Ports that moved away from a network: its FDB forgets them once packets see it.
     pub(super) moved: Vec<(NetworkId, PortId)>,
     /// What was published before: dropped here, not on a packet's way.
-    retired: Option<Arc<Snapshot>>,
+    retired: Option<Arc<Snapshot<Tables>>>,
     /// Something is wanted or gone: [`Control::reconcile`] has work.
     pub(super) unreconciled: bool,
     /// Something changed that packets must see.
@@ -189,7 +190,7 @@ pub struct Parts {
     /// The worker's counters.
     pub counters: Arc<Counters>,
     /// What the worker reads.
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
 }
 
 impl Control {
@@ -333,6 +334,10 @@ impl Control {
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
+                network.neighbors.age(now);
+            }
+            if let Some(returns) = self.networks.returns() {
+                returns.age(now);
             }
         }
     }

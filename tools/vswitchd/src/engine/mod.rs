@@ -15,6 +15,7 @@ mod objects;
 mod ports;
 mod publish;
 mod reconcile;
+mod routing;
 mod settle;
 
 pub use publish::all_up;
@@ -38,15 +39,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
-use crate::policy;
+use crate::policy::House;
 use crate::wire::{Begin, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
 use objects::Objects;
 use reconcile::Adopted;
 
-/// Frame buffers of a worker: a full batch. 64 of them stay in a second-level cache where 256 do not.
-const SLOTS: u16 = 64;
+/// Frame buffers of a worker: a full batch, what waits for neighbours, and what is being made. The batch is taken from
+/// the same end always: 64 of them stay in a second-level cache where 256 do not.
+const SLOTS: u16 = 128;
 /// Calls of the API that wait for the control plane; more are told to come again.
 const CALLS: usize = 256;
 
@@ -162,7 +164,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
-    let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), policy::decide);
+    let mut worker =
+        Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), House::new(ports::MAX_PORTS));
     let counters = Arc::clone(worker.counters());
     let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
         while !worker.io.stopped() {

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use router::neighbor::Neighbors;
+use router::returns::Returns;
 use switch::fdb::Fdb;
 use switch::port::NetworkId;
 use switch::table::TableError;
 
 use crate::config::Network;
+
+/// Flows whose answers are let in, of all networks; about 80 bytes each, touched when used.
+const RETURNS: usize = 1 << 17;
 
 /// One network.
 pub struct NetworkRecord {
@@ -14,12 +19,16 @@ pub struct NetworkRecord {
     pub config: Network,
     /// Its FDB.
     pub fdb: Arc<Fdb>,
+    /// Who its gateway knows there.
+    pub neighbors: Arc<Neighbors>,
 }
 
 /// All networks, by id.
 #[derive(Default)]
 pub struct Networks {
     slots: Vec<Option<NetworkRecord>>,
+    /// What may come back; made when a network asks for it.
+    returns: Option<Arc<Returns>>,
 }
 
 impl Networks {
@@ -40,11 +49,29 @@ impl Networks {
             return Ok(());
         }
         let fdb = Arc::new(Fdb::new(config.fdb_limit as usize)?);
-        let record = NetworkRecord { config: config.clone(), fdb };
+        // A neighbour has a MAC, and more of them than MACs may be remembered are of no use.
+        let neighbors = Arc::new(Neighbors::new(config.fdb_limit as usize)?);
+        let record = NetworkRecord { config: config.clone(), fdb, neighbors };
         let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         match self.slots.get_mut(index) {
             Some(slot) => *slot = Some(record),
             None => self.slots.push(Some(record)),
+        }
+        Ok(())
+    }
+
+    /// What may come back by ways that may not be opened.
+    pub fn returns(&self) -> Option<&Arc<Returns>> {
+        self.returns.as_ref()
+    }
+
+    /// Makes room for what may come back.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn need_returns(&mut self) -> Result<(), TableError> {
+        if self.returns.is_none() {
+            self.returns = Some(Arc::new(Returns::new(RETURNS)?));
         }
         Ok(())
     }

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use router::tables::Tables;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
 use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
 use super::ports::{PortRecord, Ports, spec};
+use super::routing::{self, Ours};
 use crate::config::{self, Config};
 
 /// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
@@ -16,7 +18,7 @@ use crate::config::{self, Config};
 ///
 /// # Errors
 /// When there is no memory for a network's FDB.
-pub fn all_up(config: &Config) -> Result<Snapshot, TableError> {
+pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     let mut networks = Networks::default();
     for network in &config.networks {
         networks.put(network)?;
@@ -34,11 +36,16 @@ pub fn all_up(config: &Config) -> Result<Snapshot, TableError> {
 }
 
 /// The snapshot of what is wanted and up.
-pub fn snapshot(generation: u64, networks: &Networks, ports: &Ports) -> Snapshot {
+pub fn snapshot(generation: u64, networks: &Networks, ports: &Ports) -> Snapshot<Tables> {
     build(generation, networks, ports, PortRecord::is_up)
 }
 
-fn build(generation: u64, networks: &Networks, ports: &Ports, is_up: fn(&PortRecord) -> bool) -> Snapshot {
+fn build(
+    generation: u64,
+    networks: &Networks,
+    ports: &Ports,
+    is_up: fn(&PortRecord) -> bool,
+) -> Snapshot<Tables> {
     let mut by_port: Vec<Option<Port>> = (0..ports.slots()).map(|_| None).collect();
     for (id, record) in ports.wanted() {
         if let Some(slot) = by_port.get_mut(id.index()) {
@@ -46,12 +53,21 @@ fn build(generation: u64, networks: &Networks, ports: &Ports, is_up: fn(&PortRec
         }
     }
     let mut by_network: Vec<Option<Network>> = (0..networks.slots()).map(|_| None).collect();
+    let mut gateways = Vec::new();
     for (id, record) in networks.all() {
         if let Some(slot) = by_network.get_mut(id.index()) {
-            *slot = Some(network(id, record, ports, is_up));
+            let mut network = network(id, record, networks, ports, is_up);
+            gateways.extend(gateway(id, record, &mut network.claims));
+            *slot = Some(network);
         }
     }
-    Snapshot { generation, ports: by_port.into_boxed_slice(), networks: by_network.into_boxed_slice() }
+    let tables = routing::tables(networks, &gateways);
+    Snapshot {
+        generation,
+        ports: by_port.into_boxed_slice(),
+        networks: by_network.into_boxed_slice(),
+        tables,
+    }
 }
 
 fn port(record: &PortRecord) -> Port {
@@ -65,7 +81,27 @@ fn addresses(record: &PortRecord) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&PortRecord) -> bool) -> Network {
+/// The gateway of a network, if no container is: it claims its address and its MAC.
+fn gateway(id: NetworkId, record: &NetworkRecord, claims: &mut Claims) -> Option<Ours> {
+    let address = record.config.reserved_address()?;
+    // Whoever gets the gateway's address is asked to forward what leaves the network: nobody takes it unasked.
+    let owner = *claims.ips.entry(address.to_ipv6_mapped()).or_insert(Owner::Gateway);
+    let [a, b, c, d] = address.octets();
+    let mac = switch::mac::MacAddr([2, 0x42, a, b, c, d]);
+    if owner != Owner::Gateway {
+        return None;
+    }
+    claims.macs.insert(mac, Owner::Gateway);
+    Some(Ours { id, address, mac, subnet: record.config.subnet? })
+}
+
+fn network(
+    id: NetworkId,
+    record: &NetworkRecord,
+    networks: &Networks,
+    ports: &Ports,
+    is_up: fn(&PortRecord) -> bool,
+) -> Network {
     let members: Vec<(PortId, &PortRecord)> = ports.wanted().filter(|(_, port)| port.network == id).collect();
     let mut claims = Claims::default();
     // A port that waits owns its addresses all the same: nobody else shall take them meanwhile.
@@ -74,12 +110,8 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
         claims.ips.extend(addresses(record).map(|address| (address, Owner::Port(*port))));
     }
     let config = &record.config;
-    // Whoever gets the gateway's address is asked to forward what leaves the network: nobody takes it unasked.
-    if let Some(gateway) = config.reserved_address() {
-        claims.ips.entry(gateway.to_ipv6_mapped()).or_insert(Owner::Gateway);
-    }
     Network {
-        zone: id.0,
+        zone: routing::zone(id, networks),
         mtu: u32::from(config.mtu),
         icc: config.icc,
         spoof: match config.spoof {

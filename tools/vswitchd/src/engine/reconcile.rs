@@ -268,6 +268,12 @@ impl Control {
     pub(super) fn forget_macs(&self, which: Flush) {
         for (_, network) in self.networks.all() {
             network.fdb.flush(which);
+            if let Flush::Port(port) | Flush::PortGone(port) = which {
+                network.neighbors.flush(port);
+            }
+        }
+        if let (Flush::PortGone(port), Some(returns)) = (which, self.networks.returns()) {
+            returns.flush(port);
         }
     }
 

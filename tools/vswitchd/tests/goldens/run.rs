@@ -4,26 +4,26 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use router::tables::Tables;
 use switch::drop::DropReason;
 use switch::fdb::Fdb;
-use switch::flow::Packet as Parsed;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
 use switch::mac::MacAddr;
 use switch::port::PortId;
-use switch::snapshot::{Network, Snapshot};
+use switch::snapshot::Snapshot;
 use switch::stats::{Counter, Counters};
 use switch::tick::Tick;
-use switch::verdict::Verdict;
 use switch::worker::Worker;
 use vswitchd::config::Config;
-use vswitchd::{engine, policy};
+use vswitchd::engine;
+use vswitchd::policy::House;
 
 use super::pcapng::{Capture, Packet};
 use super::script::{port_names, vnet_comment, vnet_of};
 
 /// Frame buffers, as many as the engine gives a worker.
-const SLOTS: u16 = 64;
+const SLOTS: u16 = 128;
 
 /// How the frames of a capture are handed to the switch.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,13 +70,11 @@ pub fn run(config: &Config, statics: &[(u16, MacAddr, String)], input: &Capture,
     lab.finish()
 }
 
-type Decide = fn(&Parsed, &Network) -> Verdict;
-
 struct Lab<'c> {
     config: &'c Config,
     names: Vec<String>,
-    worker: Worker<MemIo, Decide>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
+    worker: Worker<MemIo, House>,
+    snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     out: Vec<Packet>,
 }
 
@@ -85,8 +83,7 @@ impl<'c> Lab<'c> {
         let names = port_names(config);
         let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(config).unwrap()));
         let io = MemIo::new(names.len() as u16);
-        let decide: Decide = policy::decide;
-        let worker = Worker::new(io, SLOTS, names.len(), Arc::clone(&snapshot), decide);
+        let worker = Worker::new(io, SLOTS, names.len(), Arc::clone(&snapshot), House::new(names.len()));
         Self { config, names, worker, snapshot, out: Vec::new() }
     }
 
