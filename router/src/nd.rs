@@ -91,7 +91,7 @@ fn advertise(
 
 /// Writes a solicitation for the MAC of `target` to `out`: to its solicited-node group, or to the MAC `to` that is
 /// known and shall be confirmed (RFC 4861 section 7.3.3); returns its length in bytes. `None` where `out` is too short
-/// or `origin.address` or `target` is not IPv6.
+/// or `origin.address` is not IPv6.
 pub fn solicitation(
     origin: &Origin,
     target: Ipv6Addr,
@@ -231,7 +231,7 @@ fn headers(origin: &Origin, (dst, mac): (Ipv6Addr, MacAddr)) -> (Ip, Link) {
 }
 
 fn write(origin: &Origin, to: (Ipv6Addr, MacAddr), repr: NdiscRepr<'_>, out: &mut [u8]) -> Option<usize> {
-    // An address that is v4-mapped would make an IPv4 header.
+    // Two v4-mapped addresses would make an IPv4 header.
     if origin.address.to_ipv4_mapped().is_some() {
         return None;
     }
