@@ -84,8 +84,13 @@ mod tests {
         (packet, arp)
     }
 
-    const QUESTION: Arp =
-        Arp { operation: 1, sender_mac: HOST_MAC, sender_ip: HOST, target_mac: MacAddr::ZERO, target_ip: OURS };
+    const QUESTION: Arp = Arp {
+        operation: 1,
+        sender_mac: HOST_MAC,
+        sender_ip: HOST,
+        target_mac: MacAddr::ZERO,
+        target_ip: OURS,
+    };
 
     #[test]
     fn a_reply_goes_to_who_asked() {
@@ -93,7 +98,13 @@ mod tests {
         for vlan in [None, Some(tag)] {
             let (packet, arp) = written(|out| reply(&QUESTION, OUR_MAC, vlan, out));
             assert_eq!((packet.meta.src, packet.meta.dst, packet.meta.vlan), (OUR_MAC, HOST_MAC, vlan));
-            let expected = Arp { operation: 2, sender_mac: OUR_MAC, sender_ip: OURS, target_mac: HOST_MAC, target_ip: HOST };
+            let expected = Arp {
+                operation: 2,
+                sender_mac: OUR_MAC,
+                sender_ip: OURS,
+                target_mac: HOST_MAC,
+                target_ip: HOST,
+            };
             assert_eq!(arp, expected);
         }
         let probe = Arp { sender_ip: Ipv4Addr::UNSPECIFIED, ..QUESTION };
@@ -115,7 +126,13 @@ mod tests {
     fn requests_and_announcements() {
         let (packet, arp) = written(|out| request(&origin(), FAR, None, out));
         assert_eq!((packet.meta.src, packet.meta.dst), (OUR_MAC, MacAddr::BROADCAST));
-        let asked = Arp { operation: 1, sender_mac: OUR_MAC, sender_ip: OURS, target_mac: MacAddr::ZERO, target_ip: FAR };
+        let asked = Arp {
+            operation: 1,
+            sender_mac: OUR_MAC,
+            sender_ip: OURS,
+            target_mac: MacAddr::ZERO,
+            target_ip: FAR,
+        };
         assert_eq!(arp, asked);
         let (packet, arp) = written(|out| request(&origin(), FAR, Some(HOST_MAC), out));
         assert_eq!((packet.meta.dst, arp), (HOST_MAC, asked));

@@ -92,12 +92,7 @@ fn advertise(
 /// Writes a solicitation for the MAC of `target` to `out`: to its solicited-node group, or to the MAC `to` that is
 /// known and shall be confirmed (RFC 4861 section 7.3.3); returns its length in bytes. `None` where `out` is too short
 /// or `origin.address` is not IPv6.
-pub fn solicitation(
-    origin: &Origin,
-    target: Ipv6Addr,
-    to: Option<MacAddr>,
-    out: &mut [u8],
-) -> Option<usize> {
+pub fn solicitation(origin: &Origin, target: Ipv6Addr, to: Option<MacAddr>, out: &mut [u8]) -> Option<usize> {
     let group = solicited_node(target);
     let to = to.map_or((group, multicast_mac(group)), |mac| (target, mac));
     let lladdr = Some(hardware(origin.mac).into());
@@ -248,7 +243,9 @@ mod tests {
     use switch::flow::Nd;
 
     use super::*;
-    use crate::testing::{HOST_MAC, HOST6, LINK_LOCAL, OUR_MAC, OURS6, icmp6, origin, origin6, parse, verified};
+    use crate::testing::{
+        HOST_MAC, HOST6, LINK_LOCAL, OUR_MAC, OURS6, icmp6, origin, origin6, parse, verified,
+    };
 
     /// What `write` writes, as the parser reads it: checksum, hop limit and options are the parser's conditions.
     fn written(write: impl Fn(&mut [u8]) -> Option<usize>) -> (Vec<u8>, Packet, Nd) {
@@ -305,7 +302,10 @@ mod tests {
         let (_, packet, nd) = written(|out| solicitation(&origin6(), target, None, out));
         assert_eq!(packet.key.dst, "ff02::1:ffbb:ccdd".parse::<Ipv6Addr>().unwrap());
         assert_eq!(packet.meta.dst, MacAddr([0x33, 0x33, 0xff, 0xbb, 0xcc, 0xdd]));
-        assert_eq!((nd.kind, nd.target, nd.source_mac), (NdKind::NeighborSolicitation, target, Some(OUR_MAC)));
+        assert_eq!(
+            (nd.kind, nd.target, nd.source_mac),
+            (NdKind::NeighborSolicitation, target, Some(OUR_MAC))
+        );
         let (_, packet, _) = written(|out| solicitation(&origin6(), target, Some(HOST_MAC), out));
         assert_eq!((packet.key.dst, packet.meta.dst), (target, HOST_MAC));
         assert_eq!(solicitation(&origin(), target, None, &mut [0; 200]), None);

@@ -113,8 +113,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        FAR, HOST, HOST_MAC, HOST6, OUR_MAC, OURS, OURS6, echo, ethernet, icmp4, icmp6, parse, summed, udp4, v4,
-        verified,
+        FAR, HOST, HOST_MAC, HOST6, OUR_MAC, OURS, OURS6, echo, ethernet, icmp4, icmp6, parse, summed, udp4,
+        v4, verified,
     };
 
     fn refused(frame: &[u8]) -> NotSent {
@@ -151,7 +151,8 @@ mod tests {
         reply(&mut frame, &packet).unwrap();
         verified(&frame);
         let l4 = summed(HOST.to_ipv6_mapped(), OURS.to_ipv6_mapped(), 1, 2, echo(8, b"odd"));
-        let mut frame = ethernet(HOST_MAC, OUR_MAC, 0x0800, &v4(HOST, OURS, 1, 0, &[7, 7, 4, 0, 0, 0, 0, 0], &l4));
+        let mut frame =
+            ethernet(HOST_MAC, OUR_MAC, 0x0800, &v4(HOST, OURS, 1, 0, &[7, 7, 4, 0, 0, 0, 0, 0], &l4));
         let packet = parse(&frame);
         reply(&mut frame, &packet).unwrap();
         assert_eq!(verified(&frame).meta.l4_off, 42);
@@ -181,7 +182,10 @@ mod tests {
         assert_eq!(refused(&from(Ipv4Addr::BROADCAST, OURS)), NotSent::BadSource);
         assert_eq!(refused(&from(OURS, OURS)), NotSent::BadSource);
         assert_eq!(refused(&from(Ipv4Addr::UNSPECIFIED, FAR)), NotSent::BadSource);
-        assert_eq!(refused(&icmp6(HOST6, crate::nd::ALL_NODES, 9, &echo(128, &[]))), NotSent::GroupDestination);
+        assert_eq!(
+            refused(&icmp6(HOST6, crate::nd::ALL_NODES, 9, &echo(128, &[]))),
+            NotSent::GroupDestination
+        );
         assert_eq!(refused(&icmp6(HOST6, OURS6, 9, &echo(8, &[]))), NotSent::NotEcho);
         let mut six = icmp6(HOST6, OURS6, 9, &echo(128, &[1]));
         *six.last_mut().unwrap() = 2;

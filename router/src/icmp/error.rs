@@ -127,13 +127,7 @@ fn is_group(packet: &Packet, origin: &Origin, prefix_len: u8) -> bool {
     }
 }
 
-fn write(
-    frame: &[u8],
-    packet: &Packet,
-    problem: Problem,
-    origin: &Origin,
-    out: &mut [u8],
-) -> Option<usize> {
+fn write(frame: &[u8], packet: &Packet, problem: Problem, origin: &Origin, out: &mut [u8]) -> Option<usize> {
     let meta = &packet.meta;
     let v4 = meta.l3 == L3::V4;
     let original = frame.get(usize::from(meta.l3_off)..meta.l3_end as usize)?;
@@ -222,9 +216,7 @@ fn header_v6(message: &mut [u8], problem: Problem, pointer: u32, ip: &Ip) {
             header.set_pkt_too_big_mtu(mtu);
             (Icmpv6Message::PktTooBig, 0)
         }
-        Problem::TimeExceeded => {
-            (Icmpv6Message::TimeExceeded, Icmpv6TimeExceeded::HopLimitExceeded.into())
-        }
+        Problem::TimeExceeded => (Icmpv6Message::TimeExceeded, Icmpv6TimeExceeded::HopLimitExceeded.into()),
     };
     header.set_msg_type(kind);
     header.set_msg_code(code);
@@ -254,3 +246,7 @@ fn next_header_pointer(packet: &[u8], meta: &Meta) -> Option<u32> {
     }
     u32::try_from(pointer).ok()
 }
+
+#[cfg(test)]
+#[path = "error_tests.rs"]
+mod tests;
