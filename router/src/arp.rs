@@ -67,3 +67,77 @@ impl Message {
         Some(len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use switch::flow::{Body, Packet};
+
+    use super::*;
+    use crate::testing::{FAR, HOST, HOST_MAC, OUR_MAC, OURS, origin, origin6, parse};
+
+    fn written(write: impl Fn(&mut [u8]) -> Option<usize>) -> (Packet, Arp) {
+        let mut out = [0xa5; 100];
+        let len = write(&mut out).unwrap();
+        assert_eq!(write(&mut out[..len - 1]), None, "one byte too few");
+        let packet = parse(&out[..len]);
+        let Body::Arp(arp) = packet.meta.body else { panic!("no ARP: {packet:?}") };
+        (packet, arp)
+    }
+
+    const QUESTION: Arp = Arp {
+        operation: 1,
+        sender_mac: HOST_MAC,
+        sender_ip: HOST,
+        target_mac: MacAddr::ZERO,
+        target_ip: OURS,
+    };
+
+    #[test]
+    fn a_reply_goes_to_who_asked() {
+        let tag = VlanTag { tpid: 0x8100, tci: 10 };
+        for vlan in [None, Some(tag)] {
+            let (packet, arp) = written(|out| reply(&QUESTION, OUR_MAC, vlan, out));
+            assert_eq!((packet.meta.src, packet.meta.dst, packet.meta.vlan), (OUR_MAC, HOST_MAC, vlan));
+            let expected = Arp {
+                operation: 2,
+                sender_mac: OUR_MAC,
+                sender_ip: OURS,
+                target_mac: HOST_MAC,
+                target_ip: HOST,
+            };
+            assert_eq!(arp, expected);
+        }
+        let probe = Arp { sender_ip: Ipv4Addr::UNSPECIFIED, ..QUESTION };
+        assert_eq!(written(|out| reply(&probe, OUR_MAC, None, out)).1.target_ip, Ipv4Addr::UNSPECIFIED);
+    }
+
+    #[test]
+    fn nothing_is_said_to_everybody_for_one_who_asks_so() {
+        for arp in [
+            Arp { sender_mac: MacAddr::BROADCAST, ..QUESTION },
+            Arp { sender_mac: MacAddr([1, 0, 0x5e, 0, 0, 1]), ..QUESTION },
+            Arp { operation: 2, ..QUESTION },
+        ] {
+            assert_eq!(reply(&arp, OUR_MAC, None, &mut [0; 100]), None);
+        }
+    }
+
+    #[test]
+    fn requests_and_announcements() {
+        let (packet, arp) = written(|out| request(&origin(), FAR, None, out));
+        assert_eq!((packet.meta.src, packet.meta.dst), (OUR_MAC, MacAddr::BROADCAST));
+        let asked = Arp {
+            operation: 1,
+            sender_mac: OUR_MAC,
+            sender_ip: OURS,
+            target_mac: MacAddr::ZERO,
+            target_ip: FAR,
+        };
+        assert_eq!(arp, asked);
+        let (packet, arp) = written(|out| request(&origin(), FAR, Some(HOST_MAC), out));
+        assert_eq!((packet.meta.dst, arp), (HOST_MAC, asked));
+        let (packet, arp) = written(|out| announce(&origin(), out));
+        assert_eq!((packet.meta.dst, arp), (MacAddr::BROADCAST, Arp { target_ip: OURS, ..asked }));
+        assert_eq!(request(&origin6(), FAR, None, &mut [0; 100]), None);
+    }
+}

@@ -71,3 +71,65 @@ fn age_v6(packet: &mut [u8]) -> Option<()> {
     *hop_limit = hop_limit.checked_sub(1).filter(|left| *left > 0)?;
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{FAR, HOST, HOST_MAC, OUR_MAC, ethernet, parse, udp4, udp6, v4, verified};
+
+    const NEXT: MacAddr = MacAddr([2, 9, 9, 9, 9, 9]);
+
+    proptest! {
+        #[test]
+        fn a_right_header_stays_right(ttl in 2u8.., proto: u8, id: u16) {
+            let mut packet = v4(HOST, FAR, proto, 0x2000 | 7, &[], &[0; 64]);
+            packet[4..6].copy_from_slice(&id.to_be_bytes());
+            packet[8] = ttl;
+            packet[10..12].fill(0);
+            let check = !sum(&packet[..20]);
+            packet[10..12].copy_from_slice(&check.to_be_bytes());
+            let mut frame = ethernet(HOST_MAC, OUR_MAC, 0x0800, &packet);
+            let meta = parse(&frame).meta;
+            prop_assert!(header_verifies(&frame, &meta));
+            prop_assert!(rewrite(&mut frame, &meta, OUR_MAC, NEXT));
+            prop_assert!(header_verifies(&frame, &meta));
+            let after = parse(&frame).meta;
+            prop_assert_eq!((after.ttl, after.src, after.dst), (ttl - 1, OUR_MAC, NEXT));
+        }
+    }
+
+    #[test]
+    fn a_wrong_header_stays_wrong() {
+        let mut frame = udp4(0, &[], &[1]);
+        frame[15] ^= 1;
+        let meta = parse(&frame).meta;
+        assert!(rewrite(&mut frame, &meta, OUR_MAC, NEXT));
+        assert!(!header_verifies(&frame, &meta));
+    }
+
+    #[test]
+    fn only_hops_and_macs_change() {
+        for mut frame in [udp4(0, &[1, 1, 1, 0], b"payload"), udp6(b"payload")] {
+            let before = frame.clone();
+            let meta = parse(&frame).meta;
+            assert!(rewrite(&mut frame, &meta, OUR_MAC, NEXT));
+            assert_eq!(verified(&frame).meta.ttl, 8);
+            let changed = (12..frame.len()).filter(|at| frame[*at] != before[*at]).count();
+            assert!(changed <= 3, "{changed} bytes behind the MACs");
+        }
+    }
+
+    #[test]
+    fn the_last_hop_changes_nothing() {
+        for (mut frame, at) in [(udp4(0, &[], &[1]), 22), (udp6(&[1]), 21)] {
+            for hops in [0, 1] {
+                frame[at] = hops;
+                let (before, meta) = (frame.clone(), parse(&frame).meta);
+                assert!(!rewrite(&mut frame, &meta, OUR_MAC, NEXT));
+                assert_eq!(frame, before);
+            }
+        }
+    }
+}

@@ -120,3 +120,74 @@ fn either_v6(address: Ipv6Addr) -> Option<Martian> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::testing::{parse, udp4, udp6};
+
+    fn of(src: &str, dst: &str) -> Result<(), Martian> {
+        let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
+        let mut packet = parse(&if src.is_ipv4() { udp4(0, &[], &[]) } else { udp6(&[]) });
+        let mapped = |address| match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        (packet.key.src, packet.key.dst) = (mapped(src), mapped(dst));
+        check(&packet)
+    }
+
+    #[test]
+    fn ipv4() {
+        const FINE: &str = "10.1.0.10";
+        for (address, source, destination) in [
+            ("10.9.0.7", None, None),
+            ("192.0.2.1", None, None),
+            ("198.18.0.1", None, None),
+            ("0.0.0.0", Some(Martian::ThisNetwork), Some(Martian::ThisNetwork)),
+            ("0.1.2.3", Some(Martian::ThisNetwork), Some(Martian::ThisNetwork)),
+            ("127.0.0.1", Some(Martian::Loopback), Some(Martian::Loopback)),
+            ("127.255.0.1", Some(Martian::Loopback), Some(Martian::Loopback)),
+            ("169.254.169.254", Some(Martian::LinkLocal), Some(Martian::LinkLocal)),
+            ("224.0.0.251", Some(Martian::GroupSource), Some(Martian::LinkMulticast)),
+            ("239.1.1.1", Some(Martian::GroupSource), None),
+            ("240.0.0.1", Some(Martian::Reserved), Some(Martian::Reserved)),
+            ("255.255.255.254", Some(Martian::Reserved), Some(Martian::Reserved)),
+            ("255.255.255.255", Some(Martian::GroupSource), Some(Martian::LimitedBroadcast)),
+        ] {
+            assert_eq!(of(address, FINE).err(), source, "from {address}");
+            assert_eq!(of(FINE, address).err(), destination, "to {address}");
+        }
+    }
+
+    #[test]
+    fn ipv6() {
+        const FINE: &str = "fd00:1::10";
+        for (address, source, destination) in [
+            ("2001:db8::1", None, None),
+            ("fec0::1", None, None),
+            ("::", Some(Martian::ThisNetwork), Some(Martian::ThisNetwork)),
+            ("::1", Some(Martian::Loopback), Some(Martian::Loopback)),
+            ("fe80::1", Some(Martian::LinkLocal), Some(Martian::LinkLocal)),
+            ("febf::1", Some(Martian::LinkLocal), Some(Martian::LinkLocal)),
+            ("ff00::1", Some(Martian::GroupSource), Some(Martian::Reserved)),
+            ("ff01::1", Some(Martian::GroupSource), Some(Martian::LinkMulticast)),
+            ("ff12::1", Some(Martian::GroupSource), Some(Martian::LinkMulticast)),
+            ("ff05::2", Some(Martian::GroupSource), None),
+            ("::ffff:10.1.0.10", Some(Martian::Mapped), Some(Martian::Mapped)),
+        ] {
+            assert_eq!(of(address, FINE).err(), source, "from {address}");
+            assert_eq!(of(FINE, address).err(), destination, "to {address}");
+        }
+    }
+
+    #[test]
+    fn two_mapped_addresses_do_not_make_it_ipv4() {
+        let mut packet = parse(&udp6(&[]));
+        packet.key.src = Ipv4Addr::new(10, 1, 0, 10).to_ipv6_mapped();
+        packet.key.dst = Ipv4Addr::new(10, 9, 0, 7).to_ipv6_mapped();
+        assert_eq!(check(&packet), Err(Martian::Mapped));
+    }
+}

@@ -82,3 +82,107 @@ fn lower(header: &mut [u8], meta: &Meta, at: usize, limit: u16) -> Option<()> {
     *check = sum.to_be_bytes();
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use switch::checksum::pseudo;
+    use switch::flow::{Csum, Packet};
+    use switch::vnet::VnetHdr;
+
+    use super::*;
+    use crate::testing::{parse, parse_with, tcp4, tcp6, verified};
+
+    const SYN_ACK: u8 = 0x12;
+    const ACK: u8 = 0x10;
+
+    fn mss(value: u16) -> Vec<u8> {
+        [&[2, 4][..], &value.to_be_bytes()].concat()
+    }
+
+    fn clamped(mut frame: Vec<u8>, mtu: u32) -> Option<Vec<u8>> {
+        let meta = parse(&frame).meta;
+        let before = frame.clone();
+        let changed = clamp(&mut frame, &meta, mtu);
+        assert_eq!(changed, frame != before);
+        changed.then_some(frame)
+    }
+
+    #[test]
+    fn fits_the_headers_of_its_family() {
+        let four = clamped(tcp4(SYN, &mss(1460), &[]), 1400).unwrap();
+        let six = clamped(tcp6(SYN_ACK, &mss(1440), &[]), 1400).unwrap();
+        assert_eq!(four[56..58], 1360u16.to_be_bytes());
+        assert_eq!(six[76..78], 1340u16.to_be_bytes());
+        verified(&four);
+        verified(&six);
+    }
+
+    #[test]
+    fn never_raises_adds_or_touches_data() {
+        assert_eq!(clamped(tcp4(SYN, &mss(1360), &[]), 1400), None);
+        assert_eq!(clamped(tcp4(SYN, &mss(536), &[]), 1400), None);
+        assert_eq!(clamped(tcp4(SYN, &[], &mss(1460)), 1400), None);
+        assert_eq!(clamped(tcp4(ACK, &mss(1460), &[]), 1400), None);
+        assert_eq!(clamped(tcp4(SYN, &mss(1460), &[]), 40), None);
+        assert_eq!(clamped(tcp4(SYN, &mss(65535), &[]), u32::MAX), None);
+    }
+
+    #[test]
+    fn malformed_options_are_left_alone() {
+        let five = mss(1460);
+        for options in [
+            [&[0][..], &five, &[0, 0, 0]].concat(),
+            [&[8, 0][..], &five, &[0, 0]].concat(),
+            [&[8, 1][..], &five, &[0, 0]].concat(),
+            [&[8, 9][..], &five, &[0, 0]].concat(),
+            vec![2, 3, 5, 1],
+            vec![2, 5, 5, 1],
+            vec![1, 1, 2, 4],
+            vec![1, 1, 1, 2],
+        ] {
+            assert_eq!(clamped(tcp4(SYN, &options, &[]), 1000), None, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn every_one_of_several_is_lowered() {
+        let frame = clamped(tcp4(SYN, &[mss(1460), mss(9000)].concat(), &[]), 1000).unwrap();
+        assert_eq!((&frame[56..58], &frame[60..62]), (&960u16.to_be_bytes()[..], &960u16.to_be_bytes()[..]));
+        verified(&frame);
+    }
+
+    proptest! {
+        #[test]
+        fn the_checksum_stays_right(value: u16, mtu in 68u32..9000, pad in 0usize..5, data: Vec<u8>) {
+            let mut options = vec![1; pad];
+            options.extend(mss(value));
+            options.resize(options.len().next_multiple_of(4), 0);
+            for frame in [tcp4(SYN, &options, &data), tcp6(SYN, &options, &data)] {
+                if let Some(after) = clamped(frame.clone(), mtu) {
+                    verified(&after);
+                    prop_assert_eq!(after.len(), frame.len());
+                }
+            }
+        }
+
+        #[test]
+        fn completing_before_or_after_is_the_same(value in 1000u16.., pad in 0usize..4) {
+            let mut options = vec![1; pad];
+            options.extend(mss(value));
+            options.resize(options.len().next_multiple_of(4), 0);
+            let mut frame = tcp4(SYN, &options, b"fast open");
+            let Packet { key, mut meta } = parse(&frame);
+            let len = frame.len() - 34;
+            let partial = pseudo(key.src, key.dst, 6, len as u32);
+            frame[50..52].copy_from_slice(&partial.to_be_bytes());
+            let vnet = VnetHdr { flags: VnetHdr::NEEDS_CSUM, csum_start: 34.into(), csum_offset: 16.into(), ..VnetHdr::default() };
+            meta.csum = parse_with(&frame, &vnet).meta.csum;
+            prop_assert_eq!(meta.csum, Csum::Partial);
+            prop_assert!(clamp(&mut frame, &meta, 1000));
+            prop_assert_eq!(&frame[50..52], &partial.to_be_bytes());
+            prop_assert!(checksum::complete(&mut frame, &mut meta));
+            verified(&frame);
+        }
+    }
+}

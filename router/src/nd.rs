@@ -236,3 +236,145 @@ fn write(origin: &Origin, to: (Ipv6Addr, MacAddr), repr: NdiscRepr<'_>, out: &mu
     Icmpv6Repr::Ndisc(repr).emit(&ip.src, &ip.dst, &mut packet, &ChecksumCapabilities::default());
     Some(len)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use switch::flow::Nd;
+
+    use super::*;
+    use crate::testing::{
+        HOST_MAC, HOST6, LINK_LOCAL, OUR_MAC, OURS6, icmp6, origin, origin6, parse, verified,
+    };
+
+    /// What `write` writes, as the parser reads it: checksum, hop limit and options are the parser's conditions.
+    fn written(write: impl Fn(&mut [u8]) -> Option<usize>) -> (Vec<u8>, Packet, Nd) {
+        let mut out = [0xa5; 3000];
+        let len = write(&mut out).unwrap();
+        assert_eq!(write(&mut [0xa5; 3000][..len - 1]), None, "one byte too few");
+        let packet = verified(&out[..len]);
+        assert_eq!(packet.meta.l3_end, packet.meta.frame_len);
+        let Body::Nd(nd) = packet.meta.body else { panic!("no ND: {packet:?}") };
+        (out[..len].to_vec(), packet, nd)
+    }
+
+    fn ask(src: Ipv6Addr, dst: Ipv6Addr, option: &[u8]) -> Packet {
+        let message = [&[135, 0, 0, 0, 0, 0, 0, 0], &OURS6.octets()[..], option].concat();
+        parse(&icmp6(src, dst, 255, &message))
+    }
+
+    const SOURCE: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 0x77];
+
+    #[test]
+    fn who_asks_is_told() {
+        let group = solicited_node(OURS6);
+        for (option, to) in [(&SOURCE[..], MacAddr([2, 0, 0, 0, 0, 0x77])), (&[], HOST_MAC)] {
+            let question = ask(HOST6, group, option);
+            let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, None, out));
+            assert_eq!((packet.meta.src, packet.meta.dst), (OUR_MAC, to));
+            assert_eq!((packet.key.src, packet.key.dst), (OURS6, HOST6));
+            assert_eq!((nd.kind, nd.target, nd.flags), (NdKind::NeighborAdvertisement, OURS6, 0xe0));
+            assert_eq!(nd.target_mac, Some(OUR_MAC));
+        }
+    }
+
+    #[test]
+    fn a_probe_for_duplicates_is_answered_to_all() {
+        let question = ask(Ipv6Addr::UNSPECIFIED, solicited_node(OURS6), &[]);
+        let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, None, out));
+        assert_eq!((packet.key.dst, packet.meta.dst), (ALL_NODES, MacAddr([0x33, 0x33, 0, 0, 0, 1])));
+        assert_eq!((nd.flags, nd.target_mac), (0xa0, Some(OUR_MAC)));
+        let (_, again, nd_again) = written(|out| announce(&origin6(), out));
+        assert_eq!((again.key.dst, nd_again), (ALL_NODES, nd));
+    }
+
+    #[test]
+    fn an_answer_never_goes_to_a_group() {
+        let question = ask(HOST6, solicited_node(OURS6), &[1, 1, 0x33, 0x33, 0, 0, 0, 1]);
+        assert_eq!(advertisement(&question, OUR_MAC, None, &mut [0; 200]), None);
+        let echo = parse(&icmp6(HOST6, OURS6, 9, &crate::testing::echo(128, &[])));
+        assert_eq!(advertisement(&echo, OUR_MAC, None, &mut [0; 200]), None);
+    }
+
+    #[test]
+    fn solicitations_go_to_the_group_or_the_known_mac() {
+        let target: Ipv6Addr = "fd00:1::aabb:ccdd".parse().unwrap();
+        let (_, packet, nd) = written(|out| solicitation(&origin6(), target, None, out));
+        assert_eq!(packet.key.dst, "ff02::1:ffbb:ccdd".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(packet.meta.dst, MacAddr([0x33, 0x33, 0xff, 0xbb, 0xcc, 0xdd]));
+        assert_eq!(
+            (nd.kind, nd.target, nd.source_mac),
+            (NdKind::NeighborSolicitation, target, Some(OUR_MAC))
+        );
+        let (_, packet, _) = written(|out| solicitation(&origin6(), target, Some(HOST_MAC), out));
+        assert_eq!((packet.key.dst, packet.meta.dst), (target, HOST_MAC));
+        assert_eq!(solicitation(&origin(), target, None, &mut [0; 200]), None);
+    }
+
+    fn link_local() -> Origin {
+        Origin { address: LINK_LOCAL, vlan: Some(VlanTag { tpid: 0x8100, tci: 7 }), ..origin6() }
+    }
+
+    const PREFIX: Prefix = Prefix {
+        address: Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0),
+        len: 64,
+        on_link: true,
+        autonomous: true,
+        valid: 86_400,
+        preferred: 14_400,
+    };
+
+    const ADVERTISED: Advertised<'_> = Advertised {
+        lifetime: 1800,
+        managed: false,
+        other: true,
+        mtu: Some(1400),
+        prefixes: &[PREFIX],
+        dns: &[OURS6],
+        dns_lifetime: 3600,
+    };
+
+    #[test]
+    fn a_router_advertisement_byte_for_byte() {
+        let (frame, packet, nd) = written(|out| router_advertisement(&link_local(), &ADVERTISED, None, out));
+        assert_eq!((packet.key.src, packet.key.dst), (LINK_LOCAL, ALL_NODES));
+        assert_eq!((packet.meta.ttl, packet.meta.vid()), (255, 7));
+        assert_eq!((nd.kind, nd.source_mac), (NdKind::RouterAdvertisement, Some(OUR_MAC)));
+        let expected = [
+            &[64, 0x40, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],
+            &[1, 1, 2, 0, 0, 0, 0, 1],
+            &[5, 1, 0, 0, 0, 0, 5, 120],
+            &[3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 0, 0x38, 0x40, 0, 0, 0, 0],
+            &PREFIX.address.octets(),
+            &[25, 3, 0, 0, 0, 0, 14, 16],
+            &OURS6.octets(),
+        ]
+        .concat();
+        assert_eq!(frame[18 + 40 + 4..], expected);
+    }
+
+    #[test]
+    fn who_solicits_may_be_told_alone() {
+        let to = Some((HOST6, HOST_MAC));
+        let (_, packet, _) = written(|out| router_advertisement(&link_local(), &ADVERTISED, to, out));
+        assert_eq!((packet.key.dst, packet.meta.dst), (HOST6, HOST_MAC));
+        let group = Some((HOST6, MacAddr::BROADCAST));
+        assert_eq!(router_advertisement(&link_local(), &ADVERTISED, group, &mut [0; 500]), None);
+        assert_eq!(router_advertisement(&origin6(), &ADVERTISED, None, &mut [0; 500]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_number_of_options(prefixes in 0usize..20, dns in 0usize..130, mtu: Option<u32>) {
+            let prefixes = vec![PREFIX; prefixes];
+            let servers = vec![OURS6; dns];
+            let advertised = Advertised { mtu, prefixes: &prefixes, dns: &servers, ..ADVERTISED };
+            let mut out = [0xa5; 4000];
+            let len = router_advertisement(&link_local(), &advertised, None, &mut out);
+            prop_assert_eq!(len.is_some(), dns < 128);
+            if let Some(len) = len {
+                verified(&out[..len]);
+            }
+        }
+    }
+}

@@ -89,7 +89,7 @@ pub fn udp6(payload: &[u8]) -> Vec<u8> {
 }
 
 pub fn tcp(flags: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
-    let offset = ((20 + options.len()) / 4 << 4) as u8;
+    let offset = ((20 + options.len()) * 4) as u8;
     let mut l4 = vec![0x30, 0x39, 0, 80, 1, 2, 3, 4, 5, 6, 7, 8, offset, flags, 0x10, 0, 0, 0, 0, 0];
     l4.extend(options);
     l4.extend(payload);

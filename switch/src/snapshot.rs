@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 
 use crate::fdb::Fdb;
@@ -26,6 +27,9 @@ pub struct Snapshot<T = ()> {
     /// What the rooms above decide by.
     pub tables: T,
 }
+
+/// Where the current snapshot is found.
+pub type Published<T = ()> = Arc<ArcSwap<Snapshot<T>>>;
 
 impl<T> Snapshot<T> {
     /// The port, if it is configured.

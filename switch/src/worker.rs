@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, Cache};
+use arc_swap::Cache;
 
 use crate::admit::admit;
 use crate::apply::apply;
@@ -13,7 +13,7 @@ use crate::io::{BATCH, Batch, Io, Wait};
 use crate::learn::learn;
 use crate::parse::parse;
 use crate::policy::{Desk, Fate, Here, Policy};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Published, Snapshot};
 use crate::stats::Counters;
 use crate::tick::Tick;
 use crate::track::{Storm, track};
@@ -32,7 +32,7 @@ pub struct Worker<I, P: Policy> {
     batch: Batch,
     /// Frames that were held and go on.
     released: Vec<Frame>,
-    snapshot: Cache<Arc<ArcSwap<Snapshot<P::Tables>>>, Arc<Snapshot<P::Tables>>>,
+    snapshot: Cache<Published<P::Tables>, Arc<Snapshot<P::Tables>>>,
     counters: Arc<Counters>,
     storm: Storm,
     policy: P,
@@ -40,13 +40,7 @@ pub struct Worker<I, P: Policy> {
 
 impl<I: Io, P: Policy> Worker<I, P> {
     /// A worker with a pool of `slots` frames, for ports `0..ports`.
-    pub fn new(
-        io: I,
-        slots: u16,
-        ports: usize,
-        snapshot: Arc<ArcSwap<Snapshot<P::Tables>>>,
-        policy: P,
-    ) -> Self {
+    pub fn new(io: I, slots: u16, ports: usize, snapshot: Published<P::Tables>, policy: P) -> Self {
         Self {
             io,
             pool: Pool::new(slots),

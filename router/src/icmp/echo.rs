@@ -104,3 +104,91 @@ fn turn_v6(header: &mut [u8]) -> Option<u8> {
     *header.get_mut(7)? = HOPS;
     Some(REPLY_V6)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{
+        FAR, HOST, HOST_MAC, HOST6, OUR_MAC, OURS, OURS6, echo, ethernet, icmp4, icmp6, parse, summed, udp4,
+        v4, verified,
+    };
+
+    fn refused(frame: &[u8]) -> NotSent {
+        let mut after = frame.to_vec();
+        let error = reply(&mut after, &parse(frame)).unwrap_err();
+        assert_eq!(after, frame, "changed although refused");
+        error
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_becomes_its_reply(data in prop::collection::vec(any::<u8>(), 0..300), code: u8) {
+            let mut request = echo(8, &data);
+            request[1] = code;
+            let mut four = icmp4(OURS, 0x4000, &request);
+            let mut six = icmp6(HOST6, OURS6, 9, &[&[128, code], &request[2..]].concat());
+            for (frame, kind) in [(&mut four, 0), (&mut six, 129)] {
+                let before = parse(frame);
+                prop_assert_eq!(reply(frame, &before), Ok(()));
+                let after = verified(frame);
+                prop_assert_eq!((after.key.src, after.key.dst), (before.key.dst, before.key.src));
+                prop_assert_eq!((after.meta.src, after.meta.dst), (OUR_MAC, HOST_MAC));
+                prop_assert_eq!((after.key.sport, after.key.dport), (0x1234, kind << 8));
+                prop_assert_eq!((after.meta.ttl, after.meta.tos), (64, 0x2b));
+                prop_assert_eq!(&frame[usize::from(after.meta.headers_len)..], &data);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_and_one_with_options() {
+        let mut frame = icmp4(OURS, 0, &echo(8, &vec![7; 65_535 - 28]));
+        let packet = parse(&frame);
+        reply(&mut frame, &packet).unwrap();
+        verified(&frame);
+        let l4 = summed(HOST.to_ipv6_mapped(), OURS.to_ipv6_mapped(), 1, 2, echo(8, b"odd"));
+        let mut frame =
+            ethernet(HOST_MAC, OUR_MAC, 0x0800, &v4(HOST, OURS, 1, 0, &[7, 7, 4, 0, 0, 0, 0, 0], &l4));
+        let packet = parse(&frame);
+        reply(&mut frame, &packet).unwrap();
+        assert_eq!(verified(&frame).meta.l4_off, 42);
+    }
+
+    #[test]
+    fn refused_with_a_name() {
+        let good = icmp4(OURS, 0, &echo(8, b"data"));
+        let with = |at: usize, byte: u8| {
+            let mut frame = good.clone();
+            frame[at] ^= byte;
+            frame
+        };
+        let from = |src: Ipv4Addr, dst: Ipv4Addr| {
+            let l4 = summed(src.to_ipv6_mapped(), dst.to_ipv6_mapped(), 1, 2, echo(8, b"data"));
+            ethernet(HOST_MAC, OUR_MAC, 0x0800, &v4(src, dst, 1, 0, &[], &l4))
+        };
+        assert_eq!(refused(&with(40, 1)), NotSent::BadChecksum);
+        assert_eq!(refused(&with(15, 4)), NotSent::BadHeader);
+        assert_eq!(refused(&with(0, 1)), NotSent::GroupMac);
+        assert_eq!(refused(&with(6, 1)), NotSent::GroupMac);
+        assert_eq!(refused(&icmp4(OURS, 0, &echo(0, b"data"))), NotSent::NotEcho);
+        assert_eq!(refused(&icmp4(OURS, 0x2000, &echo(8, &[0; 8]))), NotSent::Fragment);
+        assert_eq!(refused(&udp4(0, &[], &[])), NotSent::NotEcho);
+        assert_eq!(refused(&from(HOST, Ipv4Addr::BROADCAST)), NotSent::GroupDestination);
+        assert_eq!(refused(&from(HOST, Ipv4Addr::new(224, 0, 0, 1))), NotSent::GroupDestination);
+        assert_eq!(refused(&from(Ipv4Addr::BROADCAST, OURS)), NotSent::BadSource);
+        assert_eq!(refused(&from(OURS, OURS)), NotSent::BadSource);
+        assert_eq!(refused(&from(Ipv4Addr::UNSPECIFIED, FAR)), NotSent::BadSource);
+        assert_eq!(
+            refused(&icmp6(HOST6, crate::nd::ALL_NODES, 9, &echo(128, &[]))),
+            NotSent::GroupDestination
+        );
+        assert_eq!(refused(&icmp6(HOST6, OURS6, 9, &echo(8, &[]))), NotSent::NotEcho);
+        let mut six = icmp6(HOST6, OURS6, 9, &echo(128, &[1]));
+        *six.last_mut().unwrap() = 2;
+        assert_eq!(refused(&six), NotSent::BadChecksum);
+    }
+}

@@ -246,3 +246,7 @@ fn next_header_pointer(packet: &[u8], meta: &Meta) -> Option<u32> {
     }
     u32::try_from(pointer).ok()
 }
+
+#[cfg(test)]
+#[path = "error_tests.rs"]
+mod tests;

@@ -93,3 +93,65 @@ impl Limiter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GREEDY: PortId = PortId(0);
+    const MODEST: PortId = PortId(1);
+
+    fn sent(limiter: &mut Limiter, port: PortId, millis: std::ops::Range<u64>) -> usize {
+        millis.filter(|at| limiter.take(port, Tick::from_millis(*at)).is_ok()).count()
+    }
+
+    #[test]
+    fn a_burst_and_then_the_rate() {
+        let (port, total) = (Rate { per_second: 10, burst: 5 }, Rate { per_second: 1000, burst: 1000 });
+        let mut limiter = Limiter::new(2, port, total);
+        assert_eq!(sent(&mut limiter, GREEDY, 0..100), 5);
+        assert_eq!(sent(&mut limiter, GREEDY, 100..10_100), 100);
+        assert_eq!(limiter.take(GREEDY, Tick::from_millis(10_099)), Err(Limited::Port));
+        assert_eq!(limiter.take(MODEST, Tick::from_millis(10_099)), Ok(()));
+        assert_eq!(limiter.take(PortId(2), Tick::from_millis(20_000)), Err(Limited::Port));
+        limiter.reset(GREEDY);
+        assert_eq!(sent(&mut limiter, GREEDY, 10_099..10_100), 1);
+    }
+
+    #[test]
+    fn the_total_holds_and_is_charged_only_for_what_is_sent() {
+        let mut limiter = Limiter::new(2, Rate { per_second: 0, burst: 4 }, Rate { per_second: 0, burst: 5 });
+        assert_eq!(sent(&mut limiter, GREEDY, 0..100), 4);
+        assert_eq!(sent(&mut limiter, MODEST, 0..100), 1);
+        assert_eq!(limiter.take(MODEST, Tick::default()), Err(Limited::Total));
+        assert_eq!(limiter.take(GREEDY, Tick::default()), Err(Limited::Port));
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_burst_and_rate(
+            per_second in 0u32..5000,
+            burst in 0u32..50,
+            steps in prop::collection::vec(0u64..50, 1..400),
+        ) {
+            let rate = Rate { per_second, burst };
+            let mut limiter = Limiter::new(1, rate, Rate { per_second: u32::MAX, burst: u32::MAX });
+            let (mut now, mut sent) = (1_000_000, 0);
+            for step in &steps {
+                now += step;
+                sent += u64::from(limiter.take(GREEDY, Tick::from_millis(now)).is_ok());
+            }
+            let elapsed: u64 = steps.iter().sum();
+            prop_assert!(sent <= u64::from(burst) + elapsed * u64::from(per_second) / 1000);
+        }
+
+        #[test]
+        fn no_time_overflows_or_runs_backwards_into_more(ticks: Vec<u64>) {
+            let mut limiter = Limiter::new(1, Rate { per_second: u32::MAX, burst: 3 }, Rate { per_second: 0, burst: 7 });
+            let sent = ticks.iter().filter(|at| limiter.take(GREEDY, Tick::from_millis(**at)).is_ok()).count();
+            prop_assert!(sent <= 7);
+        }
+    }
+}
