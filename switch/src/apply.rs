@@ -1,5 +1,6 @@
 //! Seventh hop: edits the bytes, in a fixed order, with no heap and no closures.
 
+use crate::drop::DropReason;
 use crate::flow::{Csum, Gso, Meta};
 use crate::frame::{Frame, Pool};
 use crate::verdict::Hop;
@@ -11,17 +12,20 @@ use crate::vnet::VnetHdr;
 /// by the policy: its TTL, the MACs of its next hop. Of the virtio header `hdr_len` is set to the parsed length of the
 /// headers: the kernel makes that much linear and puts the payload into page fragments, and what the sender's side
 /// wrote there is not to be trusted.
+///
+/// # Errors
+/// What `edit` says.
 pub fn apply(
     hop: Option<&Hop>,
     mut meta: Meta,
     pool: &mut Pool,
     frame: &Frame,
-    edit: impl FnOnce(&Hop, &Meta, &mut [u8]),
-) -> (Frame, Meta) {
+    edit: impl FnOnce(&Hop, &Meta, &mut [u8]) -> Result<(), DropReason>,
+) -> Result<(Frame, Meta), DropReason> {
     let frame = match hop {
         Some(hop) => {
             let frame = untag(&mut meta, pool, frame);
-            edit(hop, &meta, pool.bytes_mut(&frame));
+            edit(hop, &meta, pool.bytes_mut(&frame))?;
             frame
         }
         None => *frame,
@@ -31,7 +35,7 @@ pub fn apply(
         header.hdr_len.set(meta.headers_len);
         pool.set_vnet(&frame, &header);
     }
-    (frame, meta)
+    Ok((frame, meta))
 }
 
 /// Takes the tags off: what a gateway without a VLAN is sent carries at most a priority.

@@ -77,7 +77,7 @@ drop_reasons! {
     NotForUs = "not_for_us",
     /// TTL or hop limit used up on the way to another network
     TtlExceeded = "ttl_exceeded",
-    /// for a gateway, with a wrong checksum
+    /// to be routed or for a gateway, with a wrong header or ICMP checksum
     BadChecksum = "bad_checksum",
     /// no route to the destination
     NoRoute = "no_route",

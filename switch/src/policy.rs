@@ -50,7 +50,12 @@ pub trait Policy {
     }
 
     /// Seventh hop, the policy's part: edits the bytes of a routed frame, which carries no tag any more.
-    fn edit(_hop: &Hop, _meta: &Meta, _frame: &mut [u8]) {}
+    ///
+    /// # Errors
+    /// What is wrong with the bytes; the frame is dropped.
+    fn edit(_hop: &Hop, _meta: &Meta, _frame: &mut [u8]) -> Result<(), DropReason> {
+        Ok(())
+    }
 
     /// A task. Out of line.
     ///

@@ -130,7 +130,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                     return Err(DropReason::StaleEntry);
                 }
                 let (frame, meta) =
-                    apply(action.hop.as_ref(), packet.meta, self.pool, frame, P::edit); // 7. apply
+                    apply(action.hop.as_ref(), packet.meta, self.pool, frame, P::edit)?; // 7. apply
                 tx::forward(self.io, self.pool, &frame, &meta, action.out, self.counters); // 8. tx
                 if action.hop.is_some_and(|hop| hop.ask.is_some()) {
                     let (policy, mut desk) = self.desk();
@@ -138,7 +138,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 }
             }
             Verdict::Flood => {
-                let (frame, meta) = apply(None, packet.meta, self.pool, frame, P::edit); // 7. apply
+                let (frame, meta) = apply(None, packet.meta, self.pool, frame, P::edit)?; // 7. apply
                 tx::flood(self.io, self.pool, &frame, &meta, network, self.counters); // 8. tx
             }
             Verdict::Local(task) => {

@@ -68,12 +68,15 @@ impl Policy for House {
         verdict
     }
 
-    fn edit(hop: &Hop, meta: &Meta, frame: &mut [u8]) {
+    fn edit(hop: &Hop, meta: &Meta, frame: &mut [u8]) -> Result<(), DropReason> {
+        // RFC 1812 section 5.2.2: a bridge has no business with it, a router must look.
+        if !forward::header_verifies(frame, meta) {
+            return Err(DropReason::BadChecksum);
+        }
         if let Some(mtu) = hop.shrinks {
             mss::clamp(frame, meta, mtu);
         }
-        // It was decided that it has a hop left.
-        let _ = forward::rewrite(frame, meta, hop.src, hop.dst);
+        if forward::rewrite(frame, meta, hop.src, hop.dst) { Ok(()) } else { Err(DropReason::TtlExceeded) }
     }
 
     fn serve<I: Io>(

@@ -7,5 +7,6 @@ mod harness;
 mod basics;
 mod hostile;
 mod namespaces;
+mod routing;
 mod traffic;
 mod wire;

@@ -70,7 +70,7 @@ print(count, digest.hexdigest())
 ";
 
 /// A checked stream under way.
-struct Stream {
+pub struct Stream {
     receiver: Background,
     sender: Background,
     stop: PathBuf,
@@ -78,7 +78,7 @@ struct Stream {
 
 impl Stream {
     /// `to` is the address of the receiver; the stream goes on until it is finished.
-    fn start(daemon: &Daemon, sender: &str, receiver: &str, to: &str, least_mib: u32) -> Self {
+    pub fn start(daemon: &Daemon, sender: &str, receiver: &str, to: &str, least_mib: u32) -> Self {
         let stop = daemon.host.dir.join(format!("stop-{sender}-{receiver}"));
         let _ = std::fs::remove_file(&stop);
         let (address, least) = (format!("{to}/5010"), least_mib.to_string());
@@ -90,7 +90,7 @@ impl Stream {
 
     /// Ends it: all that was sent has come, as it was sent. Its bytes.
     #[track_caller]
-    fn finish(self) -> u64 {
+    pub fn finish(self) -> u64 {
         std::fs::write(&self.stop, "").unwrap();
         let sent = self.sender.finish();
         assert_eq!(sent, self.receiver.finish());
@@ -99,7 +99,7 @@ impl Stream {
 }
 
 /// Frames and bytes that came from a container.
-fn from(daemon: &Daemon, container: &str) -> (u64, u64) {
+pub fn from(daemon: &Daemon, container: &str) -> (u64, u64) {
     let row = daemon.port(container);
     (row["rx_frames"].as_u64().unwrap(), row["rx_bytes"].as_u64().unwrap())
 }
