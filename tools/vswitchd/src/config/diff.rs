@@ -1,6 +1,6 @@
 //! What changed between two configurations, so that a reload touches nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::net::Ipv4Addr;
@@ -8,12 +8,12 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 
-use super::model::{Config, Container, Daemon, Interface, Network};
+use super::model::{Config, Container, Daemon, Interface, Network, Route};
 use crate::wire::NetnsRef;
 
 /// What turns one configuration into another. Removals are in the old one's order, the rest in the new one's.
 ///
-/// To apply it: remove interfaces, then networks; change and add networks, then containers, then interfaces.
+/// To apply it: remove interfaces, then networks; change and add networks, then routes, containers and interfaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Settings of the process that changed: they wait for its next start.
@@ -28,6 +28,8 @@ pub struct Diff {
     pub containers_removed: Vec<String>,
     /// Names of containers that come.
     pub containers_added: Vec<String>,
+    /// Whether static routes came or went.
+    pub routes: bool,
     /// Containers that stay, with what is new about them beside their interfaces.
     pub containers_changed: Vec<ContainerChange>,
     /// Interfaces that go, with those of containers that go.
@@ -114,8 +116,11 @@ fields! {
     NetworkField of Network {
         Subnet = subnet,
         Gateway = gateway,
+        GatewayMac = gateway_mac,
         Mtu = mtu,
         Icc = icc,
+        Internal = internal,
+        RoutesTo = routes_to,
         Ageing = ageing,
         FdbLimit = fdb_limit,
         Spoof = spoof,
@@ -174,6 +179,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         daemon: DaemonField::changed(&old.daemon, &new.daemon),
         networks_removed: owned(&networks.removed),
         networks_added: owned(&networks.added),
+        routes: routes(old) != routes(new),
         containers_removed: owned(&containers.removed),
         containers_added: owned(&containers.added),
         interfaces_removed: interfaces.removed.iter().map(key).collect(),
@@ -199,6 +205,11 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         }
     }
     diff
+}
+
+// Their order does not matter either.
+fn routes(config: &Config) -> HashSet<&Route> {
+    config.routes.iter().collect()
 }
 
 struct Split<K, T> {

@@ -3,12 +3,14 @@
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Config, Container, Daemon, Interface, Network};
+use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
 use super::plan::in_network;
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
 use super::registry::Registry;
-use super::resolve::{default_route, unknown_network};
+use super::resolve::{default_route, unknown_network, way_out};
+use super::routing::AddressPlan;
 use super::value::{self, Number};
+use super::zones::{overlap_problem, overlaps, zones_of};
 use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths};
 use crate::wire::NetnsRef;
 
@@ -57,7 +59,7 @@ pub struct InterfaceOptions {
 }
 
 impl Network {
-    /// A network made at run time; it has no gateway.
+    /// A network made at run time; its gateway is ours, and it opens connections to no other network.
     ///
     /// # Errors
     /// Everything that is wrong with it, by itself: whether its name is free is [`Config::add_network`]'s.
@@ -90,13 +92,14 @@ fn take<T>(problems: &mut Vec<Problem>, field: &mut T, given: Option<Result<T, P
 impl Config {
     /// A daemon without networks and containers: what an empty file says.
     pub fn empty(paths: &Paths) -> Self {
-        Self { daemon: Daemon::new(paths), networks: Vec::new(), containers: Vec::new() }
+        Self { daemon: Daemon::new(paths), networks: Vec::new(), containers: Vec::new(), routes: Vec::new() }
     }
 
     /// Adds a network after the others.
     ///
     /// # Errors
-    /// [`Problem::Duplicate`], [`Problem::TooMany`].
+    /// [`Problem::Duplicate`], [`Problem::TooMany`]; [`Problem::ZoneOverlap`] and [`Problem::RouteToSubnet`] where
+    /// another network's `routes_to` takes it in.
     pub fn add_network(&mut self, network: Network) -> Result<(), Problem> {
         if self.network(&network.name).is_some() {
             let first = Place(None);
@@ -106,22 +109,45 @@ impl Config {
             return Err(Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
         }
         self.networks.push(network);
-        Ok(())
+        let fits = self.fits_its_zone();
+        if fits.is_err() {
+            self.networks.pop();
+        }
+        fits
     }
 
     /// Removes a network that nobody is connected to.
     ///
     /// # Errors
-    /// [`Problem::UnknownNetwork`], [`Problem::NetworkInUse`].
+    /// [`Problem::UnknownNetwork`], [`Problem::NetworkInUse`], [`Problem::NetworkRouted`].
     pub fn remove_network(&mut self, name: &str) -> Result<Network, Problem> {
-        let (index, _) = self.network_at(name)?;
+        let (index, found) = self.network_at(name)?;
         let on_it = |(_, interface): &(&Container, &Interface)| interface.network == name;
         let by: Vec<_> = self.interfaces().filter(on_it).map(|(c, i)| owner(&c.name, &i.name)).collect();
-        if by.is_empty() {
-            Ok(self.networks.remove(index))
-        } else {
-            Err(Problem::NetworkInUse { network: name.to_owned(), by })
+        if !by.is_empty() {
+            return Err(Problem::NetworkInUse { network: name.to_owned(), by });
         }
+        let names_it =
+            |from: &&Network| matches!(&from.routes_to, RoutesTo::Some(names) if names.contains(&found.name));
+        let by: Vec<_> = self.networks.iter().filter(names_it).map(|from| from.name.clone()).collect();
+        let routes = self.routes.iter().filter(|route| route.network == name).count();
+        if !by.is_empty() || routes > 0 {
+            return Err(Problem::NetworkRouted { network: name.to_owned(), by, routes });
+        }
+        Ok(self.networks.remove(index))
+    }
+
+    // Whether the last network has a place in the address plan it is part of.
+    fn fits_its_zone(&self) -> Result<(), Problem> {
+        if self.networks.iter().all(|network| network.routes_to.is_none()) {
+            return Ok(());
+        }
+        let zones = zones_of(&self.networks);
+        if let Some(pair) = overlaps(&self.networks, &zones).first().copied() {
+            return overlap_problem(&self.networks, pair).map_or(Ok(()), Err);
+        }
+        let plan = AddressPlan::new(&self.networks, &zones);
+        self.routes.iter().try_for_each(|route| plan.check(route))
     }
 
     /// Connects a container to a network by a new interface, which it returns; a container that is not there is added.
@@ -147,7 +173,7 @@ impl Config {
         };
         let made = self.new_interface(index, network, &wanted, options)?;
         wanted.interfaces.push(made.clone());
-        default_route(&mut wanted, |name| self.network(name)?.gateway);
+        default_route(&mut wanted, |name| self.network(name).and_then(way_out));
         let made = wanted.interfaces.last().cloned().unwrap_or(made);
         match there.and_then(|place| self.containers.get_mut(place)) {
             Some(known) => *known = wanted,
@@ -157,7 +183,7 @@ impl Config {
     }
 
     /// Disconnects a container from a network and returns the interface that goes. The container stays, even without
-    /// any interface. `interface` is needed where the container has several on that network.
+    /// any interface; a default route by the one that goes moves to the next that can have it. `interface` is needed where the container has several on that network.
     ///
     /// # Errors
     /// [`Problem::UnknownNetwork`], [`Problem::UnknownContainer`], [`Problem::NotConnected`], [`Problem::Ambiguous`].
@@ -177,10 +203,15 @@ impl Config {
             let (container, network) = (container.to_owned(), network.to_owned());
             return Err(Problem::Ambiguous { container, network, names });
         }
-        match interfaces.iter().position(fits) {
-            Some(index) => Ok(interfaces.remove(index)),
-            None => Err(not_connected(container, network, interface)),
+        let index = interfaces.iter().position(fits);
+        let index = index.ok_or_else(|| not_connected(container, network, interface))?;
+        let gone = interfaces.remove(index);
+        let Self { networks, containers, .. } = self;
+        if let Some(known) = containers.get_mut(place) {
+            let network = |name: &str| networks.iter().find(|network| network.name == name);
+            default_route(known, |name| network(name).and_then(way_out));
         }
+        Ok(gone)
     }
 
     /// Removes a container that has no interface left.
@@ -256,11 +287,11 @@ impl Config {
         };
         let mac = match &options.mac {
             Some(text) => {
-                let mac = value::mac(text)?;
-                registry.claim_mac(index, network, mac, owner)?;
+                let mac = value::mac("mac", text)?;
+                registry.claim_mac(index, network, mac, ip, owner)?;
                 mac
             }
-            None => registry.default_mac(index, ip, owner),
+            None => registry.default_mac(index, network, ip, owner),
         };
         let ip: Option<Ipv4Net> = ip.and_then(|ip| in_network(ip, network));
         Ok(Interface { network: network.name.clone(), name, ip, mac, default_via: None })

@@ -3,13 +3,14 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 use toml::de::DeTable;
 
 use super::model::{Daemon, Network};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
-use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, Section, UPLINK};
+use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
 use super::{Paths, value};
 use crate::wire::NetnsRef;
 
@@ -26,6 +27,7 @@ pub(super) struct Raw {
     pub daemon: Daemon,
     pub networks: Vec<RawNetwork>,
     pub containers: Vec<RawContainer>,
+    pub routes: Vec<RawRoute>,
 }
 
 /// `[[network]]`.
@@ -33,9 +35,14 @@ pub(super) struct Raw {
 pub(super) struct RawNetwork {
     /// As written, right or wrong, so that interfaces can refer to it.
     pub name: Option<At<String>>,
-    /// All but the gateway.
+    /// All but the gateway and where it routes to.
     pub network: Network,
+    /// Where its subnet is written.
+    pub subnet: Option<Range<usize>>,
     pub gateway: Option<At<Ipv4Addr>>,
+    pub gateway_mac: Option<At<MacAddr>>,
+    /// The names, or `None` within: all.
+    pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     /// Whether addresses in it can be judged: its subnet and gateway are not wrong.
     pub sound: bool,
     pub span: Range<usize>,
@@ -62,6 +69,15 @@ pub(super) struct RawInterface {
     pub span: Range<usize>,
 }
 
+/// `[[route]]`.
+#[derive(Debug)]
+pub(super) struct RawRoute {
+    pub network: Option<At<String>>,
+    pub destination: Setting<Ipv4Net>,
+    pub via: Setting<Ipv4Addr>,
+    pub span: Range<usize>,
+}
+
 /// Reads every key of the file.
 pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'_>) -> Raw {
     let root = Section::open(&ROOT, table, 0..0, reporter);
@@ -76,10 +92,12 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     }
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
+    let routes = root.sections("route", &ROUTE, reporter);
     Raw {
         daemon: settings,
         networks: networks.iter().map(|section| network(section, reporter)).collect(),
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
+        routes: routes.iter().map(|section| route(section, reporter)).collect(),
     }
 }
 
@@ -146,15 +164,29 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
     let mut network = Network::with_defaults(name.as_ref().map_or("", |at| &at.value));
     let subnet = setting(section, "subnet", reporter, value::subnet);
     let gateway = setting(section, "gateway", reporter, |text| value::address("gateway", text));
+    let gateway_mac = setting(section, "gateway_mac", reporter, |text| value::mac("gateway_mac", text));
     let sound = subnet.is_ok() && gateway.is_ok();
-    network.subnet = subnet.unwrap_or_default().map(|at| at.value);
+    let subnet = subnet.unwrap_or_default();
+    network.subnet = subnet.as_ref().map(|at| at.value);
     numbers(section, &mut network, reporter);
     if let Some(icc) = section.flag("icc") {
         network.icc = icc.value;
     }
     fill(&mut network.spoof, setting(section, "spoof", reporter, value::spoof));
-    way_out(section, reporter);
-    RawNetwork { name, network, gateway: gateway.unwrap_or_default(), sound, span: section.span.clone() }
+    if let Some(internal) = section.flag("internal") {
+        network.internal = internal.value;
+    }
+    no_nat(section, reporter);
+    RawNetwork {
+        name,
+        network,
+        subnet: subnet.map(|at| at.span),
+        gateway: gateway.unwrap_or_default(),
+        gateway_mac: gateway_mac.unwrap_or_default(),
+        routes_to: section.texts_or_all("routes_to"),
+        sound,
+        span: section.span.clone(),
+    }
 }
 
 fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter<'_>) {
@@ -177,15 +209,24 @@ fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter
     }
 }
 
-// Without an uplink every network is internal and none is masqueraded: saying so is right, the contrary is for later.
-fn way_out(section: &Section<'_>, reporter: &mut Reporter<'_>) {
-    for (key, truth) in [("nat", false), ("internal", true)] {
-        if let Some(at) = section.flag(key).filter(|at| at.value != truth) {
-            let what = format!("`{key}` = {}", at.value);
-            reporter.add(&at.span, || {
-                Problem::not_supported(what, ": no network has a way out in this release; remove it")
-            });
-        }
+// Without an uplink no network is masqueraded: saying so is right, the contrary is for later.
+fn no_nat(section: &Section<'_>, reporter: &mut Reporter<'_>) {
+    if let Some(at) = section.flag("nat").filter(|at| at.value) {
+        reporter.add(&at.span, || {
+            Problem::not_supported("`nat` = true", ": no network has an uplink in this release; remove it")
+        });
+    }
+}
+
+fn route(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawRoute {
+    for key in ["network", "destination", "via"] {
+        section.require(key, reporter);
+    }
+    RawRoute {
+        network: section.text("network").map(|at| at.map(str::to_owned)),
+        destination: setting(section, "destination", reporter, value::destination),
+        via: setting(section, "via", reporter, |text| value::address("via", text)),
+        span: section.span.clone(),
     }
 }
 
@@ -212,7 +253,7 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
         network: section.text("network").map(|at| at.map(str::to_owned)),
         name: setting(section, "name", reporter, value::interface_name),
         ip: setting(section, "ip", reporter, |text| value::address("ip", text)),
-        mac: setting(section, "mac", reporter, value::mac),
+        mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
         span: section.span.clone(),
     }
 }

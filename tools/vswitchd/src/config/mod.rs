@@ -4,8 +4,8 @@
 //! bytes -> syntax -> schema -> load -> resolve -> Config
 //! ```
 //!
-//! `schema` knows every key of the contract, `load` checks each value by itself, `resolve` and `plan` check them against
-//! each other and hand out names and addresses. Objects made at run time (`edit`) pass the same checks, and [`diff`] tells a reload
+//! `schema` knows every key of the contract, `load` checks each value by itself, `resolve`, `plan` and `routing` check them
+//! against each other and hand out names and addresses. Objects made at run time (`edit`) pass the same checks, and [`diff`] tells a reload
 //! what changed.
 
 mod diff;
@@ -20,20 +20,23 @@ mod read;
 mod registry;
 mod report;
 mod resolve;
+mod routing;
 mod schema;
 mod syntax;
 mod value;
+mod zones;
 
 pub use diff::{
     ContainerChange, ContainerField, DaemonField, Diff, InterfaceChange, InterfaceField, InterfaceKey,
     NetworkChange, NetworkField, diff,
 };
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
-pub use model::{Config, Container, Daemon, Interface, Io, Network, Spoof, Workers};
+pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};
 pub use read::{MAX_BYTES, ReadError, read};
 pub use report::{ConfigError, ConfigErrors, MAX_ERRORS};
+pub use zones::{Gateway, GatewayBy};
 
 pub use crate::wire::NetnsRef;
 
@@ -45,6 +48,9 @@ pub const MAX_NETWORKS: usize = 4000;
 pub const MAX_CONTAINERS: usize = 4000;
 /// How many interfaces one daemon serves, of all containers together.
 pub const MAX_INTERFACES: usize = 4000;
+
+/// How many static routes one daemon serves.
+pub const MAX_ROUTES: usize = 4000;
 
 /// What a file is read with, beside its text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,6 +22,8 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// `[[container]]`, names unique.
     pub containers: Vec<Container>,
+    /// `[[route]]`, in the order of the file; in a zone no destination is there twice.
+    pub routes: Vec<Route>,
 }
 
 /// Settings of the process itself. They take effect at the next start.
@@ -99,12 +101,20 @@ pub struct Network {
     /// Where addresses come from; `None`: layer 2 only. Host bits are zero.
     #[serde(serialize_with = "as_optional_text")]
     pub subnet: Option<Ipv4Net>,
-    /// The address of the container that routes for this network, when the file names one.
+    /// The gateway's address, when the file names one; see [`Network::reserved_address`] for the one it has otherwise,
+    /// and [`Config::gateway_of`] for who answers there.
     pub gateway: Option<Ipv4Addr>,
+    /// The MAC address of our gateway, when the file names one; see [`Network::reserved_mac`]. Unicast.
+    #[serde(serialize_with = "as_optional_text")]
+    pub gateway_mac: Option<MacAddr>,
     /// Bytes of an IP packet, 68 to 65521.
     pub mtu: u16,
     /// Whether containers of this network may talk to each other.
     pub icc: bool,
+    /// No way out of it: no uplink, no other network, no default route.
+    pub internal: bool,
+    /// The networks it may open connections to.
+    pub routes_to: RoutesTo,
     /// Seconds until an unused FDB entry is forgotten.
     pub ageing: u32,
     /// How many FDB entries.
@@ -122,8 +132,11 @@ impl Network {
             name: name.to_owned(),
             subnet: None,
             gateway: None,
+            gateway_mac: None,
             mtu: 1500,
             icc: true,
+            internal: false,
+            routes_to: RoutesTo::default(),
             ageing: 300,
             fdb_limit: 8192,
             spoof: Spoof::Claimed,
@@ -140,6 +153,62 @@ impl Network {
         let subnet = self.subnet.filter(|subnet| subnet.prefix_len() <= 30)?;
         Some(Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1)))
     }
+
+    /// The MAC address that no container takes but the one that is the gateway: `gateway_mac`, or the one made from
+    /// the gateway's address as a container's is. `None` where there is no gateway.
+    pub fn reserved_mac(&self) -> Option<MacAddr> {
+        let address = self.reserved_address()?;
+        Some(self.gateway_mac.unwrap_or_else(|| mac_from_address(address)))
+    }
+
+    /// Whether other networks may be reached from it, and it from them: it has a gateway and is not internal.
+    pub fn is_routed(&self) -> bool {
+        !self.internal && self.reserved_address().is_some()
+    }
+}
+
+/// `routes_to`: the networks that a network may open connections to. In the file as in JSON an array of names or the
+/// text `"all"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoutesTo {
+    /// Every other network with a gateway that is not internal, be it made later.
+    All,
+    /// These, sorted and each once; none: no other network. Always some of [`Config::networks`], not internal.
+    Some(Vec<String>),
+}
+
+impl RoutesTo {
+    /// Whether it names no network at all.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Some(names) if names.is_empty())
+    }
+}
+
+impl Default for RoutesTo {
+    fn default() -> Self {
+        Self::Some(Vec::new())
+    }
+}
+
+impl Serialize for RoutesTo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::All => serializer.serialize_str("all"),
+            Self::Some(names) => names.serialize(serializer),
+        }
+    }
+}
+
+/// A route by a router that is in one of the networks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Route {
+    /// The network the router is in; always one of [`Config::networks`], with a gateway and not internal.
+    pub network: String,
+    /// What is behind it. Host bits are zero; no subnet of the same zone.
+    #[serde(serialize_with = "as_text")]
+    pub destination: Ipv4Net,
+    /// The router's address in the network's subnet, not the gateway's.
+    pub via: Ipv4Addr,
 }
 
 /// A container: a namespace we serve.
@@ -190,6 +259,12 @@ impl Config {
     pub fn interfaces(&self) -> impl Iterator<Item = (&Container, &Interface)> + Clone {
         self.containers.iter().flat_map(|c| c.interfaces.iter().map(move |i| (c, i)))
     }
+}
+
+/// The MAC address for an IP address, as Docker makes it.
+pub(super) fn mac_from_address(address: Ipv4Addr) -> MacAddr {
+    let [a, b, c, d] = address.octets();
+    MacAddr([0x02, 0x42, a, b, c, d])
 }
 
 fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {

@@ -10,8 +10,8 @@ use switch::mac::MacAddr;
 
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network};
-use super::problem::{Owner, Problem};
-use super::registry::{Registry, check_host};
+use super::problem::Owner;
+use super::registry::{Registry, check_host, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 
@@ -68,8 +68,8 @@ impl<'p, 't> Plan<'p, 't> {
         self.asked_names();
         self.default_names();
         self.set_gateways();
+        self.set_gateway_macs();
         self.asked_addresses();
-        self.check_gateways();
         if let Some(previous) = previous {
             self.kept_addresses(previous);
         }
@@ -131,6 +131,17 @@ impl<'p, 't> Plan<'p, 't> {
         }
     }
 
+    fn set_gateway_macs(&mut self) {
+        for (network, facts) in self.networks.iter_mut().zip(self.facts) {
+            let Some(At { value: mac, span }) = facts.gateway_mac.as_ref().filter(|_| facts.sound) else {
+                continue;
+            };
+            if self.reporter.check(span, needs_gateway("gateway_mac", network)).is_some() {
+                network.gateway_mac = Some(*mac);
+            }
+        }
+    }
+
     // Whether addresses of the port's network can be judged, and which network that is.
     fn judged(&self, port: &Port) -> Option<&Network> {
         let sound = self.facts.get(port.network).is_some_and(|facts| facts.sound);
@@ -147,27 +158,6 @@ impl<'p, 't> Plan<'p, 't> {
                 port.ip = in_network(*ip, &network);
             }
         });
-    }
-
-    // In this release nothing answers on a gateway's address but a container that has it. A container with errors may
-    // be that one: judged only without any.
-    fn check_gateways(&mut self) {
-        if !self.reporter.is_clean() {
-            return;
-        }
-        for (index, (network, facts)) in self.networks.iter().zip(self.facts).enumerate() {
-            if let (Some(gateway), Some(at)) = (network.gateway, &facts.gateway)
-                && !self.registry.has_address(index, gateway)
-            {
-                self.reporter.add(&at.span, || {
-                    let what = format!("`gateway` = \"{gateway}\", which is no container's `ip`,");
-                    Problem::not_supported(
-                        what,
-                        ": leave it out, or give that `ip` to a container that routes",
-                    )
-                });
-            }
-        }
     }
 
     fn kept_addresses(&mut self, previous: &Config) {
@@ -221,8 +211,11 @@ impl<'p, 't> Plan<'p, 't> {
         self.each(|plan, port| {
             let Ok(Some(At { value: mac, span })) = &port.raw.mac else { return };
             let owner = plan.owner(port, span);
-            if let Some(network) = plan.networks.get(port.network) {
-                plan.reporter.check(span, plan.registry.claim_mac(port.network, network, *mac, owner));
+            // Whoever has an address that is wrong may be the gateway.
+            let ip = port.ip.map(|ip| ip.addr());
+            let known = ip.is_some() || matches!(port.raw.ip, Ok(None));
+            if let Some(network) = plan.networks.get(port.network).filter(|_| known) {
+                plan.reporter.check(span, plan.registry.claim_mac(port.network, network, *mac, ip, owner));
             }
             port.mac = *mac;
         });
@@ -232,7 +225,10 @@ impl<'p, 't> Plan<'p, 't> {
         self.each(|plan, port| {
             if matches!(port.raw.mac, Ok(None)) {
                 let owner = plan.owner(port, &port.raw.span);
-                port.mac = plan.registry.default_mac(port.network, port.ip.map(|ip| ip.addr()), owner);
+                let ip = port.ip.map(|ip| ip.addr());
+                if let Some(network) = plan.networks.get(port.network) {
+                    port.mac = plan.registry.default_mac(port.network, network, ip, owner);
+                }
             }
         });
     }

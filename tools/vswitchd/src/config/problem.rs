@@ -134,7 +134,7 @@ pub enum Problem {
     /// An address where no network has any.
     #[error("`{key}` needs a subnet, and network `{network}` has none: add `subnet = \"10.1.0.0/24\"` to it")]
     NoSubnet {
-        /// `ip` or `gateway`.
+        /// The key that needs one.
         key: &'static str,
         /// The network.
         network: String,
@@ -142,7 +142,7 @@ pub enum Problem {
     /// An address of somewhere else.
     #[error("`{key}` = \"{ip}\" is outside {subnet}, the subnet of network `{network}`")]
     OutsideSubnet {
-        /// `ip` or `gateway`.
+        /// `ip`, `gateway` or `via`.
         key: &'static str,
         /// The address.
         ip: Ipv4Addr,
@@ -156,7 +156,7 @@ pub enum Problem {
         "`{key}` = \"{ip}\" is the {role} address of {subnet} and nobody's own: hosts are {first} to {last}"
     )]
     EdgeOfSubnet {
-        /// `ip` or `gateway`.
+        /// `ip`, `gateway` or `via`.
         key: &'static str,
         /// The address.
         ip: Ipv4Addr,
@@ -199,6 +199,131 @@ pub enum Problem {
         network: String,
         /// Who has it.
         owner: Owner,
+    },
+    /// A container that would answer for our gateway.
+    #[error(
+        "`mac` = \"{mac}\" is that of the gateway {gateway} of network `{network}`: take another, \
+         or give the network another `gateway_mac`"
+    )]
+    MacOfGateway {
+        /// The MAC address.
+        mac: MacAddr,
+        /// The network.
+        network: String,
+        /// The gateway's address.
+        gateway: Ipv4Addr,
+    },
+    /// A gateway that is ours and a container.
+    #[error(
+        "`ip` = \"{ip}\" makes this container the gateway of network `{network}`, and `gateway_mac` = \"{mac}\" is for one \
+         that is not: leave one of them out"
+    )]
+    GatewayTwice {
+        /// The gateway's address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+        /// Its `gateway_mac`.
+        mac: MacAddr,
+    },
+    /// Something that only a gateway can do.
+    #[error(
+        "`{key}` needs a gateway, and {subnet}, the subnet of network `{network}`, has no address to spare for one: \
+         take a shorter prefix length"
+    )]
+    NoGateway {
+        /// `gateway_mac`, `routes_to` or `via`.
+        key: &'static str,
+        /// The network.
+        network: String,
+        /// Its subnet.
+        subnet: Ipv4Net,
+    },
+    /// A network that routes to itself.
+    #[error("`routes_to` names \"{network}\", which is the network itself: leave it out, `icc` is for that")]
+    RoutesToItself {
+        /// The network.
+        network: String,
+    },
+    /// A network named twice.
+    #[error("`routes_to` names \"{to}\" twice: leave one of them out")]
+    RoutesToTwice {
+        /// The network named.
+        to: String,
+    },
+    /// Every network, as an element.
+    #[error(
+        "`routes_to` holds \"all\", and no network has that name: every network is `routes_to = \"all\"`"
+    )]
+    AllInside,
+    /// A way into a network that has none.
+    #[error("network `{from}` has `routes_to` \"{to}\", which is `internal`: leave one of them out")]
+    RoutesToInternal {
+        /// The network with the `routes_to`.
+        from: String,
+        /// The network named.
+        to: String,
+    },
+    /// A way into a network where nobody has an address, or nobody a way to answer.
+    #[error("network `{from}` has `routes_to` \"{to}\", which has no {lacks}: give it one, or leave it out")]
+    RoutesToUnrouted {
+        /// The network with the `routes_to`.
+        from: String,
+        /// The network named.
+        to: String,
+        /// Subnet or gateway.
+        lacks: &'static str,
+    },
+    /// A way out of a network that has none.
+    #[error("`{key}` leads out of network `{network}`, which is `internal`: leave one of them out")]
+    InternalRoutes {
+        /// `routes_to` or `network`.
+        key: &'static str,
+        /// The network.
+        network: String,
+    },
+    /// Two networks with the same addresses, where packets are to find one of them.
+    #[error(
+        "subnet {this_subnet} of network `{this}` overlaps {other_subnet} of network `{other}`, and `routes_to` connects \
+         them: networks that are connected share one address plan"
+    )]
+    ZoneOverlap {
+        /// The network that comes later.
+        this: String,
+        /// Its subnet.
+        this_subnet: Ipv4Net,
+        /// The other network.
+        other: String,
+        /// Its subnet.
+        other_subnet: Ipv4Net,
+    },
+    /// A route by our own address.
+    #[error("`via` = \"{via}\" is the gateway of network `{network}` itself: name the router behind it")]
+    RouteByGateway {
+        /// The address.
+        via: Ipv4Addr,
+        /// The network.
+        network: String,
+    },
+    /// A route to where we are already.
+    #[error("`destination` = \"{destination}\" is the subnet of network `{network}`: it needs no route")]
+    RouteToSubnet {
+        /// The destination.
+        destination: Ipv4Net,
+        /// The network that is there.
+        network: String,
+    },
+    /// Two routes to one destination.
+    #[error("there is a route to {destination} already, via {via} in network `{network}`{first}")]
+    RouteTwice {
+        /// The destination.
+        destination: Ipv4Net,
+        /// The first one's router.
+        via: Ipv4Addr,
+        /// The first one's network.
+        network: String,
+        /// Where the first is.
+        first: Place,
     },
     /// No address is left.
     #[error(
@@ -244,6 +369,16 @@ pub enum Problem {
         network: String,
         /// Who is connected, in order.
         by: Vec<Owner>,
+    },
+    /// A network that others refer to cannot go.
+    #[error("network `{network}` is in use by {}: remove them first", references(by, *routes))]
+    NetworkRouted {
+        /// The network.
+        network: String,
+        /// Networks whose `routes_to` names it, in order.
+        by: Vec<String>,
+        /// How many routes lead through it.
+        routes: usize,
     },
     /// A container with interfaces cannot go.
     #[error("container `{container}` is still connected to {}: disconnect first", list(to))]
@@ -299,6 +434,12 @@ impl Problem {
             | Self::InterfaceTaken { .. }
             | Self::AddressTaken { .. }
             | Self::MacTaken { .. }
+            | Self::MacOfGateway { .. }
+            | Self::GatewayTwice { .. }
+            | Self::ZoneOverlap { .. }
+            | Self::RouteToSubnet { .. }
+            | Self::RouteTwice { .. }
+            | Self::NetworkRouted { .. }
             | Self::SubnetFull { .. }
             | Self::Overlap { .. }
             | Self::TooMany { .. }
@@ -328,6 +469,8 @@ pub enum What {
     Container,
     /// `[[container.interface]]`.
     Interface,
+    /// `[[route]]`.
+    Route,
 }
 
 impl fmt::Display for What {
@@ -336,6 +479,7 @@ impl fmt::Display for What {
             Self::Network => "network",
             Self::Container => "container",
             Self::Interface => "interface",
+            Self::Route => "route",
         })
     }
 }
@@ -420,9 +564,20 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
 
 fn known_keys(advice: Option<&Advice>, known: &[&str]) -> String {
     match advice {
-        Some(advice) => format!("{advice} (known: {})", list(known)),
-        None => format!("; known: {}", list(known)),
+        Some(advice) => format!("{advice} (known: {})", known.join(", ")),
+        None => format!("; known: {}", known.join(", ")),
     }
+}
+
+fn references(by: &[String], routes: usize) -> String {
+    let mut parts = Vec::new();
+    if !by.is_empty() {
+        parts.push(format!("`routes_to` of {}", list(by)));
+    }
+    if routes > 0 {
+        parts.push(format!("{routes} [[route]]"));
+    }
+    parts.join(" and ")
 }
 
 fn by_name(name: &Option<String>) -> String {

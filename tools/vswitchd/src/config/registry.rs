@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 
-use super::model::{Config, Network};
+use super::model::{Config, Network, mac_from_address};
 use super::problem::{Owner, Place, Problem};
 use super::value::overlap;
 use crate::wire::NetnsRef;
@@ -130,6 +130,9 @@ impl Registry {
         if network.gateway.is_none() && network.reserved_address() == Some(ip) {
             return Err(Problem::Reserved { ip, network: network.name.clone() });
         }
+        if let Some(mac) = network.gateway_mac.filter(|_| network.gateway == Some(ip)) {
+            return Err(Problem::GatewayTwice { ip, network: network.name.clone(), mac });
+        }
         match self.addresses.get(&(index, ip)) {
             Some(first) => {
                 Err(Problem::AddressTaken { ip, network: network.name.clone(), owner: first.clone() })
@@ -139,11 +142,6 @@ impl Registry {
                 Ok(())
             }
         }
-    }
-
-    /// Whether some interface has this address.
-    pub fn has_address(&self, index: usize, ip: Ipv4Addr) -> bool {
-        self.addresses.contains_key(&(index, ip))
     }
 
     /// Gives the lowest free address to its owner: one that rests only if there is no other.
@@ -163,7 +161,8 @@ impl Registry {
         let all = |from: Ipv4Addr| (from.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
         let found = all(from).filter(free).find(rested).or_else(|| all(first).find(free));
         let Some(ip) = found else {
-            let kept = u32::from(network.gateway.is_none() && network.reserved_address().is_some());
+            let is_ours = |gateway| !self.addresses.contains_key(&(index, gateway));
+            let kept = u32::from(network.reserved_address().is_some_and(is_ours));
             let room = last.to_bits().saturating_sub(first.to_bits()).saturating_add(1).saturating_sub(kept);
             return Err(Problem::SubnetFull { network: network.name.clone(), subnet, room });
         };
@@ -174,14 +173,18 @@ impl Registry {
         Ok(ip)
     }
 
-    /// Gives a MAC address that was asked for to its owner.
+    /// Gives a MAC address that was asked for to its owner, who has the address `ip`.
     pub fn claim_mac(
         &mut self,
         index: usize,
         network: &Network,
         mac: MacAddr,
+        ip: Option<Ipv4Addr>,
         owner: Owner,
     ) -> Result<(), Problem> {
+        if let Some(gateway) = gateway_with(network, mac, ip) {
+            return Err(Problem::MacOfGateway { mac, network: network.name.clone(), gateway });
+        }
         match self.macs.get(&(index, mac)) {
             Some(first) => {
                 Err(Problem::MacTaken { mac, network: network.name.clone(), owner: first.clone() })
@@ -194,17 +197,29 @@ impl Registry {
     }
 
     /// Gives a MAC address made from the IP address, as Docker does, or else from the names; the same ones every time.
-    pub fn default_mac(&mut self, index: usize, ip: Option<Ipv4Addr>, owner: Owner) -> MacAddr {
-        let from_ip = ip.map(|ip| {
-            let [a, b, c, d] = ip.octets();
-            MacAddr([0x02, 0x42, a, b, c, d])
-        });
+    pub fn default_mac(
+        &mut self,
+        index: usize,
+        network: &Network,
+        ip: Option<Ipv4Addr>,
+        owner: Owner,
+    ) -> MacAddr {
+        let from_ip = ip.map(mac_from_address);
         let from_names = (0u32..).map(|attempt| mac_from_names(&owner.container, &owner.interface, attempt));
         let mut candidates = from_ip.into_iter().chain(from_names);
-        let mac = candidates.find(|mac| !self.macs.contains_key(&(index, *mac))).unwrap_or_default();
+        let free = |mac: &MacAddr| {
+            !self.macs.contains_key(&(index, *mac)) && gateway_with(network, *mac, ip).is_none()
+        };
+        let mac = candidates.find(free).unwrap_or_default();
         self.macs.insert((index, mac), owner);
         mac
     }
+}
+
+// The gateway that has this MAC address, unless its address is the asker's own `ip`.
+fn gateway_with(network: &Network, mac: MacAddr, ip: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    let gateway = network.reserved_address().filter(|_| network.reserved_mac() == Some(mac))?;
+    (ip != Some(gateway)).then_some(gateway)
 }
 
 fn with_subnet(networks: &[Network], index: usize) -> Option<(&Network, Ipv4Net)> {
@@ -236,6 +251,15 @@ pub(super) fn check_host(key: &'static str, network: &Network, ip: Ipv4Addr) -> 
         return Err(Problem::EdgeOfSubnet { key, ip, role, subnet, first, last });
     }
     Ok(subnet)
+}
+
+/// The address of the gateway, which `key` is nothing without.
+pub(super) fn needs_gateway(key: &'static str, network: &Network) -> Result<Ipv4Addr, Problem> {
+    let name = || network.name.clone();
+    let Some(subnet) = network.subnet else {
+        return Err(Problem::NoSubnet { key, network: name() });
+    };
+    network.reserved_address().ok_or_else(|| Problem::NoGateway { key, network: name(), subnet })
 }
 
 // Locally administered, unicast, and never one made from an address (those start 02:42). FNV-1a, 64 bit: short, and the

@@ -176,11 +176,6 @@ impl<'t> Reporter<'t> {
         }
     }
 
-    /// Whether nothing is wrong so far.
-    pub fn is_clean(&self) -> bool {
-        self.errors.is_empty()
-    }
-
     /// The value, or a note of what is wrong with it.
     pub fn check<T>(&mut self, span: &Range<usize>, checked: Result<T, Problem>) -> Option<T> {
         checked.map_err(|problem| self.add(span, || problem)).ok()

@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use switch::mac::MacAddr;
+
 use super::load::{Raw, RawContainer, RawNetwork};
 use super::model::{Config, Container, Network};
 use super::plan::{Plan, Port};
 use super::problem::{Advice, Problem, What, clip, nearest};
 use super::report::{At, Reporter};
-use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS};
+use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing};
 use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.
 pub(super) fn resolve(raw: Raw, previous: Option<&Config>, reporter: &mut Reporter<'_>) -> Config {
-    let Raw { daemon, networks, containers } = raw;
+    let Raw { daemon, networks, containers, routes } = raw;
     let (mut networks, facts) = resolve_networks(networks, reporter);
     let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
     let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(previous);
@@ -25,15 +27,21 @@ pub(super) fn resolve(raw: Raw, previous: Option<&Config>, reporter: &mut Report
             container.interfaces.push(port.interface(network));
         }
     }
+    let routes = routing::resolve(routes, &mut networks, &facts, reporter);
     let gateways: HashMap<&str, Ipv4Addr> =
-        networks.iter().filter_map(|network| Some((network.name.as_str(), network.gateway?))).collect();
+        networks.iter().filter_map(|network| Some((network.name.as_str(), way_out(network)?))).collect();
     for container in &mut containers {
         default_route(container, |name| gateways.get(name).copied());
     }
-    Config { daemon, networks, containers }
+    Config { daemon, networks, containers, routes }
 }
 
-/// Points the default route of a container by the first of its interfaces whose network has a gateway that is not
+/// Where the default route of a container points that goes by this network, whoever answers there.
+pub(super) fn way_out(network: &Network) -> Option<Ipv4Addr> {
+    network.reserved_address().filter(|_| !network.internal)
+}
+
+/// Points the default route of a container by the first of its interfaces whose network has a [`way_out`] that is not
 /// the container's own address there. A route that stands stays.
 pub(super) fn default_route(container: &mut Container, gateway: impl Fn(&str) -> Option<Ipv4Addr>) {
     if container.interfaces.iter().any(|interface| interface.default_via.is_some()) {
@@ -63,7 +71,11 @@ pub(super) fn unknown_network<'n>(name: &str, known: impl Iterator<Item = &'n st
 pub(super) struct Facts {
     /// As written, right or wrong.
     pub name: String,
+    /// Where its subnet is written.
+    pub subnet: Option<Range<usize>>,
     pub gateway: Option<At<Ipv4Addr>>,
+    pub gateway_mac: Option<At<MacAddr>>,
+    pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     pub sound: bool,
 }
 
@@ -71,7 +83,8 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
     let mut networks = Vec::new();
     let mut facts = Vec::new();
     let mut seen: HashMap<String, Range<usize>> = HashMap::new();
-    for RawNetwork { name, network, gateway, sound, span } in raw {
+    for raw in raw {
+        let RawNetwork { name, network, subnet, gateway, gateway_mac, routes_to, sound, span } = raw;
         if networks.len() == MAX_NETWORKS {
             reporter.add(&span, || Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
             break;
@@ -81,7 +94,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             continue;
         }
         networks.push(network);
-        facts.push(Facts { name, gateway, sound });
+        facts.push(Facts { name, subnet, gateway, gateway_mac, routes_to, sound });
     }
     (networks, facts)
 }

@@ -17,12 +17,17 @@ pub(super) enum Kind {
     Number,
     Flag,
     Texts,
+    /// An array of texts, or the text `"all"`.
+    TextsOrAll,
     TextOrNumber,
     Table,
     Tables,
     /// In the contract, not in this release: refused whatever it holds.
     NotYet,
 }
+
+/// What stands for every network in `routes_to`.
+pub(super) const ALL: &str = "all";
 
 /// One key of a table.
 #[derive(Debug)]
@@ -52,8 +57,8 @@ pub(super) static ROOT: Schema = Schema {
         key("daemon", Kind::Table, "`[daemon]`"),
         key("network", Kind::Tables, "`[[network]]`"),
         key("container", Kind::Tables, "`[[container]]`"),
+        key("route", Kind::Tables, "`[[route]]`"),
         key("uplink", Kind::Table, "`[uplink]`"),
-        key("route", Kind::NotYet, "`[[route]]`"),
         key("vxlan", Kind::NotYet, "`[vxlan]`"),
         key("cluster", Kind::NotYet, "`[cluster]`"),
         key("limits", Kind::NotYet, "`[limits]`"),
@@ -66,6 +71,8 @@ pub(super) static ROOT: Schema = Schema {
         ("services", "container"),
         ("namespace", "container"),
         ("vswitchd", "daemon"),
+        ("staticroute", "route"),
+        ("staticroutes", "route"),
     ],
 };
 
@@ -96,18 +103,18 @@ pub(super) static NETWORK: Schema = Schema {
         key("name", Kind::Text, "`name = \"blue\"`"),
         key("subnet", Kind::Text, "`subnet = \"10.1.0.0/24\"`"),
         key("gateway", Kind::Text, "`gateway = \"10.1.0.1\"`"),
+        key("gateway_mac", Kind::Text, "`gateway_mac = \"02:42:0a:01:00:01\"`"),
         key("mtu", Kind::Number, "`mtu = 1500`"),
         key("nat", Kind::Flag, "`nat = false`"),
         key("icc", Kind::Flag, "`icc = true`"),
         key("internal", Kind::Flag, "`internal = true`"),
+        key("routes_to", Kind::TextsOrAll, "`routes_to = [\"red\"]`"),
         key("ageing", Kind::Number, "`ageing = 300`"),
         key("fdb_limit", Kind::Number, "`fdb_limit = 8192`"),
         key("spoof", Kind::Text, "`spoof = \"claimed\"`"),
         key("storm", Kind::Number, "`storm = 10000`"),
         key("subnet6", Kind::NotYet, "`subnet6`"),
         key("gateway6", Kind::NotYet, "`gateway6`"),
-        key("gateway_mac", Kind::NotYet, "`gateway_mac`"),
-        key("routes_to", Kind::NotYet, "`routes_to`"),
         key("host_address", Kind::NotYet, "`host_address`"),
         key("vlan", Kind::NotYet, "`vlan`"),
         key("vni", Kind::NotYet, "`vni`"),
@@ -122,6 +129,10 @@ pub(super) static NETWORK: Schema = Schema {
         ("gw", "gateway"),
         ("router", "gateway"),
         ("defaultgateway", "gateway"),
+        ("routermac", "gateway_mac"),
+        ("gwmac", "gateway_mac"),
+        ("routes", "routes_to"),
+        ("reaches", "routes_to"),
         ("masquerade", "nat"),
         ("ageingtime", "ageing"),
         ("agingtime", "ageing"),
@@ -211,8 +222,32 @@ pub(super) static UPLINK: Schema = Schema {
     synonyms: &[("type", "kind"), ("mode", "kind"), ("interface", "device"), ("ip", "address")],
 };
 
+pub(super) static ROUTE: Schema = Schema {
+    title: "[[route]]",
+    keys: &[
+        key("network", Kind::Text, "`network = \"blue\"`"),
+        key("destination", Kind::Text, "`destination = \"10.8.0.0/16\"`"),
+        key("via", Kind::Text, "`via = \"10.1.0.20\"`"),
+    ],
+    synonyms: &[
+        ("dst", "destination"),
+        ("dest", "destination"),
+        ("to", "destination"),
+        ("target", "destination"),
+        ("prefix", "destination"),
+        ("cidr", "destination"),
+        ("subnet", "destination"),
+        ("gateway", "via"),
+        ("gw", "via"),
+        ("nexthop", "via"),
+        ("router", "via"),
+        ("bridge", "network"),
+        ("net", "network"),
+    ],
+};
+
 // Where a key that stands in the wrong table may have been meant to stand.
-static TABLES: [&Schema; 5] = [&DAEMON, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK];
+static TABLES: [&Schema; 6] = [&DAEMON, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK, &ROUTE];
 
 impl Schema {
     fn key(&self, name: &str) -> Option<&'static Key> {
@@ -242,9 +277,10 @@ impl Schema {
             let has = |table: &&&Schema| table.key(name).is_some_and(|key| key.is_built() == built);
             TABLES.iter().find(has).map(|table| Advice::BelongsIn(table.title))
         };
-        // The other way round, from the innermost table.
+        // The other way round, from the innermost table; a route is written in words that mean something in each.
         let other_word = || {
-            let mut tables = TABLES.iter().rev();
+            let inner = TABLES.iter().copied().rev().skip(1);
+            let mut tables = inner.chain([&ROUTE]);
             tables.find_map(|table| table.synonym(name).map(|key| key.advice(Some(table.title))))
         };
         elsewhere(true).or_else(other_word).or_else(|| elsewhere(false))
@@ -324,6 +360,19 @@ impl<'t> Section<'t> {
         Some(At { value: texts.collect::<Option<_>>()?, span: value.span() })
     }
 
+    /// The texts of an array with their places, or `None` within for the text `"all"`.
+    pub fn texts_or_all(&self, name: &str) -> Option<At<Option<Vec<At<String>>>>> {
+        let value = self.get(name)?;
+        let span = value.span();
+        let Some(items) = value.get_ref().as_array() else {
+            return value.get_ref().as_str().filter(|text| *text == ALL).map(|_| At { value: None, span });
+        };
+        let texts = items
+            .iter()
+            .map(|item| Some(At { value: item.get_ref().as_str()?.to_owned(), span: item.span() }));
+        Some(At { value: Some(texts.collect::<Option<_>>()?), span })
+    }
+
     /// The tables under a key: one for `[key]`, any number for `[[key]]`.
     pub fn sections(
         &self,
@@ -360,6 +409,11 @@ impl Key {
                 ("text or a number", (!found.is_str() && !found.is_integer()).then_some(value))
             }
             (Kind::Table, found) => ("a table", (!found.is_table()).then_some(value)),
+            (Kind::TextsOrAll, DeValue::String(text)) if *text == ALL => return,
+            (Kind::TextsOrAll, DeValue::Array(items)) => {
+                ("an array of texts or \"all\"", items.iter().find(|item| !item.get_ref().is_str()))
+            }
+            (Kind::TextsOrAll, _) => ("an array of texts or \"all\"", Some(value)),
             (Kind::Texts, DeValue::Array(items)) => {
                 ("an array of texts", items.iter().find(|item| !item.get_ref().is_str()))
             }
@@ -382,16 +436,27 @@ impl Key {
     // Whoever writes a command as one text is shown that command as an array.
     fn example_for(&self, found: &DeValue<'_>) -> Cow<'static, str> {
         let words = match (self.kind, found) {
-            (Kind::Texts, DeValue::String(text)) => text,
+            (Kind::Texts | Kind::TextsOrAll, DeValue::String(text)) => text,
             _ => return self.example.into(),
         };
+        if self.kind == Kind::TextsOrAll && !name_like(words) {
+            return self.example.into();
+        }
         let plain = |c: char| c.is_ascii_alphanumeric() || " _-./:=,@+".contains(c);
         if words.trim().is_empty() || words.len() > 60 || !words.chars().all(plain) {
             return format!("`{} = [\"sh\", \"-c\", \"...\"]`", self.name).into();
         }
-        let words: Vec<_> = words.split_whitespace().map(|word| format!("\"{word}\"")).collect();
+        let split = |c: char| c.is_whitespace() || (self.kind == Kind::TextsOrAll && c == ',');
+        let words = words.split(split).filter(|word| !word.is_empty());
+        let words: Vec<_> = words.map(|word| format!("\"{word}\"")).collect();
         format!("`{} = [{}]`", self.name, words.join(", ")).into()
     }
+}
+
+// Plain enough to be shown as what a network may be called.
+fn name_like(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.- ,".contains(c);
+    !text.trim().is_empty() && text.len() <= 60 && text.chars().all(plain)
 }
 
 fn described(value: &DeValue<'_>) -> &'static str {

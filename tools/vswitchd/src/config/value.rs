@@ -102,21 +102,8 @@ pub(super) fn interface_name(text: &str) -> Result<String, Problem> {
 
 /// An IPv4 prefix that hosts can be in.
 pub(super) fn subnet(text: &str) -> Result<Ipv4Net, Problem> {
+    let subnet = prefix("subnet", text, 24)?;
     let refuse = |why: String| Err(Problem::invalid("subnet", text, why));
-    let Ok(subnet) = text.parse::<Ipv4Net>() else {
-        return if text.parse::<Ipv6Net>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
-            Err(Problem::not_supported("IPv6", ": `subnet` is an IPv4 prefix: `subnet = \"10.1.0.0/24\"`"))
-        } else if text.parse::<Ipv4Addr>().is_ok() {
-            refuse(format!("it lacks a prefix length: \"{text}/24\""))
-        } else if let Some(prefix) = with_netmask(text) {
-            refuse(format!("a prefix length takes the place of a netmask: \"{prefix}\""))
-        } else {
-            refuse("an IPv4 prefix is four numbers up to 255 and a length up to 32: \"10.1.0.0/24\"".into())
-        };
-    };
-    if subnet != subnet.trunc() {
-        return refuse(format!("host bits are set: did you mean \"{}\"?", subnet.trunc()));
-    }
     for (text, use_of) in
         [("0.0.0.0/8", "this host"), ("127.0.0.0/8", "loopback"), ("224.0.0.0/3", "multicast and reserved")]
     {
@@ -131,6 +118,39 @@ pub(super) fn subnet(text: &str) -> Result<Ipv4Net, Problem> {
     Ok(subnet)
 }
 
+/// What a route can lead to: any host or hosts, down to one, up to all.
+pub(super) fn destination(text: &str) -> Result<Ipv4Net, Problem> {
+    let destination = prefix("destination", text, 32)?;
+    for (special, use_of) in [("127.0.0.0/8", "loopback"), ("224.0.0.0/3", "multicast and reserved")] {
+        if special.parse::<Ipv4Net>().is_ok_and(|special| special.contains(&destination)) {
+            let why = format!("it is in {special}, which is for {use_of}: no route leads there");
+            return Err(Problem::invalid("destination", text, why));
+        }
+    }
+    Ok(destination)
+}
+
+// An IPv4 prefix without host bits; `usual` is the length that an address alone probably stands for.
+fn prefix(key: &'static str, text: &str, usual: u8) -> Result<Ipv4Net, Problem> {
+    let refuse = |why: String| Err(Problem::invalid(key, text, why));
+    let Ok(prefix) = text.parse::<Ipv4Net>() else {
+        return if text.parse::<Ipv6Net>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
+            let advice = format!(": `{key}` is an IPv4 prefix: `{key} = \"10.1.0.0/24\"`");
+            Err(Problem::not_supported("IPv6", advice))
+        } else if text.parse::<Ipv4Addr>().is_ok() {
+            refuse(format!("it lacks a prefix length: \"{text}/{usual}\""))
+        } else if let Some(prefix) = with_netmask(text) {
+            refuse(format!("a prefix length takes the place of a netmask: \"{prefix}\""))
+        } else {
+            refuse("an IPv4 prefix is four numbers up to 255 and a length up to 32: \"10.1.0.0/24\"".into())
+        };
+    };
+    if prefix != prefix.trunc() {
+        return refuse(format!("host bits are set: did you mean \"{}\"?", prefix.trunc()));
+    }
+    Ok(prefix)
+}
+
 /// Whether two prefixes share an address. Prefixes nest or are apart.
 pub(super) fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
     one.contains(other) || other.contains(one)
@@ -142,7 +162,7 @@ fn with_netmask(text: &str) -> Option<Ipv4Net> {
     Ipv4Net::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok().map(|prefix| prefix.trunc())
 }
 
-/// An IPv4 address by itself; `key` is `ip` or `gateway`.
+/// An IPv4 address by itself; `key` is `ip`, `gateway` or `via`.
 pub(super) fn address(key: &'static str, text: &str) -> Result<Ipv4Addr, Problem> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -157,9 +177,9 @@ pub(super) fn address(key: &'static str, text: &str) -> Result<Ipv4Addr, Problem
     Err(Problem::invalid(key, text, why))
 }
 
-/// A MAC address that one interface can have.
-pub(super) fn mac(text: &str) -> Result<MacAddr, Problem> {
-    let refuse = |why: String| Err(Problem::invalid("mac", text, why));
+/// A MAC address that one interface can have; `key` is `mac` or `gateway_mac`.
+pub(super) fn mac(key: &'static str, text: &str) -> Result<MacAddr, Problem> {
+    let refuse = |why: String| Err(Problem::invalid(key, text, why));
     let mac = match text.parse::<MacAddr>() {
         Ok(mac) => mac,
         Err(error) => {

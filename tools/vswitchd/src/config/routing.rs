@@ -1,0 +1,221 @@
+//! What leads from network to network: `routes_to` and `[[route]]`, against the networks they name.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use ipnet::Ipv4Net;
+
+use super::MAX_ROUTES;
+use super::load::RawRoute;
+use super::model::{Network, Route, RoutesTo};
+use super::problem::{Problem, What, clip};
+use super::registry::{check_host, needs_gateway};
+use super::report::{At, Reporter};
+use super::resolve::{Facts, unknown_network};
+use super::schema::ALL;
+use super::zones::{overlap_problem, overlaps, zones_of};
+
+/// Resolves `routes_to` of the networks, whose gateways are known, and then the routes.
+pub(super) fn resolve(
+    routes: Vec<RawRoute>,
+    networks: &mut [Network],
+    facts: &[Facts],
+    reporter: &mut Reporter<'_>,
+) -> Vec<Route> {
+    let index: HashMap<&str, usize> =
+        facts.iter().enumerate().map(|(index, facts)| (facts.name.as_str(), index)).collect();
+    let wanted: Vec<Option<RoutesTo>> =
+        (0..networks.len()).map(|from| routes_to(from, networks, facts, &index, reporter)).collect();
+    for (network, wanted) in networks.iter_mut().zip(wanted) {
+        network.routes_to = wanted.unwrap_or_default();
+    }
+    let zones = zones_of(networks);
+    for pair in overlaps(networks, &zones) {
+        // A wrong subnet is no subnet here: what overlaps is written somewhere.
+        let written = facts.get(pair.0).and_then(|facts| facts.subnet.as_ref());
+        if let (Some(span), Some(problem)) = (written, overlap_problem(networks, pair)) {
+            reporter.add(span, || problem);
+        }
+    }
+    static_routes(routes, &zones, &Named { networks, facts, index: &index }, reporter)
+}
+
+// What a network's `routes_to` means; `None` where it has none or one that is wrong as a whole.
+fn routes_to(
+    from: usize,
+    networks: &[Network],
+    facts: &[Facts],
+    index: &HashMap<&str, usize>,
+    reporter: &mut Reporter<'_>,
+) -> Option<RoutesTo> {
+    let (network, own) = (networks.get(from)?, facts.get(from)?);
+    let At { value, span } = own.routes_to.as_ref()?;
+    let names = match value {
+        Some(names) if names.is_empty() => return None,
+        names => names,
+    };
+    if network.internal {
+        let network = network.name.clone();
+        reporter.add(span, || Problem::InternalRoutes { key: "routes_to", network });
+        return None;
+    }
+    if own.sound {
+        reporter.check(span, needs_gateway("routes_to", network))?;
+    }
+    let Some(names) = names else { return Some(RoutesTo::All) };
+    let mut known = HashSet::new();
+    for At { value: name, span } in names {
+        if !known.insert(name.as_str()) {
+            reporter.add(span, || Problem::RoutesToTwice { to: clip(name) });
+            continue;
+        }
+        let Some(to) = index.get(name.as_str()) else {
+            reporter.add(span, || {
+                if name == ALL {
+                    return Problem::AllInside;
+                }
+                unknown_network(name, facts.iter().map(|facts| facts.name.as_str()))
+            });
+            continue;
+        };
+        if let (Some(to), Some(there)) = (networks.get(*to), facts.get(*to)) {
+            reporter.check(span, reachable(network, to, there.sound));
+        }
+    }
+    let mut names: Vec<String> =
+        known.into_iter().filter(|name| index.contains_key(name)).map(str::to_owned).collect();
+    names.sort_unstable();
+    Some(RoutesTo::Some(names))
+}
+
+// Whether one network can open connections to another; `sound`: what the other says of its subnet is not wrong.
+fn reachable(from: &Network, to: &Network, sound: bool) -> Result<(), Problem> {
+    let names = || (clip(&from.name), clip(&to.name));
+    if from.name == to.name {
+        return Err(Problem::RoutesToItself { network: clip(&to.name) });
+    }
+    if to.internal {
+        let (from, to) = names();
+        return Err(Problem::RoutesToInternal { from, to });
+    }
+    if sound && to.reserved_address().is_none() {
+        let (from, to, lacks) =
+            (names().0, names().1, if to.subnet.is_none() { "subnet" } else { "gateway" });
+        return Err(Problem::RoutesToUnrouted { from, to, lacks });
+    }
+    Ok(())
+}
+
+/// Who has which subnet, zone by zone.
+#[derive(Debug)]
+pub(super) struct AddressPlan<'n> {
+    networks: &'n [Network],
+    zones: HashMap<&'n str, usize>,
+    subnets: HashMap<(usize, Ipv4Net), usize>,
+}
+
+impl<'n> AddressPlan<'n> {
+    /// `zones` is [`zones_of`] of `networks`.
+    pub fn new(networks: &'n [Network], zones: &[usize]) -> Self {
+        let all = || networks.iter().zip(zones).enumerate();
+        Self {
+            networks,
+            zones: all().map(|(_, (network, zone))| (network.name.as_str(), *zone)).collect(),
+            subnets: all()
+                .filter_map(|(index, (network, zone))| Some(((*zone, network.subnet?), index)))
+                .collect(),
+        }
+    }
+
+    /// Whether the route leads to where no network is.
+    pub fn check(&self, route: &Route) -> Result<(), Problem> {
+        let zone = self.zones.get(route.network.as_str()).copied();
+        let there = zone.and_then(|zone| self.subnets.get(&(zone, route.destination)));
+        match there.and_then(|index| self.networks.get(*index)) {
+            Some(network) => {
+                let (destination, network) = (route.destination, network.name.clone());
+                Err(Problem::RouteToSubnet { destination, network })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+// The networks and what is written of them.
+struct Named<'n> {
+    networks: &'n [Network],
+    facts: &'n [Facts],
+    index: &'n HashMap<&'n str, usize>,
+}
+
+impl<'n> Named<'n> {
+    // The network of a route, if it can have routes; what is wrong with it has been reported otherwise.
+    fn of_route(&self, name: &At<String>, reporter: &mut Reporter<'_>) -> Option<(usize, &'n Network)> {
+        let At { value: name, span } = name;
+        let Some(index) = self.index.get(name.as_str()).copied() else {
+            let names = self.facts.iter().map(|facts| facts.name.as_str());
+            reporter.add(span, || unknown_network(name, names));
+            return None;
+        };
+        let network = self.networks.get(index)?;
+        if network.internal {
+            reporter.add(span, || Problem::InternalRoutes { key: "network", network: clip(name) });
+            return None;
+        }
+        let sound = self.facts.get(index).is_some_and(|facts| facts.sound);
+        sound.then_some((index, network))
+    }
+}
+
+fn static_routes(
+    raw: Vec<RawRoute>,
+    zones: &[usize],
+    named: &Named<'_>,
+    reporter: &mut Reporter<'_>,
+) -> Vec<Route> {
+    let plan = AddressPlan::new(named.networks, zones);
+    let mut routes: Vec<Route> = Vec::new();
+    let mut seen: HashMap<(usize, Ipv4Net), (usize, Range<usize>)> = HashMap::new();
+    for RawRoute { network, destination, via, span } in raw {
+        if routes.len() == MAX_ROUTES {
+            reporter.add(&span, || Problem::TooMany { what: What::Route, limit: MAX_ROUTES });
+            break;
+        }
+        let Some((index, network)) = network.and_then(|name| named.of_route(&name, reporter)) else {
+            continue;
+        };
+        let via = via
+            .ok()
+            .flatten()
+            .and_then(|via| reporter.check(&via.span, check_via(network, &via)).map(|()| via.value));
+        let Ok(Some(At { value: destination, span })) = destination else { continue };
+        // A wrong `via` is no reason to keep quiet about the destination.
+        let first = via.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+        let route = Route { network: network.name.clone(), destination, via: first };
+        if reporter.check(&span, plan.check(&route)).is_none() {
+            continue;
+        }
+        let zone = zones.get(index).copied().unwrap_or(index);
+        if let Some((first, place)) = seen.get(&(zone, destination)) {
+            let first_place = reporter.source.place(place);
+            if let Some(first) = routes.get(*first) {
+                let (via, network) = (first.via, first.network.clone());
+                reporter.add(&span, || Problem::RouteTwice { destination, via, network, first: first_place });
+            }
+            continue;
+        }
+        if via.is_some() {
+            seen.insert((zone, destination), (routes.len(), span));
+            routes.push(route);
+        }
+    }
+    routes
+}
+
+fn check_via(network: &Network, via: &At<std::net::Ipv4Addr>) -> Result<(), Problem> {
+    check_host("via", network, via.value)?;
+    if needs_gateway("via", network)? == via.value {
+        return Err(Problem::RouteByGateway { via: via.value, network: network.name.clone() });
+    }
+    Ok(())
+}
