@@ -61,11 +61,11 @@ fn a_gateway_answers(host: Host) {
     says(&routes, "\"gateway\":\"10.1.0.1\"");
     let neighbors = daemon.rows("neighbors");
     let a = neighbors.iter().find(|row| row["container"] == "a").unwrap();
-    assert_eq!((&a["address"], &a["state"]), (&"10.1.0.10".into(), &"reachable".into()));
+    assert_eq!((&a["address"], &a["state"]), (&"10.1.0.2".into(), &"reachable".into()));
     assert_eq!(a["mac"], daemon.port("a")["mac"]);
     // Nobody else may say that he is the gateway, and its MAC is never learned elsewhere.
     daemon.exec("b", &["ip", "link", "set", "eth0", "address", "02:42:0a:01:00:01"]);
-    daemon.try_exec("b", &["ping", "-c", "1", "-W", "1", "10.1.0.10"]);
+    daemon.try_exec("b", &["ping", "-c", "1", "-W", "1", "10.1.0.2"]);
     assert!(daemon.dropped("spoofed_mac") > 0);
     says(&ping(&daemon, "a", &["10.1.0.1"]), "1 received");
     daemon.assert_conserved();

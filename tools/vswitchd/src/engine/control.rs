@@ -355,7 +355,8 @@ impl Control {
         }
         if std::mem::take(&mut self.unpublished) {
             self.generation += 1;
-            let new = Arc::new(publish::snapshot(self.generation, &self.networks, &self.ports));
+            let new =
+                Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
             self.retired = Some(self.snapshot.swap(new));
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {

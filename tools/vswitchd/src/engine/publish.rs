@@ -23,6 +23,9 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     for network in &config.networks {
         networks.put(network)?;
     }
+    if config.networks.iter().any(|network| !network.routes_to.is_none()) {
+        networks.need_returns()?;
+    }
     let mut ports = Ports::default();
     for (container, interface) in config.interfaces() {
         let Some(network) = networks.find(&interface.network) else { continue };
@@ -32,16 +35,17 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
             break; // a configuration has no more interfaces than there are ports
         }
     }
-    Ok(build(0, &networks, &ports, |_| true))
+    Ok(build(0, config, &networks, &ports, |_| true))
 }
 
 /// The snapshot of what is wanted and up.
-pub fn snapshot(generation: u64, networks: &Networks, ports: &Ports) -> Snapshot<Tables> {
-    build(generation, networks, ports, PortRecord::is_up)
+pub fn snapshot(generation: u64, config: &Config, networks: &Networks, ports: &Ports) -> Snapshot<Tables> {
+    build(generation, config, networks, ports, PortRecord::is_up)
 }
 
 fn build(
     generation: u64,
+    config: &Config,
     networks: &Networks,
     ports: &Ports,
     is_up: fn(&PortRecord) -> bool,
@@ -54,14 +58,22 @@ fn build(
     }
     let mut by_network: Vec<Option<Network>> = (0..networks.slots()).map(|_| None).collect();
     let mut gateways = Vec::new();
+    let zones = routing::zones(config, networks);
     for (id, record) in networks.all() {
         if let Some(slot) = by_network.get_mut(id.index()) {
-            let mut network = network(id, record, networks, ports, is_up);
-            gateways.extend(gateway(id, record, &mut network.claims));
+            let mut network = network(id, record, ports, is_up);
+            network.zone = zones.get(&id).copied().unwrap_or(id.0);
+            let ours = Ours::of(id, config, &record.config);
+            if let Some(Ours { address, mac, .. }) = ours {
+                // Whoever gets the gateway's address is asked to forward what leaves the network: it is ours alone.
+                network.claims.ips.insert(address.to_ipv6_mapped(), Owner::Gateway);
+                network.claims.macs.insert(mac, Owner::Gateway);
+            }
+            gateways.extend(ours);
             *slot = Some(network);
         }
     }
-    let tables = routing::tables(networks, &gateways);
+    let tables = routing::tables(config, networks, &gateways);
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),
@@ -81,27 +93,7 @@ fn addresses(record: &PortRecord) -> impl Iterator<Item = Ipv6Addr> {
     })
 }
 
-/// The gateway of a network, if no container is: it claims its address and its MAC.
-fn gateway(id: NetworkId, record: &NetworkRecord, claims: &mut Claims) -> Option<Ours> {
-    let address = record.config.reserved_address()?;
-    // Whoever gets the gateway's address is asked to forward what leaves the network: nobody takes it unasked.
-    let owner = *claims.ips.entry(address.to_ipv6_mapped()).or_insert(Owner::Gateway);
-    let [a, b, c, d] = address.octets();
-    let mac = switch::mac::MacAddr([2, 0x42, a, b, c, d]);
-    if owner != Owner::Gateway {
-        return None;
-    }
-    claims.macs.insert(mac, Owner::Gateway);
-    Some(Ours { id, address, mac, subnet: record.config.subnet? })
-}
-
-fn network(
-    id: NetworkId,
-    record: &NetworkRecord,
-    networks: &Networks,
-    ports: &Ports,
-    is_up: fn(&PortRecord) -> bool,
-) -> Network {
+fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&PortRecord) -> bool) -> Network {
     let members: Vec<(PortId, &PortRecord)> = ports.wanted().filter(|(_, port)| port.network == id).collect();
     let mut claims = Claims::default();
     // A port that waits owns its addresses all the same: nobody else shall take them meanwhile.
@@ -111,7 +103,7 @@ fn network(
     }
     let config = &record.config;
     Network {
-        zone: routing::zone(id, networks),
+        zone: id.0,
         mtu: u32::from(config.mtu),
         icc: config.icc,
         spoof: match config.spoof {

@@ -82,6 +82,11 @@ impl Control {
                 tracing::error!(network = network.name, %error, "no forwarding database");
             }
         }
+        if self.desired.networks.iter().any(|network| !network.routes_to.is_none())
+            && let Err(error) = self.networks.need_returns()
+        {
+            tracing::error!(%error, "no room for what comes back: networks that may only answer cannot");
+        }
     }
 
     fn drop_networks(&mut self) {

@@ -1,6 +1,7 @@
 //! Registries -> what routing decides by: a gateway for each network that has one of ours, and its FIB; and those
 //! tables as rows.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -13,8 +14,9 @@ use switch::port::NetworkId;
 use switch::tick::Tick;
 
 use super::control::Control;
-use super::networks::{NetworkRecord, Networks};
+use super::networks::Networks;
 use crate::api::rows::{NeighborRow, NeighborState, RouteRow, RouteType};
+use crate::config::{self, Config, GatewayBy, Network};
 
 /// A gateway of ours.
 #[derive(Clone, Copy)]
@@ -29,8 +31,41 @@ pub struct Ours {
     pub subnet: Ipv4Net,
 }
 
+impl Ours {
+    /// The gateway of a network, if it is ours.
+    pub fn of(id: NetworkId, config: &Config, network: &Network) -> Option<Self> {
+        let Some(config::Gateway { address, by: GatewayBy::Us(mac) }) = config.gateway_of(network) else {
+            return None;
+        };
+        Some(Self { id, address, mac, subnet: network.subnet? })
+    }
+}
+
+/// Which networks may open connections to which.
+pub struct Links(HashSet<(NetworkId, NetworkId)>);
+
+impl Links {
+    /// As configured; every network reaches itself.
+    pub fn new(config: &Config, networks: &Networks) -> Self {
+        let id = |network: &Network| networks.find(&network.name);
+        let ways =
+            |from| config.destinations(from).chain([from]).filter_map(move |to| Some((id(from)?, id(to)?)));
+        Self(config.networks.iter().flat_map(ways).collect())
+    }
+
+    fn opens(&self, from: NetworkId, to: NetworkId) -> bool {
+        self.0.contains(&(from, to))
+    }
+
+    /// Whether there is a way that may not be opened, but answered.
+    fn has_one_way(&self) -> bool {
+        self.0.iter().any(|&(from, to)| !self.opens(to, from))
+    }
+}
+
 /// The tables for these gateways.
-pub fn tables(networks: &Networks, gateways: &[Ours]) -> Tables {
+pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables {
+    let links = Links::new(config, networks);
     let mut by_network: Vec<Option<Gateway>> = (0..networks.slots()).map(|_| None).collect();
     for ours in gateways {
         let (Some(slot), Some(record)) = (by_network.get_mut(ours.id.index()), networks.get(ours.id)) else {
@@ -41,26 +76,28 @@ pub fn tables(networks: &Networks, gateways: &[Ours]) -> Tables {
             addresses: Box::new([ours.address.to_ipv6_mapped()]),
             prefix_len: ours.subnet.prefix_len(),
             prefix6_len: 0,
-            fib: fib(ours, record, networks, gateways),
+            fib: fib(ours, config, networks, gateways, &links),
             neighbors: Arc::clone(&record.neighbors),
         });
     }
-    Tables { gateways: by_network.into_boxed_slice(), returns: networks.returns().cloned() }
+    let returns = links.has_one_way().then(|| networks.returns().cloned()).flatten();
+    Tables { gateways: by_network.into_boxed_slice(), returns }
 }
 
 /// Where packets go that came in by the network of `from`.
-fn fib(from: &Ours, record: &NetworkRecord, networks: &Networks, gateways: &[Ours]) -> Fib {
+fn fib(from: &Ours, config: &Config, networks: &Networks, gateways: &[Ours], links: &Links) -> Fib {
     let mut fib = Fib::default();
     for to in gateways {
-        let Some(there) = networks.get(to.id) else { continue };
-        let own = to.id == from.id;
-        let opens = own || opens(record, there);
-        if !opens && !self::opens(there, record) {
+        let opens = links.opens(from.id, to.id);
+        if !opens && !links.opens(to.id, from.id) {
             continue;
         }
         connected(&mut fib, to, opens);
-        let next = |via| Route::Next(Next { network: to.id, via: Some(via), opens });
-        let _ = next(to.address.to_ipv6_mapped());
+        let name = networks.name(to.id);
+        for route in config.routes.iter().filter(|route| route.network == name) {
+            let next = Next { network: to.id, via: Some(route.via.to_ipv6_mapped()), opens };
+            fib.add(IpNet::V4(route.destination), Route::Next(next));
+        }
     }
     fib
 }
@@ -76,25 +113,15 @@ fn connected(fib: &mut Fib, to: &Ours, opens: bool) {
     }
 }
 
-/// Whether connections may be opened from one network to another.
-fn opens(from: &NetworkRecord, to: &NetworkRecord) -> bool {
-    let _ = (from, to);
-    true
-}
-
-/// The address plan that a network belongs to: that of the first network it is connected with, either way round.
-pub fn zone(id: NetworkId, networks: &Networks) -> u16 {
-    let mut known = vec![id];
-    let mut next = 0;
-    while let Some(from) = known.get(next).and_then(|id| networks.get(*id)) {
-        next += 1;
-        for (other, record) in networks.all() {
-            if !known.contains(&other) && (opens(from, record) || opens(record, from)) {
-                known.push(other);
-            }
-        }
+/// The address plan that each network belongs to: named by the first network of those that are connected.
+pub fn zones(config: &Config, networks: &Networks) -> HashMap<NetworkId, u16> {
+    let mut zones = HashMap::new();
+    for zone in config.zones() {
+        let ids: Vec<NetworkId> = zone.iter().filter_map(|network| networks.find(&network.name)).collect();
+        let name = ids.iter().min().map_or(0, |id| id.0);
+        zones.extend(ids.into_iter().map(|id| (id, name)));
     }
-    known.into_iter().map(|id| id.0).min().unwrap_or(id.0)
+    zones
 }
 
 const fn kind(next: &Next) -> RouteType {
@@ -145,9 +172,9 @@ impl Control {
                     iface: port.map_or_else(String::new, |port| port.ifname().into()),
                     age: u64::from(neighbor.age),
                     state: match neighbor.age {
-                        ..REACHABLE => NeighborState::Reachable,
-                        ..GONE => NeighborState::Stale,
-                        _ => NeighborState::Failed,
+                        0..REACHABLE => NeighborState::Reachable,
+                        REACHABLE..GONE => NeighborState::Stale,
+                        GONE.. => NeighborState::Failed,
                     },
                 });
             }
