@@ -315,6 +315,7 @@ fn twenty_thousand_addresses_leave_the_neighbours_theirs(host: Host) {
     let lab = lab(host, &["a", "b", "c"], "fdb_limit = 1024\nstorm = 2000");
     let daemon = &lab.0;
     daemon.ping("b", "a");
+    daemon.ping("c", "a");
     let sent = put(daemon, "a", &["addresses", "eth0", "20000", "02420a010002"], &[]);
     assert!(sent > 0);
     // What the interface's own queue could not hold never came to us.
