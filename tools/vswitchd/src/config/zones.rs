@@ -48,7 +48,7 @@ impl Config {
     /// The networks that `from` may open connections to, in order; never itself.
     pub fn destinations<'c>(&'c self, from: &'c Network) -> impl Iterator<Item = &'c Network> {
         self.networks.iter().filter(|to| match &from.routes_to {
-            RoutesTo::Some(names) => names.contains(&to.name),
+            RoutesTo::Some(names) => names.binary_search(&to.name).is_ok(),
             RoutesTo::All => from.is_routed() && to.is_routed() && to.name != from.name,
         })
     }

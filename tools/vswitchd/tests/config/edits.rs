@@ -1,9 +1,9 @@
 //! Objects made at run time, and what a reload changes.
 
 use vswitchd::config::{
-    Config, ConfigErrors, ContainerField, ContainerSpec, Context, DaemonField, InterfaceField, InterfaceKey,
-    InterfaceOptions, MAX_INTERFACES, Network, NetworkField, NetworkOptions, Problem, ProblemKind, diff,
-    parse_with,
+    Config, ConfigErrors, ContainerField, ContainerSpec, Context, DaemonField, GatewayBy, InterfaceField,
+    InterfaceKey, InterfaceOptions, MAX_INTERFACES, Network, NetworkField, NetworkOptions, Problem,
+    ProblemKind, diff, parse_with,
 };
 
 use super::{paths, valid};
@@ -219,6 +219,112 @@ fn a_reload_keeps_addresses_and_keeps_off_those_in_use() {
     // Another subnet is another matter.
     let moved = reload(&[&head.replace("10.0", "10.7"), section("c").as_str()].concat(), &running).unwrap();
     assert_eq!(moved.interfaces().next().unwrap().1.ip.unwrap().to_string(), "10.7.0.2/29");
+}
+
+#[test]
+fn the_gateway_changes_hands_with_the_container_that_has_its_address() {
+    let mut config = valid("[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/24\"\ngateway = \"10.0.0.9\"\n");
+    let by = |config: &Config| config.gateway_of(config.network("n").unwrap()).unwrap().by;
+    let ours = GatewayBy::Us("02:42:0a:00:00:09".parse().unwrap());
+    assert_eq!(by(&config), ours);
+    let taken = options(None, None, Some("02:42:0a:00:00:09"));
+    let said = config.connect("n", &container("a"), &taken).unwrap_err();
+    assert_eq!(
+        (said.to_string().as_str(), said.kind()),
+        (
+            "`mac` = \"02:42:0a:00:00:09\" is that of the gateway 10.0.0.9 of network `n`: take another, or give the \
+         network another `gateway_mac`",
+            ProblemKind::Conflict,
+        )
+    );
+    let router = config.connect("n", &container("r"), &options(None, Some("10.0.0.9"), None)).unwrap();
+    assert_eq!((router.default_via, router.mac.to_string().as_str()), (None, "02:42:0a:00:00:09"));
+    assert_eq!(by(&config), GatewayBy::Container);
+    let other = config.connect("n", &container("a"), &InterfaceOptions::default()).unwrap();
+    assert_eq!(other.default_via, Some("10.0.0.9".parse().unwrap()));
+    config.disconnect("n", "r", None).unwrap();
+    assert_eq!(by(&config), ours);
+}
+
+#[test]
+fn a_default_route_moves_on_when_its_interface_goes() {
+    let mut config = valid(LAB);
+    let made = Network::new_checked(
+        "green",
+        &NetworkOptions { subnet: Some("10.9.0.0/24".into()), ..NetworkOptions::default() },
+    );
+    config.add_network(made.unwrap()).unwrap();
+    let second = config.connect("green", &container("a"), &InterfaceOptions::default()).unwrap();
+    assert_eq!(second.default_via, None);
+    let gone = config.disconnect("blue", "a", None).unwrap();
+    assert_eq!(gone.default_via, Some("10.1.0.1".parse().unwrap()));
+    let stays = config.container("a").unwrap().interfaces.first().unwrap();
+    assert_eq!((stays.name.as_str(), stays.default_via), ("eth1", Some("10.9.0.1".parse().unwrap())));
+}
+
+#[test]
+fn a_network_made_at_run_time_has_to_fit_where_all_takes_it_in() {
+    let mut config = valid(
+        "[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/24\"\nroutes_to = \"all\"\n\
+         [[network]]\nname = \"m\"\nsubnet = \"10.2.0.0/24\"\nroutes_to = [\"n\"]\n\
+         [[route]]\nnetwork = \"n\"\ndestination = \"10.8.0.0/24\"\nvia = \"10.0.0.9\"\n",
+    );
+    let before = config.clone();
+    let made = |subnet: &str| {
+        let options = NetworkOptions { subnet: Some(subnet.into()), ..NetworkOptions::default() };
+        Network::new_checked("made", &options).unwrap()
+    };
+    let overlap = config.add_network(made("10.0.0.0/16")).unwrap_err();
+    assert_eq!(
+        (overlap.to_string().as_str(), overlap.kind()),
+        (
+            "subnet 10.0.0.0/16 of network `made` overlaps 10.0.0.0/24 of network `n`, and `routes_to` connects them: \
+         networks that are connected share one address plan",
+            ProblemKind::Conflict,
+        )
+    );
+    let routed = config.add_network(made("10.8.0.0/24")).unwrap_err();
+    assert_eq!(
+        routed.to_string(),
+        "`destination` = \"10.8.0.0/24\" is the subnet of network `made`: it needs no route"
+    );
+    assert_eq!(config, before);
+    config.add_network(made("10.1.0.0/24")).unwrap();
+    assert_eq!(config.zones().len(), 1);
+    let used = config.remove_network("n").unwrap_err();
+    assert_eq!(
+        (used.to_string().as_str(), used.kind()),
+        (
+            "network `n` is in use by `routes_to` of m and 1 [[route]]: remove them first",
+            ProblemKind::Conflict
+        )
+    );
+    config.remove_network("made").unwrap();
+    // An internal one is nobody's neighbour.
+    let internal = Network { internal: true, ..made("10.0.0.0/16") };
+    config.add_network(internal).unwrap();
+    assert_eq!(config.zones().len(), 2);
+}
+
+#[test]
+fn a_difference_names_routes_and_where_they_lead() {
+    let head = "[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/24\"\n[[network]]\nname = \"m\"\nsubnet = \"10.1.0.0/24\"\n";
+    let route = |last: u8| {
+        format!("[[route]]\nnetwork = \"m\"\ndestination = \"10.{last}.0.0/16\"\nvia = \"10.1.0.9\"\n")
+    };
+    let old = valid(&[head, &route(8), &route(9)].concat());
+    let same = valid(&[head, &route(9), &route(8)].concat());
+    assert!(diff(&old, &same).is_empty());
+    let less = diff(&old, &valid(&[head, &route(8)].concat()));
+    assert!(less.routes && less.networks_changed.is_empty());
+    let extended = format!("{head}gateway_mac = \"02:00:00:00:00:01\"\nroutes_to = \"all\"\n");
+    let change = diff(&valid(head), &valid(&extended));
+    assert_eq!(
+        change.networks_changed.first().unwrap().fields,
+        [NetworkField::GatewayMac, NetworkField::RoutesTo]
+    );
+    let internal = diff(&valid(head), &valid(&format!("{head}internal = true\n")));
+    assert_eq!(internal.networks_changed.first().unwrap().fields, [NetworkField::Internal]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vswitchd::config::{MAX_BYTES, MAX_ERRORS, MAX_INTERFACES, parse};
+use vswitchd::config::{MAX_BYTES, MAX_ERRORS, MAX_INTERFACES, MAX_NETWORKS, MAX_ROUTES, parse};
 
 use super::{first_lines, parse as parse_text};
 
@@ -44,7 +44,7 @@ fn an_excerpt_points_at_the_place() {
          3 | name = \"é\"   # ü\n  \
          |        ^^^\n\
          lab.toml:4:1: error: unknown key `subnt` in [[network]]; did you mean `subnet`? (known: name, subnet, \
-         gateway, mtu, nat, icc, internal, ageing, fdb_limit, spoof, storm)\n  \
+         gateway, gateway_mac, mtu, nat, icc, internal, routes_to, ageing, fdb_limit, spoof, storm)\n  \
          |\n\
          4 | subnt = \"10.1.0.0/24\"\n  \
          | ^^^^^"
@@ -116,9 +116,16 @@ fn one_run_names_twenty_errors_and_counts_the_rest() {
 #[test]
 fn the_largest_hostile_files_are_answered() {
     let fill = |piece: &str| piece.repeat(MAX_BYTES / piece.len());
-    for piece in
-        ["=\n", "[", "[[network]]\n", "[[container]]\n[[container.interface]]\n", "[[a.b]]\n", "\"", "é="]
-    {
+    for piece in [
+        "=\n",
+        "[",
+        "[[network]]\n",
+        "[[container]]\n[[container.interface]]\n",
+        "[[route]]\n",
+        "[[a.b]]\n",
+        "\"",
+        "é=",
+    ] {
         assert!(!first_lines(&fill(piece)).is_empty(), "{piece}");
     }
     let mut dotted = String::new();
@@ -131,6 +138,37 @@ fn the_largest_hostile_files_are_answered() {
     let ports = format!("[[container.interface]]\nnetwork = \"{}x\"\n", "n".repeat(43)).repeat(4_000);
     let text = format!("{names}[[container]]\nname = \"c\"\n{ports}");
     assert_eq!(parse_text(&text).unwrap_err().more(), 4_000 - MAX_ERRORS);
+    let unknown = format!(
+        "[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/8\"\nroutes_to = [{}]\n",
+        "\"x\", ".repeat(200_000)
+    );
+    assert_eq!(parse_text(&unknown).unwrap_err().more(), 200_000 - MAX_ERRORS);
+}
+
+#[test]
+fn as_many_networks_as_there_may_be_can_all_reach_each_other() {
+    let mut text = String::new();
+    for place in 0..MAX_NETWORKS {
+        let (high, low) = (place / 256, place % 256);
+        text.push_str(&format!(
+            "[[network]]\nname = \"n{place}\"\nsubnet = \"10.{high}.{low}.0/24\"\nroutes_to = \"all\"\n"
+        ));
+    }
+    let config = parse_text(&text).unwrap();
+    assert_eq!(config.zones().len(), 1);
+    let alike = text.replace(".0/24", ".0/30").replace("subnet = \"10.1.", "subnet = \"10.0.");
+    assert_eq!(parse_text(&alike).unwrap_err().more(), 256 - MAX_ERRORS);
+    let route = |place: usize| {
+        format!(
+            "[[route]]\nnetwork = \"n0\"\ndestination = \"11.{}.{}.0/24\"\nvia = \"10.0.0.2\"\n",
+            place / 256,
+            place % 256
+        )
+    };
+    let routes: String = (0..=MAX_ROUTES).map(route).collect();
+    let head = "[[network]]\nname = \"n0\"\nsubnet = \"10.0.0.0/24\"\n";
+    let lines = first_lines(&format!("{head}{routes}"));
+    assert_eq!(lines, ["lab.toml:16004:1: error: more than 4000 routes: one daemon serves at most 4000"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Laws that hold for every file.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 use vswitchd::config::{Config, ContainerSpec, Context, InterfaceOptions, diff, parse_with};
@@ -13,15 +13,33 @@ type Port = (usize, Option<u8>, Option<u8>);
 #[derive(Debug, Clone)]
 struct Lab {
     networks: usize,
+    /// Per network, which others it routes to, a bit each; from [`ALL`] all of them.
+    reach: [u8; 4],
     containers: Vec<Vec<Port>>,
 }
 
+const ALL: u8 = 200;
+
 impl Lab {
-    /// Networks 10.0.0.0/24, 10.1.0.0/24, ...; containers c0, c1, ... Asked addresses and MACs are used once each.
+    /// The others that a network routes to by name, or `None` for all.
+    fn reached(&self, from: usize) -> Option<Vec<usize>> {
+        let mask = self.reach[from];
+        let named = (0..self.networks).filter(|to| *to != from && mask >> to & 1 == 1);
+        (mask < ALL).then(|| named.collect())
+    }
+
+    /// Networks 10.0.0.0/24, 10.1.0.0/24, ...; containers c0, c1, ... Asked addresses and MACs are used once each and not the
+    /// gateway's.
     fn text(&self) -> String {
         let mut text = String::new();
         for network in 0..self.networks {
-            text.push_str(&format!("[[network]]\nname = \"n{network}\"\nsubnet = \"10.{network}.0.0/24\"\n"));
+            let to = match self.reached(network) {
+                Some(to) => format!("{:?}", to.iter().map(|to| format!("n{to}")).collect::<Vec<_>>()),
+                None => "\"all\"".into(),
+            };
+            text.push_str(&format!(
+                "[[network]]\nname = \"n{network}\"\nsubnet = \"10.{network}.0.0/24\"\nroutes_to = {to}\n"
+            ));
         }
         let mut asked = HashSet::new();
         for (index, ports) in self.containers.iter().enumerate() {
@@ -32,7 +50,7 @@ impl Lab {
                 if let Some(ip) = ip.filter(|ip| (2..255).contains(ip) && asked.insert((network, 0, *ip))) {
                     text.push_str(&format!("ip = \"10.{network}.0.{ip}\"\n"));
                 }
-                if let Some(mac) = mac.filter(|mac| asked.insert((network, 1, *mac))) {
+                if let Some(mac) = mac.filter(|mac| *mac != 1 && asked.insert((network, 1, *mac))) {
                     text.push_str(&format!("mac = \"02:42:0a:{network:02x}:00:{mac:02x}\"\n"));
                 }
             }
@@ -44,7 +62,11 @@ impl Lab {
 fn labs() -> impl Strategy<Value = Lab> {
     let port = (any::<usize>(), any::<Option<u8>>(), any::<Option<u8>>());
     let containers = proptest::collection::vec(proptest::collection::vec(port, 0..4), 0..24);
-    (1usize..5, containers).prop_map(|(networks, containers)| Lab { networks, containers })
+    (1usize..5, any::<[u8; 4]>(), containers).prop_map(|(networks, reach, containers)| Lab {
+        networks,
+        reach,
+        containers,
+    })
 }
 
 /// What every valid configuration keeps to.
@@ -61,14 +83,53 @@ fn sound(config: &Config) {
             assert!(subnet.contains(&ip.addr()) && ip.prefix_len() == subnet.prefix_len());
             assert!(subnet.hosts().any(|host| host == ip.addr()), "{ip}");
             assert!(network.gateway.is_some() || network.reserved_address() != Some(ip.addr()));
+            let is_gateway = network.reserved_address() == Some(ip.addr());
+            assert!(is_gateway || network.reserved_mac() != Some(interface.mac));
+        }
+    }
+    routed(config);
+    one_plan_a_zone(config);
+}
+
+/// A container has one default route, if there is one to have.
+fn routed(config: &Config) {
+    for container in &config.containers {
+        let could = container.interfaces.iter().filter_map(|interface| {
+            let network = config.network(&interface.network).unwrap();
+            let via = config.gateway_of(network)?.address;
+            (!network.internal && interface.ip.unwrap().addr() != via).then_some((&interface.name, via))
+        });
+        let has = container.interfaces.iter().filter_map(|i| Some((&i.name, i.default_via?)));
+        let (could, has): (Vec<_>, Vec<_>) = (could.collect(), has.collect());
+        assert_eq!(has.len(), could.len().min(1));
+        assert!(has.iter().all(|route| could.contains(route)));
+    }
+}
+
+/// In a zone every address is in one network at most, and `routes_to` leads out of none.
+fn one_plan_a_zone(config: &Config) {
+    let zones = config.zones();
+    assert_eq!(zones.iter().map(Vec::len).sum::<usize>(), config.networks.len());
+    let indices = config.zone_indices();
+    for zone in &zones {
+        for (place, one) in zone.iter().enumerate() {
+            assert_eq!(config.networks[indices[one.name.as_str()]].name, zone[0].name);
+            for other in &zone[place + 1..] {
+                let (one, other) = (one.subnet.unwrap(), other.subnet.unwrap());
+                assert!(!one.contains(&other) && !other.contains(&one));
+            }
+            for to in config.destinations(one) {
+                assert!(one.is_routed() && to.is_routed() && to.name != one.name);
+                assert_eq!(indices[to.name.as_str()], indices[one.name.as_str()]);
+            }
         }
     }
 }
 
 /// Lines that a file may hold, some of them wrong.
 fn lines() -> impl Strategy<Value = String> {
-    let keys = "name|network|subnet|ip|mac|mtu|gateway|netns|create|command|control|workers|kind|nat|x";
-    let values = "\"[a-c]\"|\"10\\.[01]\\.0\\.[0-9]{1,3}(/[0-9]{1,2})?\"|-?[0-9]{1,22}|true|nan|\\[\\]|\\[\"a\"\\]|\"pid:[0-9]\"|\"\\\\u0000\"";
+    let keys = "name|network|subnet|ip|mac|mtu|gateway|gateway_mac|internal|routes_to|destination|via|netns|create|command|control|workers|kind|nat|x";
+    let values = "\"[a-c]\"|\"all\"|\\[(\"[a-c]\"(, )?){0,3}\\]|\"10\\.[01]\\.0\\.[0-9]{1,3}(/[0-9]{1,2})?\"|-?[0-9]{1,22}|true|nan|\\[\\]|\\[\"a\"\\]|\"pid:[0-9]\"|\"\\\\u0000\"";
     let header = "\\[(daemon|uplink|network)\\]|\\[\\[(network|container|container\\.interface|route)\\]\\]";
     let line = (any::<u8>(), header, keys, values)
         .prop_map(|(pick, header, key, value)| if pick < 80 { header } else { format!("{key} = {value}") });
@@ -118,8 +179,9 @@ proptest! {
         let mut text = String::new();
         for network in &config.networks {
             let subnet = network.subnet.unwrap();
+            let to = serde_json::to_string(&network.routes_to).unwrap();
             text.push_str(&format!("[[network]]\nname = \"{}\"\nsubnet = \"{subnet}\"\nmtu = {}\nicc = {}\nageing = {}\n\
-                fdb_limit = {}\nstorm = {}\nspoof = \"claimed\"\n",
+                fdb_limit = {}\nstorm = {}\nspoof = \"claimed\"\nroutes_to = {to}\n",
                 network.name, network.mtu, network.icc, network.ageing, network.fdb_limit, network.storm));
         }
         for container in &config.containers {
@@ -132,6 +194,28 @@ proptest! {
             }
         }
         prop_assert_eq!(valid(&text), config);
+    }
+
+    #[test]
+    fn zones_are_what_a_walk_over_routes_finds(lab in labs()) {
+        let config = valid(&lab.text());
+        let mut near: HashMap<usize, HashSet<usize>> = HashMap::new();
+        for from in 0..lab.networks {
+            let to = lab.reached(from).unwrap_or_else(|| (0..lab.networks).filter(|to| *to != from).collect());
+            let names: Vec<_> = to.iter().map(|to| format!("n{to}")).collect();
+            prop_assert_eq!(config.destinations(&config.networks[from]).map(|n| n.name.clone()).collect::<Vec<_>>(), names);
+            for to in to {
+                near.entry(from).or_default().insert(to);
+                near.entry(to).or_default().insert(from);
+            }
+        }
+        for start in 0..lab.networks {
+            let (mut met, mut ahead) = (HashSet::from([start]), vec![start]);
+            while let Some(at) = ahead.pop() {
+                ahead.extend(near.get(&at).into_iter().flatten().filter(|next| met.insert(**next)));
+            }
+            prop_assert_eq!(config.zone_indices()[format!("n{start}").as_str()], met.into_iter().min().unwrap());
+        }
     }
 
     #[test]
@@ -169,7 +253,7 @@ proptest! {
 
     #[test]
     fn connecting_one_by_one_is_sound(lab in labs()) {
-        let networks = Lab { containers: Vec::new(), ..lab.clone() };
+        let networks = Lab { containers: Vec::new(), reach: [0; 4], ..lab.clone() };
         let mut config = valid(&networks.text());
         for (index, ports) in lab.containers.iter().enumerate() {
             let spec = ContainerSpec { name: format!("c{index}"), ..ContainerSpec::default() };
@@ -187,7 +271,9 @@ proptest! {
         let all: Vec<_> = config.interfaces().map(|(c, i)| (c.name.clone(), i.clone())).collect();
         for (container, interface) in all {
             let gone = config.disconnect(&interface.network, &container, Some(&interface.name));
-            prop_assert_eq!(gone, Ok(interface));
+            // The default route goes on to others.
+            prop_assert_eq!(gone.map(|i| (i.name, i.network, i.ip, i.mac)), Ok((interface.name, interface.network, interface.ip, interface.mac)));
+            routed(&config);
         }
         for network in 0..lab.networks {
             let name = format!("n{network}");

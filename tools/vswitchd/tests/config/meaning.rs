@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use vswitchd::config::{Io, NetnsRef, Spoof, Workers, parse as parse_fresh};
+use vswitchd::config::{
+    Config, Gateway, GatewayBy, Io, NetnsRef, Network, Route, RoutesTo, Spoof, Workers, parse as parse_fresh,
+};
 
 use super::{paths, valid};
 
@@ -43,7 +45,10 @@ fn a_network_of_one_line_has_every_default() {
     assert_eq!((network.subnet, network.gateway, network.mtu), (None, None, 1500));
     assert_eq!((network.icc, network.ageing, network.fdb_limit), (true, 300, 8192));
     assert_eq!((network.spoof, network.storm), (Spoof::Claimed, 10_000));
-    assert_eq!(network.reserved_address(), None);
+    assert_eq!((network.gateway_mac, network.internal), (None, false));
+    assert_eq!(network.routes_to, RoutesTo::Some(Vec::new()));
+    assert_eq!((network.reserved_address(), network.reserved_mac()), (None, None));
+    assert_eq!(config.gateway_of(network), None);
 }
 
 #[test]
@@ -148,6 +153,118 @@ fn default_routes_go_by_the_container_that_is_the_gateway() {
     assert_eq!(config.interfaces().last().unwrap().1.ip.unwrap().to_string(), "10.1.0.1/24");
 }
 
+fn network<'c>(config: &'c Config, name: &str) -> &'c Network {
+    config.network(name).unwrap()
+}
+
+#[test]
+fn a_gateway_is_ours_unless_a_container_has_its_address() {
+    let text = "[[network]]\nname = \"first\"\nsubnet = \"10.1.0.0/24\"\n\
+        [[network]]\nname = \"named\"\nsubnet = \"10.2.0.0/24\"\ngateway = \"10.2.0.9\"\n\
+        [[network]]\nname = \"mac\"\nsubnet = \"10.3.0.0/24\"\ngateway_mac = \"02:00:00:00:00:01\"\n\
+        [[network]]\nname = \"theirs\"\nsubnet = \"10.4.0.0/24\"\ngateway = \"10.4.0.9\"\n\
+        [[network]]\nname = \"two\"\nsubnet = \"10.5.0.0/31\"\n\
+        [[network]]\nname = \"one of two\"\nsubnet = \"10.6.0.0/31\"\ngateway = \"10.6.0.1\"\n\
+        [[container]]\nname = \"r\"\n[[container.interface]]\nnetwork = \"theirs\"\nip = \"10.4.0.9\"\n"
+        .replace("one of two", "one");
+    let config = valid(&text);
+    let gateway = |name: &str| config.gateway_of(network(&config, name));
+    let ours = |address: &str, mac: &str| {
+        Some(Gateway { address: address.parse().unwrap(), by: GatewayBy::Us(mac.parse().unwrap()) })
+    };
+    assert_eq!(gateway("first"), ours("10.1.0.1", "02:42:0a:01:00:01"));
+    assert_eq!(gateway("named"), ours("10.2.0.9", "02:42:0a:02:00:09"));
+    assert_eq!(gateway("mac"), ours("10.3.0.1", "02:00:00:00:00:01"));
+    let theirs = Gateway { address: "10.4.0.9".parse().unwrap(), by: GatewayBy::Container };
+    assert_eq!(gateway("theirs"), Some(theirs));
+    assert_eq!((gateway("two"), gateway("one")), (None, ours("10.6.0.1", "02:42:0a:06:00:01")));
+    // The router has the MAC that ours would have.
+    assert_eq!(config.interfaces().next().unwrap().1.mac.to_string(), "02:42:0a:04:00:09");
+}
+
+#[test]
+fn default_routes_go_by_our_gateways_but_not_by_internal_networks() {
+    let text = "[[network]]\nname = \"vault\"\nsubnet = \"10.3.0.0/24\"\ninternal = true\n\
+        [[network]]\nname = \"two\"\nsubnet = \"10.4.0.0/31\"\n"
+        .to_owned()
+        + &containers(&[
+            ("a", &["network = \"vault\"", "network = \"two\"", "", ""]),
+            ("b", &["network = \"vault\""]),
+        ])
+        .replace("network = \"blue\"\nnetwork", "network");
+    let rows: Vec<_> = valid(&text)
+        .interfaces()
+        .map(|(c, i)| {
+            format!("{} {} {}", c.name, i.name, i.default_via.map_or("-".into(), |via| via.to_string()))
+        })
+        .collect();
+    assert_eq!(rows, ["a eth0 -", "a eth1 -", "a eth2 10.1.0.1", "a eth3 -", "b eth0 -"]);
+}
+
+#[test]
+fn networks_that_reach_each_other_are_one_zone() {
+    let mut text = String::new();
+    for (name, lines) in [
+        ("a", "routes_to = [\"c\"]"),
+        ("b", "routes_to = [\"e\"]"),
+        ("c", ""),
+        ("d", "routes_to = [\"c\", \"a\"]"),
+        ("e", ""),
+        ("f", "internal = true"),
+    ] {
+        let place = text.matches("name").count();
+        text.push_str(&format!("[[network]]\nname = \"{name}\"\nsubnet = \"10.{place}.0.0/24\"\n{lines}\n"));
+    }
+    let names = |networks: &[&Network]| networks.iter().map(|n| n.name.as_str()).collect::<String>();
+    let config = valid(&text);
+    let zones: Vec<_> = config.zones().iter().map(|zone| names(zone)).collect();
+    assert_eq!(zones, ["acd", "be", "f"]);
+    let indices = config.zone_indices();
+    assert_eq!(["a", "b", "c", "d", "e", "f"].map(|name| indices[name]), [0, 1, 0, 0, 1, 5]);
+    let reached =
+        |config: &Config, name| names(&config.destinations(network(config, name)).collect::<Vec<_>>());
+    assert_eq!((reached(&config, "d"), reached(&config, "c")), ("ac".into(), String::new()));
+    assert_eq!(network(&config, "d").routes_to, RoutesTo::Some(vec!["a".into(), "c".into()]));
+    // "all" joins every network that is not internal and has a gateway.
+    let all = text.replace("routes_to = [\"e\"]", "routes_to = \"all\"") + "[[network]]\nname = \"l2\"\n";
+    let config = valid(&all);
+    let zones: Vec<_> = config.zones().iter().map(|zone| names(zone)).collect();
+    assert_eq!(zones, ["abcde", "f", "l2"]);
+    assert_eq!(reached(&config, "b"), "acde");
+    let shown = serde_json::to_value(&config).unwrap();
+    assert_eq!(
+        (&shown["networks"][1]["routes_to"], &shown["networks"][3]["routes_to"]),
+        (&json!("all"), &json!(["a", "c"]))
+    );
+}
+
+#[test]
+fn routes_are_kept_as_written() {
+    let text = BLUE.to_owned()
+        + "[[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\n\
+        [[route]]\nnetwork = \"blue\"\ndestination = \"10.2.0.0/24\"\nvia = \"10.1.0.20\"\n\
+        [[route]]\nnetwork = \"red\"\ndestination = \"0.0.0.0/0\"\nvia = \"10.2.0.20\"\n\
+        [[route]]\nnetwork = \"blue\"\ndestination = \"0.0.0.0/0\"\nvia = \"10.1.0.20\"\n";
+    // Networks that are not connected know nothing of each other: not the subnet, not the other's route.
+    let route = |network: &str, destination: &str, via: &str| Route {
+        network: network.into(),
+        destination: destination.parse().unwrap(),
+        via: via.parse().unwrap(),
+    };
+    let config = valid(&text);
+    let routes = [
+        route("blue", "10.2.0.0/24", "10.1.0.20"),
+        route("red", "0.0.0.0/0", "10.2.0.20"),
+        route("blue", "0.0.0.0/0", "10.1.0.20"),
+    ];
+    assert_eq!(config.routes, routes);
+    let shown = serde_json::to_value(&config).unwrap();
+    assert_eq!(
+        shown["routes"][0],
+        json!({ "network": "blue", "destination": "10.2.0.0/24", "via": "10.1.0.20" })
+    );
+}
+
 #[test]
 fn subnets_may_overlap_where_nobody_is_on_both() {
     let text = "[[network]]\nname = \"a\"\nsubnet = \"10.0.0.0/8\"\n[[network]]\nname = \"b\"\nsubnet = \"10.0.0.0/8\"\n\
@@ -184,7 +301,8 @@ fn shown_as_json_with_texts_as_users_write_them() {
     let text =
         containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
     let network = |name: &str, subnet: Value, spoof: &str| {
-        json!({ "name": name, "subnet": subnet, "gateway": null, "mtu": 1500, "icc": true, "ageing": 300,
+        json!({ "name": name, "subnet": subnet, "gateway": null, "gateway_mac": null, "mtu": 1500,
+                "icc": true, "internal": false, "routes_to": [], "ageing": 300,
                 "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
     };
     assert_eq!(
@@ -195,8 +313,9 @@ fn shown_as_json_with_texts_as_users_write_them() {
             "containers": [{
                 "name": "a", "netns": "a", "create": false, "command": [],
                 "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24",
-                                 "mac": "02:42:0a:01:00:02", "default_via": null }],
+                                 "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1" }],
             }],
+            "routes": [],
         })
     );
 }

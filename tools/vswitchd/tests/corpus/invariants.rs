@@ -64,7 +64,29 @@ fn unique(config: &Config) {
         if let (Some(ip), Some(subnet)) = (interface.ip, network.subnet) {
             assert!(taken.insert(format!("ip {} {}", network.name, ip.addr())));
             assert!(subnet.contains(&ip.addr()) && ip.prefix_len() == subnet.prefix_len());
+            let is_gateway = network.reserved_address() == Some(ip.addr());
+            assert!(is_gateway || network.reserved_mac() != Some(interface.mac));
         }
+    }
+    one_plan_a_zone(config);
+}
+
+/// Networks that are connected have no address in common, and nothing leads out of a zone.
+fn one_plan_a_zone(config: &Config) {
+    let indices = config.zone_indices();
+    for zone in config.zones() {
+        let subnets: Vec<_> = zone.iter().filter_map(|network| network.subnet).collect();
+        assert!(zone.len() == 1 || subnets.len() == zone.len());
+        for (place, one) in subnets.iter().enumerate() {
+            assert!(subnets[place + 1..].iter().all(|other| !one.contains(other) && !other.contains(one)));
+        }
+        let mut to = zone.iter().flat_map(|from| config.destinations(from));
+        assert!(to.all(|to| !to.internal && indices[to.name.as_str()] == indices[zone[0].name.as_str()]));
+    }
+    for route in &config.routes {
+        let network = config.network(&route.network).unwrap();
+        assert!(network.is_routed() && network.subnet.unwrap().contains(&route.via));
+        assert!(network.reserved_address() != Some(route.via));
     }
 }
 
