@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::output::print;
 
 /// Tables and commands of the contract that are not built yet.
-const LATER: [&str; 6] = ["routes", "neighbors", "nat", "connections", "vxlan", "cluster"];
+const LATER: [&str; 4] = ["nat", "connections", "vxlan", "cluster"];
 const LATER_COMMANDS: [&str; 5] = ["publish", "unpublish", "trace", "capture", "top"];
 
 /// Looks into a running vswitchd and changes it.
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn a_wrong_line_is_answered_in_one() {
         for (line, wanted) in [
-            ("show routes", "'show routes' is not supported yet"),
+            ("show connections", "'show connections' is not supported yet"),
             ("show nat --json", "'show nat' is not supported yet"),
             ("top", "'top' is not supported yet"),
             ("publish a 80:80", "'publish' is not supported yet"),

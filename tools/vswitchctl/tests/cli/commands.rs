@@ -136,7 +136,7 @@ fn usage_is_exit_2() {
     let nowhere = Folder::new();
     for (line, words) in [
         ("", "requires a subcommand"),
-        ("show routes", "'show routes' is not supported yet"),
+        ("show connections", "'show connections' is not supported yet"),
         ("capture web", "'capture' is not supported yet"),
         ("fdb del blue nonsense", "a MAC address is six pairs"),
         ("exec web", "<CMD>..."),
