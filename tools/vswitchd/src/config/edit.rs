@@ -147,7 +147,7 @@ impl Config {
             return overlap_problem(&self.networks, pair).map_or(Ok(()), Err);
         }
         let plan = AddressPlan::new(&self.networks, &zones);
-        self.routes.iter().try_for_each(|route| plan.check(route))
+        self.routes.iter().try_for_each(|route| plan.check(&route.network, route.destination))
     }
 
     /// Connects a container to a network by a new interface, which it returns; a container that is not there is added.

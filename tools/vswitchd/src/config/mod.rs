@@ -24,6 +24,7 @@ mod routing;
 mod schema;
 mod syntax;
 mod value;
+mod words;
 mod zones;
 
 pub use diff::{

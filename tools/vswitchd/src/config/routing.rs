@@ -1,6 +1,7 @@
 //! What leads from network to network: `routes_to` and `[[route]]`, against the networks they name.
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 
 use ipnet::Ipv4Net;
@@ -127,15 +128,12 @@ impl<'n> AddressPlan<'n> {
         }
     }
 
-    /// Whether the route leads to where no network is.
-    pub fn check(&self, route: &Route) -> Result<(), Problem> {
-        let zone = self.zones.get(route.network.as_str()).copied();
-        let there = zone.and_then(|zone| self.subnets.get(&(zone, route.destination)));
+    /// Whether a route by this network leads to where no network is.
+    pub fn check(&self, network: &str, destination: Ipv4Net) -> Result<(), Problem> {
+        let zone = self.zones.get(network).copied();
+        let there = zone.and_then(|zone| self.subnets.get(&(zone, destination)));
         match there.and_then(|index| self.networks.get(*index)) {
-            Some(network) => {
-                let (destination, network) = (route.destination, network.name.clone());
-                Err(Problem::RouteToSubnet { destination, network })
-            }
+            Some(network) => Err(Problem::RouteToSubnet { destination, network: network.name.clone() }),
             None => Ok(()),
         }
     }
@@ -190,9 +188,7 @@ fn static_routes(
             .and_then(|via| reporter.check(&via.span, check_via(network, &via)).map(|()| via.value));
         let Ok(Some(At { value: destination, span })) = destination else { continue };
         // A wrong `via` is no reason to keep quiet about the destination.
-        let first = via.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
-        let route = Route { network: network.name.clone(), destination, via: first };
-        if reporter.check(&span, plan.check(&route)).is_none() {
+        if reporter.check(&span, plan.check(&network.name, destination)).is_none() {
             continue;
         }
         let zone = zones.get(index).copied().unwrap_or(index);
@@ -204,15 +200,15 @@ fn static_routes(
             }
             continue;
         }
-        if via.is_some() {
+        if let Some(via) = via {
             seen.insert((zone, destination), (routes.len(), span));
-            routes.push(route);
+            routes.push(Route { network: network.name.clone(), destination, via });
         }
     }
     routes
 }
 
-fn check_via(network: &Network, via: &At<std::net::Ipv4Addr>) -> Result<(), Problem> {
+fn check_via(network: &Network, via: &At<Ipv4Addr>) -> Result<(), Problem> {
     check_host("via", network, via.value)?;
     if needs_gateway("via", network)? == via.value {
         return Err(Problem::RouteByGateway { via: via.value, network: network.name.clone() });
