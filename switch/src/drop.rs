@@ -73,8 +73,6 @@ drop_reasons! {
     IccDenied = "icc_denied",
     /// a source or destination address that is never routed (RFC 6890)
     Martian = "martian",
-    /// for another network, but it came as a broadcast
-    NotForUs = "not_for_us",
     /// TTL or hop limit used up on the way to another network
     TtlExceeded = "ttl_exceeded",
     /// to be routed or for a gateway, with a wrong header or ICMP checksum

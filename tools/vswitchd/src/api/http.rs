@@ -486,10 +486,10 @@ mod tests {
         let cases: &[(&str, &str, &[u8], StatusCode, &str)] = &[
             (
                 "GET",
-                "/v1/routes",
+                "/v1/nat",
                 b"",
                 StatusCode::NOT_FOUND,
-                "no such resource: /v1/routes; there are /v1/fdb",
+                "no such resource: /v1/nat; there are /v1/fdb",
             ),
             ("GET", "/", b"", StatusCode::NOT_FOUND, "/v1/status"),
             ("PUT", "/v1/fdb", b"", StatusCode::METHOD_NOT_ALLOWED, "PUT cannot be used on /v1/fdb"),

@@ -386,9 +386,6 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
     if create.subnet6.is_some() {
         return Err(not_yet("subnet6"));
     }
-    if create.internal == Some(false) {
-        return Err(not_yet("internal = false"));
-    }
     let subnet = match create.subnet {
         Some(subnet) if matches!(subnet.addr(), IpAddr::V6(_)) => return Err(not_yet("an IPv6 subnet")),
         subnet => subnet.map(|subnet| subnet.to_string()),
@@ -402,10 +399,12 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
         spoof: create.spoof.map(|spoof| spoof.to_string()),
         storm: create.storm.map(|frames| i64::try_from(frames).unwrap_or(i64::MAX)),
     };
-    Network::new_checked(&create.name, &options).map_err(|problems| {
+    let mut network = Network::new_checked(&create.name, &options).map_err(|problems| {
         let details: Vec<String> = problems.iter().map(ToString::to_string).collect();
         ApiError::new(ApiErrorKind::Invalid, details.join("; "))
-    })
+    })?;
+    network.internal = create.internal.unwrap_or(false);
+    Ok(network)
 }
 
 fn connection(interface: &Connect) -> (ContainerSpec, InterfaceOptions) {

@@ -24,6 +24,9 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     for name in &diff.networks_added {
         say(format!("network {name} added"));
     }
+    if diff.routes {
+        say("routes changed".into());
+    }
     for name in &diff.containers_removed {
         say(format!("container {name} removed"));
     }

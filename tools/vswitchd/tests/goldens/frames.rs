@@ -152,7 +152,7 @@ fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
 }
 
 /// RFC 1071, over the parts in a row; each but the last has an even length.
-fn internet_checksum(parts: &[&[u8]]) -> u16 {
+pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum: u32 =
         words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low))).sum();

@@ -106,15 +106,20 @@ goldens! {
     same_addresses in "same-addresses";
     fdb_limit in "fdb-limit";
     malformed in "malformed";
+    routing in "routing";
 }
 
-/// Reasons that need more than a frame: a port that goes or moves, or a device that refuses.
+/// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host.
 const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::StaleEntry,
     DropReason::PortGone,
     DropReason::TxFull,
     DropReason::TxDown,
     DropReason::TxError,
+    DropReason::UplinkQuota,
+    DropReason::UplinkProtocol,
+    DropReason::UplinkFull,
+    DropReason::UplinkError,
 ];
 
 #[test]
