@@ -106,21 +106,19 @@ impl Wheel {
 
     /// A slot whose time has come; its timer is cleared.
     pub(super) fn pop(&mut self, now: Tick) -> Option<u32> {
-        loop {
-            let at = self.next()?.millis();
-            if at > now.millis() {
-                // The rings may turn as far as nothing is left behind.
-                self.done = self.done.max(now.millis() / NEAR * NEAR);
-                return None;
-            }
-            self.done = self.done.max(at);
-            let near = at / NEAR % BUCKETS;
-            let far = BUCKETS + at / FAR % BUCKETS;
-            let bucket = if self.is_used(near) { near } else { far };
-            let slot = self.heads.get(bucket as usize).copied()?;
-            self.clear(slot);
-            return Some(slot);
+        let at = self.next()?.millis();
+        if at > now.millis() {
+            // The rings may turn as far as nothing is left behind.
+            self.done = self.done.max(now.millis() / NEAR * NEAR);
+            return None;
         }
+        self.done = self.done.max(at);
+        let near = at / NEAR % BUCKETS;
+        let far = BUCKETS + at / FAR % BUCKETS;
+        let bucket = if self.is_used(near) { near } else { far };
+        let slot = self.heads.get(bucket as usize).copied()?;
+        self.clear(slot);
+        Some(slot)
     }
 
     /// When [`Wheel::pop`] has something next.

@@ -1,6 +1,7 @@
 //! A container played by smoltcp on a bad line, in simulated time, before a real [`Sockets`] with real sockets on the
 //! loopback.
-#![allow(dead_code)] // each test uses a part
+// Each test uses a part.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,7 +13,7 @@ use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
-use switch::checksum::{add, complete, pseudo, sum};
+use switch::checksum::{Delta, add, complete, pseudo, sum};
 use switch::drop::DropReason;
 use switch::mac::MacAddr;
 use switch::parse::parse;
@@ -28,6 +29,8 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 254);
 pub const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 2);
 pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 254);
+/// smoltcp speaks to `::1` only as `::1`, so on the line the loopback has this name.
+pub const LOCALHOST6: Ipv6Addr = Ipv6Addr::new(0xfd09, 1, 0, 0, 0, 0, 0, 1);
 pub const PORT: PortId = PortId(3);
 pub const LINK: Link = Link { port: PORT, mac: MAC, gateway_mac: GATEWAY_MAC, vlan: None, mtu: 1500 };
 
@@ -94,6 +97,7 @@ impl Emit for Out {
         let segments = segment::count(&packet.meta);
         if segments == 0 {
             assert!(complete(&mut frame, &mut packet.meta));
+            rename(&mut frame, 22, Ipv6Addr::LOCALHOST, LOCALHOST6);
             self.line.carry(frame, &mut self.to_container);
             return Ok(());
         }
@@ -103,6 +107,7 @@ impl Emit for Out {
             let len = segment::segment(&frame, &packet.meta, index, &mut bytes).unwrap();
             bytes.truncate(len);
             assert!(len <= 1514);
+            rename(&mut bytes, 22, Ipv6Addr::LOCALHOST, LOCALHOST6);
             self.line.carry(bytes, &mut self.to_container);
         }
         Ok(())
@@ -230,11 +235,12 @@ impl World {
         self.iface.poll(Instant::from_millis(self.now as i64), &mut self.wire, &mut self.set);
         let mut moved = !self.wire.from_container.is_empty();
         let now = self.tick();
-        while let Some(frame) = self.wire.from_container.pop_front() {
+        while let Some(mut frame) = self.wire.from_container.pop_front() {
             if let Some(reply) = neighbor(&frame) {
                 self.wire.out.to_container.push_back(reply);
                 continue;
             }
+            rename(&mut frame, 38, LOCALHOST6, Ipv6Addr::LOCALHOST);
             let Ok(packet) = parse(&frame, &VnetHdr::default(), PORT, 0) else { continue };
             if packet.key.dst.is_multicast() {
                 continue;
@@ -262,6 +268,18 @@ impl World {
             }
         }
     }
+}
+
+/// Replaces an IPv6 address at `at`, where it is `old`, in a TCP or UDP packet with a full checksum.
+fn rename(frame: &mut [u8], at: usize, old: Ipv6Addr, new: Ipv6Addr) {
+    if frame[12..14] != [0x86, 0xdd] || frame[at..at + 16] != old.octets() {
+        return;
+    }
+    frame[at..at + 16].copy_from_slice(&new.octets());
+    let field = if frame[20] == 6 { 54 + 16 } else { 54 + 6 };
+    let check = u16::from_be_bytes([frame[field], frame[field + 1]]);
+    let check = Delta::address(old, new).full(check);
+    frame[field..field + 2].copy_from_slice(&check.to_be_bytes());
 }
 
 /// The gateway's answer to ARP and neighbour solicitations.
