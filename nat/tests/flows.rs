@@ -1,4 +1,5 @@
 //! UDP, ICMP echo and published TCP of a container, played by smoltcp, through the sockets uplink.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod world;
 
