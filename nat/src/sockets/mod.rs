@@ -70,7 +70,8 @@ impl Sockets {
     /// `epoll_create1`; `socket`, `setsockopt`, `bind`, `close` to find out what this kernel can do.
     pub fn new(limits: Limits, now: Tick) -> io::Result<Self> {
         let probe = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        let skip = if set_peek_offset(&probe, 0).is_ok() { Vec::new() } else { vec![0; SKIP] };
+        let skips = limits.peek_offset && set_peek_offset(&probe, 0).is_ok();
+        let skip = if skips { Vec::new() } else { vec![0; SKIP] };
         Ok(Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             events: Vec::with_capacity(EVENTS),
@@ -167,10 +168,16 @@ impl Sockets {
             return Err(Outcome::Taken);
         }
         let opened = self.try_open(frame, packet, link, now);
-        if let Err(Outcome::Dropped(_) | Outcome::Unreachable(Unreachable::Port)) = opened
-            && let Some(tcp) = packet.meta.tcp
-        {
-            tcp::refuse(out, key, link, &tcp);
+        let Some(tcp) = packet.meta.tcp else { return opened };
+        match opened {
+            Err(Outcome::Dropped(_)) => tcp::refuse(out, key, link, &tcp),
+            // On the same host the answer comes at once. TCP has its own way to say it (RFC 9293 section 3.10.7.1).
+            Err(Outcome::Unreachable(Unreachable::Port)) => {
+                tcp::refuse(out, key, link, &tcp);
+                self.counters.refused += 1;
+                return Err(Outcome::Taken);
+            }
+            _ => {}
         }
         opened
     }
@@ -209,6 +216,7 @@ impl Sockets {
             return Outcome::Dropped(DropReason::UplinkProtocol);
         }
         match cx::unreachable(errno) {
+            Some(Unreachable::Port) => Outcome::Unreachable(Unreachable::Port),
             Some(why) => {
                 self.counters.unreachable += 1;
                 Outcome::Unreachable(why)
@@ -304,9 +312,9 @@ impl Sockets {
         self.wheel.next()
     }
 
-    /// Ends all flows of a port that went away, and what listens for it.
+    /// Ends all flows of a port that went away. What listens for it refuses its clients until it is retargeted.
     pub fn forget(&mut self, port: PortId, now: Tick, out: &mut impl Emit) {
-        self.stop_listening(port);
+        self.refuse_clients(port);
         let ids: Vec<u32> =
             self.flows.iter().filter(|(_, flow)| flow.link.port == port).map(|(id, _)| id).collect();
         for id in ids {

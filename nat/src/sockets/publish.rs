@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use switch::flow::FlowKey;
 use switch::parse::PROTO_TCP;
@@ -38,7 +40,8 @@ pub struct Target {
 
 pub(super) struct Listener {
     socket: OwnedFd,
-    pub target: Target,
+    /// `None`: the container went away, clients are refused.
+    target: Option<Target>,
 }
 
 /// A listening socket of a [`Sockets`].
@@ -58,7 +61,7 @@ impl Sockets {
         let id = free.unwrap_or(self.listeners.len());
         let token = LISTENER | id as u64;
         epoll::add(&self.epoll, &socket, EventData::new_u64(token), EventFlags::IN)?;
-        let listener = Some(Listener { socket, target });
+        let listener = Some(Listener { socket, target: Some(target) });
         match self.listeners.get_mut(id) {
             Some(place) => *place = listener,
             None => self.listeners.push(listener),
@@ -66,10 +69,10 @@ impl Sockets {
         Ok(ListenerId(id as u32))
     }
 
-    /// New clients of it go to `target`: the container moved, or has another MAC.
+    /// New clients of it go to `target`: the container came back, or has another MAC.
     pub fn retarget(&mut self, id: ListenerId, target: Target) {
         if let Some(Some(listener)) = self.listeners.get_mut(id.0 as usize) {
-            listener.target = target;
+            listener.target = Some(target);
         }
     }
 
@@ -89,8 +92,10 @@ impl Sockets {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(&listener.socket, flags) {
                 Ok((socket, client)) => {
-                    let target = listener.target;
-                    if let Some(client) = client.and_then(|client| SocketAddr::try_from(client).ok()) {
+                    let client = client.and_then(|client| SocketAddr::try_from(client).ok());
+                    // Until it belongs to a connection that works, closing it is a refusal.
+                    let _ = set_socket_linger(&socket, Some(Duration::ZERO));
+                    if let (Some(client), Some(target)) = (client, listener.target) {
                         self.begin(socket, client, target, now, out);
                     }
                 }
@@ -154,12 +159,10 @@ impl Sockets {
         })
     }
 
-    /// Ends all that has to do with a port among listening sockets: they take no clients until they are retargeted.
-    pub(super) fn stop_listening(&mut self, port: PortId) {
-        for listener in &mut self.listeners {
-            if listener.as_ref().is_some_and(|listener| listener.target.link.port == port) {
-                *listener = None;
-            }
+    /// Clients for a container on this port are refused until their listening socket is retargeted.
+    pub(super) fn refuse_clients(&mut self, port: PortId) {
+        for listener in self.listeners.iter_mut().flatten() {
+            listener.target = listener.target.filter(|target| target.link.port != port);
         }
     }
 }

@@ -69,11 +69,14 @@ pub struct Limits {
     pub flows_per_port: u32,
     /// Whether containers may reach addresses of the host itself, its loopback among them.
     pub host: bool,
+    /// Whether the kernel may be asked to skip what was peeked at (`SO_PEEK_OFF`), where it can; otherwise it is copied
+    /// again and thrown away, as before Linux 6.9.
+    pub peek_offset: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { flows: 16_384, flows_per_port: 4096, host: false }
+        Self { flows: 16_384, flows_per_port: 4096, host: false, peek_offset: true }
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketType;
-use rustix::net::sockopt::{set_tcp_nodelay, socket_error};
+use rustix::net::sockopt::{set_socket_linger, set_tcp_nodelay, socket_error};
 use switch::flow::{FlowKey, Packet, TcpMeta};
 use switch::sys::socket::set_peek_offset;
 
@@ -232,6 +232,8 @@ impl Tcp {
         self.edge = self.rcv_nxt;
         self.window = u32::from(tcp.window);
         self.establish(tcp.ack);
+        // Closing it is a FIN from now on. It fails only for what is not a socket.
+        let _ = set_socket_linger(&self.socket, None);
         self.ack_due = true;
         Fate::More
     }

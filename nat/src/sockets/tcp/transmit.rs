@@ -23,7 +23,7 @@ impl Tcp {
             if !self.readable || self.eof.is_some_and(|eof| self.has_sent(eof)) {
                 return Fate::Keep;
             }
-            let space = self.window.saturating_sub(self.in_flight());
+            let space = self.reach(cx).saturating_sub(self.in_flight());
             // RFC 9293 section 3.8.6.2.1: no segment is made small while there are acknowledgments to wait for.
             if space == 0 || (space < u32::from(self.mss) && self.in_flight() > 0) {
                 self.stalled = true;
@@ -40,6 +40,12 @@ impl Tcp {
             }
         }
         if self.readable { Fate::More } else { Fate::Keep }
+    }
+
+    /// How far behind what is acknowledged we may send.
+    fn reach<E: Emit>(&self, cx: &Cx<'_, E>) -> u32 {
+        let skip = if cx.skip.is_empty() { u32::MAX } else { cx.skip.len() as u32 };
+        self.window.min(skip)
     }
 
     /// Whether `seq` lies before the next to be sent.
