@@ -204,7 +204,7 @@ impl World {
             set: SocketSet::new(vec![]),
             now: now as u64,
             outcomes: Vec::new(),
-            deadline: Real::now() + Duration::from_secs(30),
+            deadline: Real::now() + Duration::from_secs(10),
         }
     }
 

@@ -39,12 +39,7 @@ pub fn set_peek_offset(fd: impl AsFd, offset: u32) -> rustix::io::Result<()> {
 pub fn discard(fd: impl AsFd, len: usize) -> rustix::io::Result<usize> {
     // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer, so a null one may be given with any length.
     let answer = unsafe {
-        libc::recv(
-            fd.as_fd().as_raw_fd(),
-            std::ptr::null_mut(),
-            len,
-            libc::MSG_TRUNC | libc::MSG_DONTWAIT,
-        )
+        libc::recv(fd.as_fd().as_raw_fd(), std::ptr::null_mut(), len, libc::MSG_TRUNC | libc::MSG_DONTWAIT)
     };
     usize::try_from(answer).map_err(|_| last_errno())
 }
