@@ -216,7 +216,7 @@ fn the_peer_may_close_first_and_still_listen() {
 fn a_reset_of_the_peer_reaches_the_container() {
     let mut world = World::clean();
     let (handle, peer) = establish(&mut world, V4);
-    rustix::net::sockopt::set_socket_linger(&peer, Some(std::time::Duration::ZERO)).unwrap();
+    rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
     drop(peer);
     world.until(|world| world.tcp(handle).state() == State::Closed);
     assert!(world.sockets.is_empty());
@@ -469,4 +469,18 @@ fn what_the_socket_refuses_is_asked_for_again() {
         read += rude.peer.read(&mut got).unwrap_or(0);
     }
     assert_eq!((read, rude.peer.read(&mut got).ok()), (acknowledged, None));
+}
+
+#[test]
+fn a_silent_container_is_asked_and_given_up_when_it_is_gone() {
+    const LONG: u64 = 2 * 3600 * 1000 + 1000;
+    let mut world = World::clean();
+    let (_, mut peer) = establish(&mut world, V4);
+    world.now += LONG;
+    world.until(|world| world.sockets.connections(world.tick()).next().unwrap().idle < 1000);
+    world.wire.out.line = Line { lost: 100, seed: 1, ..Line::default() };
+    world.now += LONG;
+    world.until(|world| world.sockets.is_empty());
+    assert_eq!(peer.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(world.sockets.next_timer(), None);
 }
