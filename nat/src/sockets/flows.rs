@@ -57,6 +57,9 @@ struct Slot {
     pub queued: bool,
 }
 
+// They are all there from the start, so their size is the price of the limit.
+const _: () = assert!(size_of::<Slot>() <= 256);
+
 /// All flows of one worker.
 pub(super) struct Flows {
     slots: Box<[Slot]>,
