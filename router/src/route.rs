@@ -76,6 +76,8 @@ fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verd
         Some(Route::Local) => return local(packet),
         Some(Route::Nobody) => return Verdict::Drop(DropReason::Martian),
         Some(Route::Next(next)) => next,
+        None if gateway.uplink && meta.ttl <= 1 => return Verdict::Local(Task::Expired),
+        None if gateway.uplink => return Verdict::Local(Task::Uplink),
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
         None => return Verdict::Local(Task::Unreachable(Unreachable::Network)),
     };

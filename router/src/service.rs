@@ -15,6 +15,7 @@ use switch::port::{NetworkId, PortId};
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Unreachable, Verdict};
+use switch::vnet::VnetHdr;
 
 use crate::icmp::error::{self, Problem};
 use crate::icmp::limit::{Limiter, Rate};
@@ -81,8 +82,52 @@ impl Service {
             Task::TooBig { mtu } => {
                 self.error(Problem::TooBig { mtu }, DropReason::TooBig, frame, packet, &place, desk)
             }
+            // Whoever has one serves it; without one there is no route.
+            Task::Uplink => self.unreachable(Unreachable::Network, frame, packet, here, desk),
             Task::Fragment { out, hop, mtu } => fragments(frame, packet, out, &hop, mtu, desk),
             Task::Hold { network, address } => self.hold(network, address, frame, here, desk),
+        }
+    }
+
+    /// The destination of a packet cannot be reached.
+    ///
+    /// # Errors
+    /// Always: why it was dropped.
+    pub fn unreachable<I: Io>(
+        &mut self,
+        why: Unreachable,
+        frame: &Frame,
+        packet: &Packet,
+        here: &Here<'_, Tables>,
+        desk: &mut Desk<'_, I>,
+    ) -> Result<Fate, DropReason> {
+        let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
+        let place = Place { gateway, port: packet.meta.port, here };
+        let (problem, reason) = unreachable(why);
+        self.error(problem, reason, frame, packet, &place, desk)
+    }
+
+    /// The same for a packet that is gone, of which what an error quotes is left: from its IP header on.
+    pub fn unreachable_quoted<I: Io>(
+        &mut self,
+        why: Unreachable,
+        quoted: &[u8],
+        (container, port): (MacAddr, PortId),
+        snapshot: &Snapshot<Tables>,
+        now: Tick,
+        desk: &mut Desk<'_, I>,
+    ) {
+        let Some(gateway) = snapshot.port(port).and_then(|known| snapshot.tables.gateway(known.network))
+        else {
+            return;
+        };
+        let Some((packet, frame, len)) = again(quoted, container, gateway.mac, port) else { return };
+        let Some((origin, prefix)) = gateway.origin(packet.key.src) else { return };
+        let (problem, _) = unreachable(why);
+        if self.limit.take(port, now).is_ok() {
+            desk.make(To::Port(port), None, |buffer, _| {
+                error::build(frame.get(..len)?, &packet, problem, &origin, prefix, buffer).ok()
+            });
         }
     }
 
@@ -214,6 +259,21 @@ impl Service {
         }
         Err(reason)
     }
+}
+
+/// A packet as it came, as far as it is there: the parser wants it as long as it says it is, the quotation does not.
+fn again(quoted: &[u8], src: MacAddr, dst: MacAddr, port: PortId) -> Option<(Packet, Vec<u8>, usize)> {
+    let v4 = quoted.first()? >> 4 == 4;
+    let field = if v4 { quoted.get(2..4)? } else { quoted.get(4..6)? };
+    let said = usize::from(u16::from_be_bytes([*field.first()?, *field.get(1)?]));
+    let total = if v4 { said } else { said.saturating_add(40) };
+    let ethertype: [u8; 2] = if v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+    let mut frame = [&dst.0[..], &src.0, &ethertype, quoted].concat();
+    let len = frame.len();
+    frame.resize(len.max(total.saturating_add(14)), 0);
+    let mut packet = parse(&frame, &VnetHdr::default(), port, 0).ok()?;
+    packet.meta.l3_end = packet.meta.l3_end.min(len as u32);
+    Some((packet, frame, len))
 }
 
 /// The answer to ARP and neighbour solicitations for addresses of ours.

@@ -43,6 +43,8 @@ pub struct Gateway {
     pub prefix6_len: u8,
     /// Where packets that come in by this network go.
     pub fib: Fib,
+    /// What is in no prefix of the FIB leaves by the uplink.
+    pub uplink: bool,
     /// Who is on the network.
     pub neighbors: Arc<Neighbors>,
 }

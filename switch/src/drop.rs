@@ -101,6 +101,14 @@ drop_reasons! {
     TxDown = "tx_down",
     /// the kernel refused the frame for another reason
     TxError = "tx_error",
+    /// the uplink has no more connections to give: the container's share or all of them are in use
+    UplinkQuota = "uplink_quota",
+    /// the uplink's sockets do not speak this: another protocol, a fragment, an ICMP message that is no echo request
+    UplinkProtocol = "uplink_protocol",
+    /// the uplink's socket was full
+    UplinkFull = "uplink_full",
+    /// the kernel refused what the uplink's socket was asked for
+    UplinkError = "uplink_error",
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use crate::drop::DropReason;
 use crate::flow::{Meta, Packet};
-use crate::frame::{Frame, Pool};
+use crate::frame::{FillError, Frame, Pool};
 use crate::io::Io;
 use crate::parse::parse;
 use crate::port::{NetworkId, PortId};
@@ -72,6 +72,19 @@ pub trait Policy {
 
     /// Asks the next hop of a forwarded packet whether it is still there.
     fn ask<I: Io>(&mut self, _verdict: &Verdict, _here: &Here<'_, Self::Tables>, _desk: &mut Desk<'_, I>) {}
+
+    /// After the packets of a batch: what they made necessary, once for all of them; `watched` says that the descriptor
+    /// which the engine has an eye on for the policy is readable. True: there is more to do, after others had their
+    /// turn.
+    fn flush<I: Io>(
+        &mut self,
+        _watched: bool,
+        _snapshot: &Snapshot<Self::Tables>,
+        _now: Tick,
+        _desk: &mut Desk<'_, I>,
+    ) -> bool {
+        false
+    }
 
     /// When [`Policy::due`] is to be called next.
     fn deadline(&self) -> Option<Tick> {
@@ -162,6 +175,36 @@ impl<I: Io> Desk<'_, I> {
             (Err(reason), _) => self.counters.drop_frame(nobody, reason),
         }
         self.pool.release(&frame);
+    }
+
+    /// Makes a frame with its virtio header: `fill` writes both and says how long they are together; 0: there is nothing
+    /// to send.
+    ///
+    /// # Errors
+    /// No buffer is free, and `fill` was not called; or the port did not take it.
+    pub fn emit(&mut self, out: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason> {
+        let nobody = PortId(u16::MAX);
+        let made = self.pool.fill(nobody, |buffer| match fill(buffer) {
+            0 => Err(()),
+            len => Ok(len),
+        });
+        let frame = match made {
+            Ok(frame) => frame,
+            Err(FillError::NoBuffer) => return Err(DropReason::TxFull),
+            Err(_) => return Ok(()),
+        };
+        self.counters.worker.generated.add(1);
+        let sent = parse(self.pool.bytes(&frame), &self.pool.vnet(&frame), nobody, 0)
+            .and_then(|packet| self.io.tx(self.pool, out, &frame, &packet.meta));
+        match sent {
+            Ok(()) => {
+                self.counters.worker.forwarded.add(1);
+                tx::count_tx(self.counters, out, &frame);
+            }
+            Err(reason) => self.counters.drop_frame(out, reason),
+        }
+        self.pool.release(&frame);
+        sent
     }
 
     /// Keeps a frame beyond its batch. Whoever holds it must let it go by [`Desk::resume`] or [`Desk::give_up`].

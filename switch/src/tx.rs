@@ -58,7 +58,7 @@ pub fn flood<I: Io>(
     }
 }
 
-fn count_tx(counters: &Counters, out: PortId, frame: &Frame) {
+pub(crate) fn count_tx(counters: &Counters, out: PortId, frame: &Frame) {
     if let Some(port) = counters.port(out) {
         port.tx_frames.add(1);
         port.tx_bytes.add(frame.len() as u64);

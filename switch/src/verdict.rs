@@ -72,6 +72,8 @@ pub enum Task {
         /// Bytes of an IP packet.
         mtu: u32,
     },
+    /// Leaves by the uplink.
+    Uplink,
     /// Waits until the next hop's MAC is known.
     Hold {
         /// Where it is.

@@ -36,6 +36,8 @@ pub struct Worker<I, P: Policy> {
     counters: Arc<Counters>,
     storm: Storm,
     policy: P,
+    /// The policy has more to do.
+    more: bool,
 }
 
 impl<I: Io, P: Policy> Worker<I, P> {
@@ -50,6 +52,7 @@ impl<I: Io, P: Policy> Worker<I, P> {
             counters: Arc::new(Counters::new(ports)),
             storm: Storm::new(ports),
             policy,
+            more: false,
         }
     }
 
@@ -65,10 +68,11 @@ impl<I: Io, P: Policy> Worker<I, P> {
     /// When the I/O engine itself is broken.
     pub fn step(&mut self, wait: Wait) -> io::Result<usize> {
         let wait = match (wait, self.policy.deadline()) {
+            (Wait::Sleep, _) if self.more => Wait::Poll,
             (Wait::Sleep, Some(deadline)) => Wait::Until(deadline),
             (wait, _) => wait,
         };
-        let Self { io, pool, batch, released, snapshot, counters, storm, policy } = self;
+        let Self { io, pool, batch, released, snapshot, counters, storm, policy, more } = self;
         let now = io.rx(pool, batch, wait)?; // 1. rx
         let mut hops = Hops { io, pool, counters, storm, policy, released, now, snapshot: snapshot.load() };
         let frames = batch.frames.len() + batch.lost.len();
@@ -84,7 +88,7 @@ impl<I: Io, P: Policy> Worker<I, P> {
             }
             hops.finish_frame(frame);
         }
-        hops.finish(frames);
+        *more = hops.finish(frames, batch.watched);
         Ok(frames)
     }
 }
@@ -157,12 +161,16 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         (self.policy, desk)
     }
 
-    fn finish(&mut self, frames: usize) {
+    /// The end of a batch. Whether the policy has more to do.
+    fn finish(&mut self, frames: usize, watched: bool) -> bool {
         if self.policy.deadline().is_some_and(|deadline| deadline <= self.now) {
             let (snapshot, now) = (self.snapshot, self.now);
             let (policy, mut desk) = self.desk();
             policy.due(snapshot, now, &mut desk);
         }
+        let (snapshot, now) = (self.snapshot, self.now);
+        let (policy, mut desk) = self.desk();
+        let more = policy.flush(watched, snapshot, now, &mut desk);
         while let Some(frame) = self.released.pop() {
             self.counters.worker.released.add(1);
             self.finish_frame(frame);
@@ -174,5 +182,6 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let stats = self.io.take_stats();
         self.counters.worker.wakeups.add(stats.wakeups);
         self.counters.worker.segmented.add(stats.segmented);
+        more
     }
 }

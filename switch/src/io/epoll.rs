@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::epoll;
@@ -40,6 +40,8 @@ const UNIT: usize = 64 * 1024;
 const GSO_REFUSALS: u8 = 8;
 /// Token of the mailbox's eventfd; ports are their index.
 const MAILBOX: u64 = u64::MAX;
+/// Token of the descriptor that the policy has an eye on.
+const WATCHED: u64 = u64::MAX - 1;
 
 struct Tap {
     fd: OwnedFd,
@@ -68,6 +70,8 @@ pub struct EpollIo {
     /// One segment, with its virtio header.
     scratch: Box<[u8]>,
     stats: IoStats,
+    /// The policy's descriptor was readable.
+    watched: bool,
     stopped: bool,
 }
 
@@ -97,8 +101,20 @@ impl EpollIo {
             turns: 0,
             scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
             stats: IoStats::default(),
+            watched: false,
             stopped: false,
         })
+    }
+
+    /// Has an eye on one more descriptor, level-triggered, and tells the worker by [`Batch::watched`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    ///
+    /// # Syscalls
+    /// `epoll_ctl`
+    pub fn watch(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(WATCHED), epoll::EventFlags::IN)
     }
 
     /// Whether [`Command::Stop`] came.
@@ -130,6 +146,7 @@ impl EpollIo {
             let flags = event.flags;
             match event.data.u64() {
                 MAILBOX => commands = true,
+                WATCHED => self.watched = true,
                 // A TAP reports this only when it does not exist any more, and a read at that very moment may still say
                 // EAGAIN; edge-triggered, it would never be heard of again.
                 token if flags.contains(epoll::EventFlags::ERR) => self.gone(PortId(token as u16)),
@@ -327,6 +344,7 @@ impl Io for EpollIo {
         } else if self.turns == 0 {
             self.poll(Wait::Poll)?;
         }
+        batch.watched = std::mem::take(&mut self.watched);
         let mut bytes = 0;
         while self.turns > 0
             && let Some(&port) = self.ready.front()

@@ -26,12 +26,14 @@ pub struct Batch {
     pub frames: Vec<Frame>,
     /// What could not be made a frame of.
     pub lost: Vec<(PortId, DropReason)>,
+    /// The policy's descriptor ([`Policy::watched`](crate::policy::Policy::watched)) is readable.
+    pub watched: bool,
 }
 
 impl Batch {
     /// An empty batch with room for [`BATCH`] frames, so that filling it allocates nothing.
     pub fn new() -> Self {
-        Self { frames: Vec::with_capacity(BATCH), lost: Vec::with_capacity(BATCH) }
+        Self { frames: Vec::with_capacity(BATCH), lost: Vec::with_capacity(BATCH), watched: false }
     }
 
     /// Whether another frame fits.

@@ -6,6 +6,7 @@ pub mod fds;
 pub mod netns;
 mod returns;
 pub mod signals;
+pub mod socket;
 pub mod tun;
 
 pub use caps::drop_all_capabilities;

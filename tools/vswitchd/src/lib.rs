@@ -13,4 +13,5 @@ pub mod engine;
 pub mod keeper;
 pub mod logging;
 pub mod policy;
+pub mod uplink;
 pub mod wire;

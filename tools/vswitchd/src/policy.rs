@@ -12,8 +12,11 @@
 //! ```
 //!
 //! [`switch::worker`] is the loop that calls them. What is decided here reads as a list, in the order in which it is
-//! asked; translation and tunnels join the list between its lines: dnat and conntrack, snat, vtep. What a gateway does
+//! asked; translation and tunnels join the list between its lines: dnat and conntrack, snat, vtep. What leaves by the
+//! sockets uplink is given to [`crate::uplink`]; what a gateway does
 //! itself (ARP, neighbour discovery, ICMP, packets that wait) is out of line, in [`router::service`].
+
+use std::os::fd::BorrowedFd;
 
 use router::service::Service;
 use router::tables::Tables;
@@ -28,9 +31,12 @@ use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Verdict};
 
+use crate::uplink::{Out, Uplink};
+
 /// The house: all rooms together, in one worker.
 pub struct House {
     router: Service,
+    uplink: Option<Uplink>,
 }
 
 /// Fifth hop: what is to happen with `packet`. Changes nothing, sees no bytes.
@@ -44,9 +50,16 @@ pub fn decide(packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
 }
 
 impl House {
-    /// For ports `0..ports`.
-    pub fn new(ports: usize) -> Self {
-        Self { router: Service::new(ports) }
+    /// For ports `0..ports`, with a way out or without one.
+    pub fn new(ports: usize, uplink: Option<Uplink>) -> Self {
+        Self { router: Service::new(ports), uplink }
+    }
+}
+
+impl House {
+    /// The descriptor that the I/O engine must have an eye on.
+    pub fn watched(&self) -> Option<BorrowedFd<'_>> {
+        self.uplink.as_ref().map(Uplink::poll_fd)
     }
 }
 
@@ -87,7 +100,28 @@ impl Policy for House {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
-        self.router.serve(task, frame, packet, here, desk)
+        match (task, &mut self.uplink) {
+            (Task::Uplink, Some(uplink)) => {
+                match uplink.packet(frame, packet, here, &mut self.router, desk)? {
+                    Some(why) => self.router.unreachable(why, frame, packet, here, desk),
+                    None => Ok(Fate::Local),
+                }
+            }
+            (task, _) => self.router.serve(task, frame, packet, here, desk),
+        }
+    }
+
+    fn flush<I: Io>(
+        &mut self,
+        watched: bool,
+        snapshot: &Snapshot<Tables>,
+        now: Tick,
+        desk: &mut Desk<'_, I>,
+    ) -> bool {
+        let Some(uplink) = &mut self.uplink else { return false };
+        let mut out = Out { desk, router: &mut self.router, snapshot, now };
+        let more = uplink.sockets().flush(now, &mut out);
+        (watched && uplink.sockets().ready(now, &mut out)) | more
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
@@ -95,10 +129,14 @@ impl Policy for House {
     }
 
     fn deadline(&self) -> Option<Tick> {
-        self.router.deadline()
+        let of_uplink = self.uplink.as_ref().and_then(Uplink::deadline);
+        self.router.deadline().into_iter().chain(of_uplink).min()
     }
 
     fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         self.router.due(snapshot, now, desk);
+        if let Some(uplink) = &mut self.uplink {
+            uplink.sockets().timers(now, &mut Out { desk, router: &mut self.router, snapshot, now });
+        }
     }
 }

@@ -9,4 +9,5 @@ mod hostile;
 mod namespaces;
 mod routing;
 mod traffic;
+mod uplink;
 mod wire;

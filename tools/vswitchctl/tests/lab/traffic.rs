@@ -268,9 +268,9 @@ fn train(daemon: &Daemon, from: &str, to: &str) -> Background {
     ping
 }
 
-/// Ends a train: its times of arrival, and its last lines.
+/// Ends a train: its times of arrival, how many did not arrive, and its last lines.
 #[track_caller]
-fn arrivals(ping: Background) -> (Vec<f64>, String) {
+fn arrivals(ping: Background) -> (Vec<f64>, usize, String) {
     ping.signal("-INT");
     let output = ping.end();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -281,8 +281,8 @@ fn arrivals(ping: Background) -> (Vec<f64>, String) {
     // What is on its way when the train ends is counted as lost by ping, and is not: up to the last one all came.
     let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
     let last = said.lines().filter(|line| line.contains(" bytes from ")).filter_map(number).max();
-    assert_eq!(last, Some(Vec::len(&times)), "lost: {summary}");
-    (times, summary)
+    let lost = last.unwrap_or(0).saturating_sub(Vec::len(&times));
+    (times, lost, summary)
 }
 
 fn streams_survive_reloads(host: Host) {
@@ -301,8 +301,8 @@ fn streams_survive_reloads(host: Host) {
         assert!(said.contains("network blue: ageing, storm changed"), "{said}");
         assert!(said.contains("container c "), "{said}");
     }
-    let (times, summary) = arrivals(ping);
-    assert!(times.len() > 20 && summary.contains(" 0% packet loss"), "{summary}");
+    let (times, lost, summary) = arrivals(ping);
+    assert!(times.len() > 20 && lost == 0, "{lost} lost: {summary}");
     for stream in streams {
         assert!(stream.finish() >= 32 << 20);
     }
@@ -335,7 +335,7 @@ fn streams_survive_the_engine(host: Host) {
     // Only pings are left on the way: some more of them, so that a gap would show.
     let so_far = daemon.port("b")["tx_frames"].as_u64().unwrap();
     wait_for("more pings", || daemon.port("b")["tx_frames"].as_u64().filter(|frames| *frames > so_far + 20));
-    let (times, summary) = arrivals(ping);
+    let (times, _, summary) = arrivals(ping);
     let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
     let longest = gaps.fold(0.0, f64::max);
     assert!(times.len() > 10 && longest < 1.0, "{longest} s without an answer; {summary}");

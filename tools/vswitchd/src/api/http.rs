@@ -484,13 +484,7 @@ mod tests {
     async fn what_makes_no_sense_is_named_and_never_reaches_the_actor() {
         let deep = format!(r#"{{"name":{}"#, "[".repeat(200_000));
         let cases: &[(&str, &str, &[u8], StatusCode, &str)] = &[
-            (
-                "GET",
-                "/v1/nat",
-                b"",
-                StatusCode::NOT_FOUND,
-                "no such resource: /v1/nat; there are /v1/fdb",
-            ),
+            ("GET", "/v1/nat", b"", StatusCode::NOT_FOUND, "no such resource: /v1/nat; there are /v1/fdb"),
             ("GET", "/", b"", StatusCode::NOT_FOUND, "/v1/status"),
             ("PUT", "/v1/fdb", b"", StatusCode::METHOD_NOT_ALLOWED, "PUT cannot be used on /v1/fdb"),
             ("GET", "/v1/fdb?network=x", b"", StatusCode::UNPROCESSABLE_ENTITY, "unknown field `network`"),

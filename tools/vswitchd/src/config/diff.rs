@@ -109,7 +109,7 @@ macro_rules! fields {
 
 fields! {
     /// A setting of `[daemon]`.
-    DaemonField of Daemon { Control = control, State = state, Workers = workers, Io = io }
+    DaemonField of Daemon { Control = control, State = state, Workers = workers, Io = io, Uplink = uplink }
 }
 fields! {
     /// A setting of a network.

@@ -88,7 +88,7 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
         None => default_socket(&settings, reporter),
     }
     for section in root.sections("uplink", &UPLINK, reporter) {
-        setting(&section, "kind", reporter, value::uplink).ok();
+        fill(&mut settings.uplink, setting(&section, "kind", reporter, value::uplink));
     }
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);

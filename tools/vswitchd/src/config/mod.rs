@@ -32,7 +32,7 @@ pub use diff::{
     NetworkChange, NetworkField, diff,
 };
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
-pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Workers};
+pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};
 pub use read::{MAX_BYTES, ReadError, read};

@@ -39,6 +39,8 @@ pub struct Daemon {
     pub workers: Workers,
     /// How devices are read and written.
     pub io: Io,
+    /// `[uplink] kind`: the way out.
+    pub uplink: Uplink,
 }
 
 impl Daemon {
@@ -49,6 +51,7 @@ impl Daemon {
             state: paths.state.clone(),
             workers: Workers::Auto,
             io: Io::Auto,
+            uplink: Uplink::None,
         }
     }
 }
@@ -79,6 +82,16 @@ pub enum Io {
     Auto,
     /// epoll, read and write.
     Epoll,
+}
+
+/// `uplink.kind`: how packets leave that are for no network of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Uplink {
+    /// Not at all.
+    None,
+    /// As ordinary sockets of the daemon.
+    Sockets,
 }
 
 /// `spoof`: which source addresses a port may use.

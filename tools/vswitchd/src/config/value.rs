@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{Ipv4Net, Ipv6Net};
 use switch::mac::MacAddr;
 
-use super::model::{Io, Spoof, Workers};
+use super::model::{Io, Spoof, Uplink, Workers};
 use super::problem::{Problem, What, clip, nearest};
 
 /// A number as it was written, which may be larger than any integer.
@@ -235,12 +235,12 @@ pub(super) fn worker_count(number: &Number) -> Result<Workers, Problem> {
     }
 }
 
-/// `uplink.kind`: this release has no way out.
-pub(super) fn uplink(text: &str) -> Result<(), Problem> {
-    if ["sockets", "tap", "nic"].contains(&text) {
-        return Err(Problem::not_supported(format!("`kind` = \"{text}\""), "; \"none\" is"));
+/// `uplink.kind`.
+pub(super) fn uplink(text: &str) -> Result<Uplink, Problem> {
+    if ["tap", "nic"].contains(&text) {
+        return Err(Problem::not_supported(format!("`kind` = \"{text}\""), "; \"sockets\" and \"none\" are"));
     }
-    choice("kind", text, &[("none", ())])
+    choice("kind", text, &[("sockets", Uplink::Sockets), ("none", Uplink::None)])
 }
 
 fn choice<T: Copy>(key: &'static str, text: &str, choices: &[(&'static str, T)]) -> Result<T, Problem> {

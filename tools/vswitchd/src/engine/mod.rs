@@ -33,6 +33,7 @@ use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
 use switch::snapshot::Snapshot;
 use switch::sys::caps;
+use switch::tick::Tick;
 use switch::worker::Worker;
 use tokio::sync::{mpsc, oneshot};
 
@@ -40,6 +41,7 @@ use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::policy::House;
+use crate::uplink::Uplink;
 use crate::wire::{Begin, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
@@ -164,8 +166,15 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
-    let mut worker =
-        Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), House::new(ports::MAX_PORTS));
+    let uplink = match file.daemon.uplink {
+        config::Uplink::Sockets => Some(Uplink::new(Tick::now())?),
+        config::Uplink::None => None,
+    };
+    let house = House::new(ports::MAX_PORTS, uplink);
+    if let Some(fd) = house.watched() {
+        io.watch(fd).map_err(io::Error::from)?;
+    }
+    let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), house);
     let counters = Arc::clone(worker.counters());
     let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
         while !worker.io.stopped() {

@@ -16,7 +16,7 @@ use switch::tick::Tick;
 use super::control::Control;
 use super::networks::Networks;
 use crate::api::rows::{NeighborRow, NeighborState, RouteRow, RouteType};
-use crate::config::{self, Config, GatewayBy, Network};
+use crate::config::{self, Config, GatewayBy, Network, Uplink};
 
 /// A gateway of ours.
 #[derive(Clone, Copy)]
@@ -76,6 +76,7 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
             addresses: Box::new([ours.address.to_ipv6_mapped()]),
             prefix_len: ours.subnet.prefix_len(),
             prefix6_len: 0,
+            uplink: config.daemon.uplink == Uplink::Sockets && !record.config.internal,
             fib: fib(ours, config, networks, gateways, &links),
             neighbors: Arc::clone(&record.neighbors),
         });

@@ -83,7 +83,8 @@ impl<'c> Lab<'c> {
         let names = port_names(config);
         let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(config).unwrap()));
         let io = MemIo::new(names.len() as u16);
-        let worker = Worker::new(io, SLOTS, names.len(), Arc::clone(&snapshot), House::new(names.len()));
+        let worker =
+            Worker::new(io, SLOTS, names.len(), Arc::clone(&snapshot), House::new(names.len(), None));
         Self { config, names, worker, snapshot, out: Vec::new() }
     }
 

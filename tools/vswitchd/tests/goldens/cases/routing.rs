@@ -40,7 +40,11 @@ pub fn routing(s: &mut Script<'_>) {
     s.send("a", "who has the gateway: we, and nobody else hears the question", who_has(s, "a", BLUE));
     s.send("a", "ping of the gateway", by(BLUE.0, s, "a", &ipv4(s.ip("a"), BLUE.1, ICMP, &echo_request())));
     s.send("a", "nothing listens there", by(BLUE.0, s, "a", &datagram(s, "a", BLUE.1, b"anybody?")));
-    s.send("a", "to red: held until x answers", by(BLUE.0, s, "a", &datagram(s, "a", s.ip("x"), b"hello, x")));
+    s.send(
+        "a",
+        "to red: held until x answers",
+        by(BLUE.0, s, "a", &datagram(s, "a", s.ip("x"), b"hello, x")),
+    );
     s.wait(5);
     let is_at = arp(2, (s.mac("x"), s.ip("x")), RED);
     s.send("x", "its answer, and what waited for it", ethernet(RED.0, s.mac("x"), ARP, &is_at));

@@ -1,0 +1,111 @@
+//! ICMP echo by ping sockets. The kernel chooses the identifier that is on the way; the container sees its own.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketType, ipproto, recv, send};
+use switch::drop::DropReason;
+use switch::flow::{FlowKey, Packet};
+use switch::tick::Tick;
+
+use super::cx::{self, Cx, Fate, Watch};
+use super::types::{Emit, Outcome, Unreachable};
+use super::wire::{ECHO_LEN, is_v4, payload_max};
+
+/// RFC 5508 section 3.2: no less than a minute.
+const IDLE: u64 = 60_000;
+/// Replies that one flow brings before the others have their turn.
+const TURN: usize = 16;
+
+/// The echo requests of one identifier to one destination.
+pub(super) struct Echo {
+    socket: OwnedFd,
+    readable: bool,
+}
+
+/// Whether the packet is an echo request, which is all that ping sockets send.
+pub(super) fn is_request(key: &FlowKey) -> bool {
+    key.dport == if is_v4(key) { 0x0800 } else { 0x8000 }
+}
+
+impl Echo {
+    /// # Errors
+    /// What the kernel said.
+    ///
+    /// # Privileges
+    /// The group of the process within `net.ipv4.ping_group_range`.
+    pub fn connect(key: &FlowKey, watch: Watch<'_>) -> rustix::io::Result<Self> {
+        let protocol = if is_v4(key) { ipproto::ICMP } else { ipproto::ICMPV6 };
+        let socket = cx::connected(key, SocketType::DGRAM, Some(protocol), 0, watch)?;
+        Ok(Self { socket, readable: false })
+    }
+
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub fn deadline(&self, used: Tick) -> Tick {
+        used.plus_millis(IDLE)
+    }
+
+    /// A request: the whole ICMP message goes to the socket, which gives it identifier and checksum.
+    pub fn packet<E: Emit>(&mut self, frame: &[u8], packet: &Packet, cx: &mut Cx<'_, E>) -> Outcome {
+        let range = usize::from(packet.meta.l4_off)..packet.meta.l3_end as usize;
+        let message = frame.get(range).unwrap_or_default();
+        match send(&self.socket, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(sent) => {
+                cx.counters.bytes_out += sent.saturating_sub(ECHO_LEN) as u64;
+                Outcome::Taken
+            }
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Outcome::Dropped(DropReason::UplinkFull),
+            Err(errno) => match cx::unreachable(errno) {
+                Some(why) => Outcome::Unreachable(why),
+                None => Outcome::Dropped(DropReason::UplinkError),
+            },
+        }
+    }
+
+    pub fn event(&mut self, flags: EventFlags) -> Fate {
+        self.readable |= flags.intersects(EventFlags::IN | EventFlags::ERR | EventFlags::HUP);
+        if self.readable { Fate::More } else { Fate::Keep }
+    }
+
+    /// Brings the replies that the socket has.
+    pub fn serve<E: Emit>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
+        for _ in 0..TURN {
+            if !self.readable {
+                return Fate::Keep;
+            }
+            self.step(cx);
+        }
+        if self.readable { Fate::More } else { Fate::Keep }
+    }
+
+    fn step<E: Emit>(&mut self, cx: &mut Cx<'_, E>) {
+        let wire = cx.wire();
+        let (at, max) = (wire.l4_at(), payload_max(cx.key, 0));
+        let socket = &self.socket;
+        let mut read = None;
+        let taken = cx.out.emit(cx.link.port, &mut |out| {
+            let end = out.len().min(at + max);
+            let result = recv(socket, out.get_mut(at..end).unwrap_or_default(), RecvFlags::DONTWAIT);
+            let result = result.map(|(_, len)| len);
+            read = Some(result);
+            result.ok().filter(|len| *len >= ECHO_LEN).and_then(|len| wire.echo(out, len)).unwrap_or(0)
+        });
+        match read {
+            Some(Ok(len)) => {
+                cx.counters.bytes_in += len.saturating_sub(ECHO_LEN) as u64;
+                cx.counters.not_taken += u64::from(taken.is_err());
+            }
+            Some(Err(Errno::INTR)) => {}
+            Some(Err(Errno::AGAIN)) => self.readable = false,
+            Some(Err(errno)) => cx.unreachable(cx::unreachable(errno).unwrap_or(Unreachable::Host), 0),
+            None => {
+                cx.counters.not_taken += 1;
+                self.readable = recv(socket, &mut [0; 1], RecvFlags::DONTWAIT).is_ok();
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the sockets uplink and its caller say to each other.
+
+use std::net::SocketAddr;
+
+use switch::drop::DropReason;
+use switch::flow::{FlowKey, VlanTag};
+use switch::mac::MacAddr;
+use switch::port::PortId;
+
+/// Where frames that we make go. A worker implements it over its pool and devices.
+pub trait Emit {
+    /// Takes a slot of the frame pool, lets `fill` write virtio header ([`switch::vnet::VnetHdr`]) and Ethernet frame
+    /// to it and return their length together (0: nothing to send after all), and writes it to `port`.
+    ///
+    /// # Errors
+    /// No slot, in which case `fill` was not called; or why the port did not take it.
+    fn emit(&mut self, port: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason>;
+
+    /// A packet of the container that was taken turned out, later, to lead nowhere: send it an ICMP error, within the
+    /// limits of rate for those. `quoted` is the packet as far as an error quotes it, from its IP header on.
+    fn unreachable(&mut self, link: &Link, why: Unreachable, quoted: &[u8]);
+}
+
+/// How a container is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its port.
+    pub port: PortId,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// The MAC of its gateway, which our frames come from.
+    pub gateway_mac: MacAddr,
+    /// The tag its frames carry.
+    pub vlan: Option<VlanTag>,
+    /// Largest IP packet of its network, bytes.
+    pub mtu: u16,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was given to a socket, or answered.
+    Taken,
+    /// It leads nowhere: the container is owed an ICMP error.
+    Unreachable(Unreachable),
+    /// Not delivered.
+    Dropped(DropReason),
+}
+
+/// Why a destination cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// No route.
+    Network,
+    /// Nobody answers for the address.
+    Host,
+    /// Nothing listens.
+    Port,
+    /// Not allowed.
+    Prohibited,
+}
+
+/// How much there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows in all. Each has a socket: keep it below the limit of descriptors.
+    pub flows: u32,
+    /// Flows of one port.
+    pub flows_per_port: u32,
+    /// Whether containers may reach addresses of the host itself, its loopback among them.
+    pub host: bool,
+    /// Whether the kernel may be asked to skip what was peeked at (`SO_PEEK_OFF`), where it can; otherwise it is copied
+    /// again and thrown away, as before Linux 6.9.
+    pub peek_offset: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flows: 16_384, flows_per_port: 4096, host: false, peek_offset: true }
+    }
+}
+
+/// What happened since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Flows that were opened.
+    pub opened: u64,
+    /// Flows that ended, in whichever way.
+    pub closed: u64,
+    /// Flows that were not opened for want of a place.
+    pub over_quota: u64,
+    /// Flows that were not opened because the kernel gave no socket or no l4 port.
+    pub no_socket: u64,
+    /// Clients of published l4 ports whose address the container could not be shown.
+    pub masked: u64,
+    /// Connections that the other side refused.
+    pub refused: u64,
+    /// Destinations that could not be reached.
+    pub unreachable: u64,
+    /// Bytes of payload from containers to sockets.
+    pub bytes_out: u64,
+    /// Bytes of payload from sockets to containers, those sent again included.
+    pub bytes_in: u64,
+    /// Times that TCP went back to what the container had acknowledged.
+    pub retransmits: u64,
+    /// Frames that a port or the pool did not take.
+    pub not_taken: u64,
+    /// Segments that came too early, after one that was lost.
+    pub out_of_order: u64,
+    /// Times that a socket took less than the window we had offered.
+    pub window_refused: u64,
+}
+
+/// A line of `show connections`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// As in the container's packets.
+    pub key: FlowKey,
+    /// The container's port.
+    pub port: PortId,
+    /// State of the connection.
+    pub state: &'static str,
+    /// Our end of the socket, where the kernel says.
+    pub local: Option<SocketAddr>,
+    /// Milliseconds since it was last used.
+    pub idle: u64,
+}
