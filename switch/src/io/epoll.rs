@@ -1,7 +1,7 @@
 //! TAPs by epoll and plain `read`/`write`: works wherever a TAP works.
 //!
 //! Edge-triggered: a port that was reported stays in the ready ring until a read says EAGAIN. Ports have turns of
-//! [`TURN`] cost units. Between turns of those that were ready before, epoll is asked who is new, and the new ones go
+//! `TURN` cost units. Between turns of those that were ready before, epoll is asked who is new, and the new ones go
 //! first, one turn each: whoever sends little waits for one turn of one busy port, however many are busy, and not
 //! for a queue of theirs.
 //!

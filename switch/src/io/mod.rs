@@ -26,7 +26,7 @@ pub struct Batch {
     pub frames: Vec<Frame>,
     /// What could not be made a frame of.
     pub lost: Vec<(PortId, DropReason)>,
-    /// The policy's descriptor ([`Policy::watched`](crate::policy::Policy::watched)) is readable.
+    /// The descriptor that the engine has an eye on for the policy is readable.
     pub watched: bool,
 }
 

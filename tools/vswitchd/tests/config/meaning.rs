@@ -308,7 +308,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
     assert_eq!(
         serde_json::to_value(valid(&text)).unwrap(),
         json!({
-            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto" },
+            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto", "uplink": "none" },
             "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
             "containers": [{
                 "name": "a", "netns": "a", "create": false, "command": [],
