@@ -79,7 +79,7 @@ drop_reasons! {
     BadChecksum = "bad_checksum",
     /// no route to the destination
     NoRoute = "no_route",
-    /// the way to that network is not allowed by `routes_to`
+    /// not allowed: a network that `routes_to` does not name, or an address of the host itself
     Prohibited = "prohibited",
     /// larger than the next network's MTU, and not to be fragmented
     TooBig = "too_big",

@@ -171,10 +171,14 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let (snapshot, now) = (self.snapshot, self.now);
         let (policy, mut desk) = self.desk();
         let more = policy.flush(watched, snapshot, now, &mut desk);
-        while let Some(frame) = self.released.pop() {
+        // Oldest first, as they came.
+        let mut next = 0;
+        while let Some(frame) = self.released.get(next).copied() {
+            next += 1;
             self.counters.worker.released.add(1);
             self.finish_frame(frame);
         }
+        self.released.clear();
         self.io.flush(self.pool);
         if frames > 0 {
             self.counters.worker.batches.add(1);
