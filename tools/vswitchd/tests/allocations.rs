@@ -80,7 +80,8 @@ fn routing_and_answering_allocate_nothing() {
         .count_total
     };
     // Who is where; two packets have to wait for that.
-    run(&[(0, datagram(A, B, [1, 2])), (1, answer(B)), (1, datagram(B, A, [2, 1])), (0, answer(A))]);
+    run(&[(0, datagram(A, B, [1, 2])), (1, answer(B))]);
+    run(&[(1, datagram(B, A, [2, 1])), (0, answer(A))]);
     let batch: Vec<(u16, Vec<u8>)> = (0..32u16)
         .map(|n| match n % 3 {
             0 => (0, datagram(A, B, [1000 + n, 2])),
