@@ -6,7 +6,7 @@ use crate::frame::{Frame, Pool};
 use crate::verdict::Hop;
 use crate::vnet::VnetHdr;
 
-/// Prepares a frame for being written to a TAP, and says what it is now.
+/// Prepares a frame for being written to a TAP, and says which it is now; `meta` stays true of it.
 ///
 /// A bridged frame stays as it is from Ethernet to the last byte. A routed one loses its priority tag and is `edit`ed
 /// by the policy: its TTL, the MACs of its next hop. Of the virtio header `hdr_len` is set to the parsed length of the
@@ -17,15 +17,15 @@ use crate::vnet::VnetHdr;
 /// What `edit` says.
 pub fn apply(
     hop: Option<&Hop>,
-    mut meta: Meta,
+    meta: &mut Meta,
     pool: &mut Pool,
     frame: &Frame,
     edit: impl FnOnce(&Hop, &Meta, &mut [u8]) -> Result<(), DropReason>,
-) -> Result<(Frame, Meta), DropReason> {
+) -> Result<Frame, DropReason> {
     let frame = match hop {
         Some(hop) => {
-            let frame = untag(&mut meta, pool, frame);
-            edit(hop, &meta, pool.bytes_mut(&frame))?;
+            let frame = untag(meta, pool, frame);
+            edit(hop, meta, pool.bytes_mut(&frame))?;
             frame
         }
         None => *frame,
@@ -35,7 +35,7 @@ pub fn apply(
         header.hdr_len.set(meta.headers_len);
         pool.set_vnet(&frame, &header);
     }
-    Ok((frame, meta))
+    Ok(frame)
 }
 
 /// Takes the tags off: what a gateway without a VLAN is sent carries at most a priority.

@@ -119,7 +119,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let network = self.snapshot.network(port.network).ok_or(DropReason::PortGone)?;
         let here = Here { snapshot: self.snapshot, id: port.network, network, now: self.now };
 
-        let packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
+        let mut packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
         admit(&packet, port, network)?; // 3. admit
         learn(&packet.meta, network, self.now, &self.counters.worker); // 4. learn
         let verdict = self.policy.decide(&packet, &here); // 5. decide
@@ -133,17 +133,16 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 if self.snapshot.port(action.out).is_none_or(|out| out.network != there) {
                     return Err(DropReason::StaleEntry);
                 }
-                let (frame, meta) =
-                    apply(action.hop.as_ref(), packet.meta, self.pool, frame, P::edit)?; // 7. apply
-                tx::forward(self.io, self.pool, &frame, &meta, action.out, self.counters); // 8. tx
+                let frame = apply(action.hop.as_ref(), &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
+                tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.counters); // 8. tx
                 if action.hop.is_some_and(|hop| hop.ask.is_some()) {
                     let (policy, mut desk) = self.desk();
                     policy.ask(&verdict, &here, &mut desk);
                 }
             }
             Verdict::Flood => {
-                let (frame, meta) = apply(None, packet.meta, self.pool, frame, P::edit)?; // 7. apply
-                tx::flood(self.io, self.pool, &frame, &meta, network, self.counters); // 8. tx
+                let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
+                tx::flood(self.io, self.pool, &frame, &packet.meta, network, self.counters); // 8. tx
             }
             Verdict::Local(task) => {
                 let (policy, mut desk) = self.desk();
