@@ -92,14 +92,20 @@ impl Pending {
         self.waiting.iter().any(|one| one.is(network, address))
     }
 
-    /// Nobody waits for `address` any more; calls `each` with those that did, oldest first.
-    pub fn take(&mut self, network: NetworkId, address: Ipv6Addr, mut each: impl FnMut(Frame)) {
-        let Some(index) = self.waiting.iter().position(|one| one.is(network, address)) else { return };
-        let waiting = self.waiting.swap_remove(index);
-        for frame in waiting.frames.into_iter().flatten() {
-            self.frames = self.frames.saturating_sub(1);
-            each(frame);
-        }
+    /// Nobody waits for `address` any more; those that did, oldest first.
+    pub fn take(&mut self, network: NetworkId, address: Ipv6Addr) -> impl Iterator<Item = Frame> + use<> {
+        let index = self.waiting.iter().position(|one| one.is(network, address));
+        let frames = index.map_or([None; FRAMES], |index| self.waiting.swap_remove(index).frames);
+        self.frames = self.frames.saturating_sub(frames.iter().flatten().count());
+        frames.into_iter().flatten()
+    }
+
+    /// A packet that waits and came by `port`, and waits no longer.
+    pub fn take_of(&mut self, port: PortId) -> Option<Frame> {
+        let of_port = |place: &&mut Option<Frame>| place.is_some_and(|frame| frame.port == port);
+        let frame = self.waiting.iter_mut().flat_map(|waiting| &mut waiting.frames).find(of_port)?.take();
+        self.frames = self.frames.saturating_sub(1);
+        frame
     }
 
     /// When [`Pending::due`] has something.
@@ -156,11 +162,24 @@ mod tests {
         assert_eq!(pending.due(at(1000)), None);
         assert_eq!(pending.due(at(2000)), Some(Due::Ask(N, address(1))));
         assert_eq!(pending.due(at(3000)), Some(Due::GiveUp(N, address(1))));
-        let mut out = Vec::new();
-        pending.take(N, address(1), |frame| out.push(frame));
-        assert_eq!(out, frames[..3]);
+        assert_eq!(pending.take(N, address(1)).collect::<Vec<_>>(), frames[..3]);
         assert!(!pending.is_asked(N, address(1)));
         assert_eq!((pending.deadline(), pending.frames), (None, 0));
+    }
+
+    #[test]
+    fn what_came_by_a_port_that_is_gone_waits_no_longer() {
+        let mut pool = Pool::new(8);
+        let mut pending = Pending::default();
+        let (one, other, third) = (frame(&mut pool, 1), frame(&mut pool, 2), frame(&mut pool, 1));
+        pending.add(N, address(1), &one, Tick::default());
+        pending.add(N, address(1), &other, Tick::default());
+        pending.add(N, address(2), &third, Tick::default());
+        let mut gone: Vec<Frame> = std::iter::from_fn(|| pending.take_of(PortId(1))).collect();
+        gone.sort_by_key(|frame| *frame != one);
+        assert_eq!(gone, [one, third]);
+        assert_eq!(pending.take(N, address(1)).collect::<Vec<_>>(), [other]);
+        assert_eq!((pending.take(N, address(2)).count(), pending.frames), (0, 0));
     }
 
     #[test]

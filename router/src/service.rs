@@ -75,10 +75,7 @@ impl Service {
             Task::Expired => {
                 self.error(Problem::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk)
             }
-            Task::Unreachable(why) => {
-                let (problem, reason) = unreachable(why);
-                self.error(problem, reason, frame, packet, &place, desk)
-            }
+            Task::Unreachable(why) => self.unreachable(why, frame, packet, here, desk),
             Task::TooBig { mtu } => {
                 self.error(Problem::TooBig { mtu }, DropReason::TooBig, frame, packet, &place, desk)
             }
@@ -165,7 +162,7 @@ impl Service {
             } else {
                 gateway.neighbors.update(address, mac, port, here.now);
             }
-            self.pending.take(here.id, address, |frame| desk.resume(frame));
+            self.pending.take(here.id, address).for_each(|frame| desk.resume(frame));
         }
         answer(packet, place, desk);
         Ok(Fate::Local)
@@ -204,20 +201,21 @@ impl Service {
             match due {
                 Due::Ask(network, address) => ask(network, address, None, snapshot, desk),
                 Due::GiveUp(network, address) => {
-                    let mut waited = [None; 8];
-                    let mut places = waited.iter_mut();
-                    self.pending.take(network, address, |frame| {
-                        if let Some(place) = places.next() {
-                            *place = Some(frame);
-                        }
-                    });
-                    for frame in waited.into_iter().flatten() {
+                    for frame in self.pending.take(network, address) {
                         self.unanswered(&frame, snapshot, now, desk);
                         desk.give_up(&frame, DropReason::NeighborUnresolved);
                     }
                 }
             }
         }
+    }
+
+    /// The container behind a port is gone: its packets go nowhere, least of all to whoever gets the port's number.
+    pub fn forget<I: Io>(&mut self, port: PortId, desk: &mut Desk<'_, I>) {
+        while let Some(frame) = self.pending.take_of(port) {
+            desk.give_up(&frame, DropReason::PortGone);
+        }
+        self.limit.reset(port);
     }
 
     /// RFC 1812 section 5.2.7.1, RFC 4861 section 7.2.2: host, or address, unreachable.
@@ -229,16 +227,13 @@ impl Service {
         desk: &mut Desk<'_, I>,
     ) {
         let Some(port) = snapshot.port(frame.port) else { return };
-        let (id, gateway) = (port.network, snapshot.tables.gateway(port.network));
-        let (Some(network), Some(gateway)) = (snapshot.network(id), gateway) else { return };
-        let here = Here { snapshot, id, network, now };
+        let Some(network) = snapshot.network(port.network) else { return };
+        let here = Here { snapshot, id: port.network, network, now };
         let Ok(packet) = parse(desk.bytes(frame), &desk.vnet(frame), frame.port, network.zone) else {
             return;
         };
-        let place = Place { gateway, port: frame.port, here: &here };
-        let (problem, reason) = unreachable(Unreachable::Host);
         // The reason is the caller's to count.
-        let _ = self.error(problem, reason, frame, &packet, &place, desk);
+        let _ = self.unreachable(Unreachable::Host, frame, &packet, &here, desk);
     }
 
     /// An ICMP error about `frame`, unless the rules or the rate forbid it; the packet is dropped in any case.

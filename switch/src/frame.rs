@@ -92,10 +92,7 @@ impl Pool {
         let buffer = self.bytes.get_mut(base + HEADROOM..base + STRIDE).unwrap_or_default();
         let capacity = buffer.len();
         let read = fill(buffer).map_err(FillError::Io)?;
-        if read >= capacity {
-            return Err(FillError::Truncated);
-        }
-        Ok(self.taken(port, read.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?))
+        self.filled(port, read, capacity)
     }
 
     /// The same, with the bytes of another frame to read from, which `fill` gets beside the buffer.
@@ -122,19 +119,21 @@ impl Pool {
         let buffer = buffer.and_then(|bytes| bytes.get_mut(HEADROOM..STRIDE)).unwrap_or_default();
         let capacity = buffer.len();
         let written = fill(buffer, source).map_err(FillError::Io)?;
-        if written >= capacity {
-            return Err(FillError::Truncated);
-        }
-        Ok(self.taken(port, written.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?))
+        self.filled(port, written, capacity)
     }
 
-    /// The slot on top is in use from now on, by a frame of `len` bytes.
-    fn taken(&mut self, port: PortId, len: usize) -> Frame {
-        let slot = self.free.pop().unwrap_or_default();
+    /// The slot on top, filled with `bytes`, is in use from now on.
+    #[inline]
+    fn filled<E>(&mut self, port: PortId, bytes: usize, capacity: usize) -> Result<Frame, FillError<E>> {
+        if bytes >= capacity {
+            return Err(FillError::Truncated);
+        }
+        let len = bytes.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?;
+        let slot = self.free.pop().ok_or(FillError::NoBuffer)?;
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             *refs = 1;
         }
-        Frame { slot, start: (HEADROOM + VnetHdr::LEN) as u32, len: len as u32, port }
+        Ok(Frame { slot, start: (HEADROOM + VnetHdr::LEN) as u32, len: len as u32, port })
     }
 
     /// One more holder of the frame's slot.

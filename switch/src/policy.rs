@@ -73,6 +73,16 @@ pub trait Policy {
     /// Asks the next hop of a forwarded packet whether it is still there.
     fn ask<I: Io>(&mut self, _verdict: &Verdict, _here: &Here<'_, Self::Tables>, _desk: &mut Desk<'_, I>) {}
 
+    /// The container behind a port is gone: whatever is kept for it goes too, before the port's number is another's.
+    fn forget<I: Io>(
+        &mut self,
+        _port: PortId,
+        _snapshot: &Snapshot<Self::Tables>,
+        _now: Tick,
+        _desk: &mut Desk<'_, I>,
+    ) {
+    }
+
     /// After the packets of a batch: what they made necessary, once for all of them; `watched` says that the descriptor
     /// which the engine has an eye on for the policy is readable. True: there is more to do, after others had their
     /// turn.

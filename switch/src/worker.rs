@@ -76,6 +76,11 @@ impl<I: Io, P: Policy> Worker<I, P> {
         let now = io.rx(pool, batch, wait)?; // 1. rx
         let mut hops = Hops { io, pool, counters, storm, policy, released, now, snapshot: snapshot.load() };
         let frames = batch.frames.len() + batch.lost.len();
+        for port in batch.gone.drain(..) {
+            let snapshot = hops.snapshot;
+            let (policy, mut desk) = hops.desk();
+            policy.forget(port, snapshot, now, &mut desk);
+        }
         for (port, reason) in batch.lost.drain(..) {
             hops.counters.worker.rx.add(1);
             hops.counters.drop_frame(port, reason);

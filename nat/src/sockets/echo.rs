@@ -4,14 +4,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketType, ipproto, recv, send};
+use rustix::net::{SendFlags, SocketType, ipproto, send};
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Packet};
 use switch::tick::Tick;
 
 use super::cx::{self, Cx, Fate, Watch};
-use super::types::{Emit, Outcome, Unreachable};
-use super::wire::{ECHO_LEN, is_v4, payload_max};
+use super::inbox::Inbox;
+use super::types::{Emit, Outcome};
+use super::wire::{ECHO_LEN, Wire, is_v4, payload_max};
 
 /// RFC 5508 section 3.2: no less than a minute.
 const IDLE: u64 = 60_000;
@@ -21,7 +22,7 @@ const TURN: usize = 16;
 /// The echo requests of one identifier to one destination.
 pub(super) struct Echo {
     socket: OwnedFd,
-    readable: bool,
+    inbox: Inbox,
 }
 
 /// Whether the packet is an echo request, which is all that ping sockets send.
@@ -38,7 +39,7 @@ impl Echo {
     pub fn connect(key: &FlowKey, watch: Watch<'_>) -> rustix::io::Result<Self> {
         let protocol = if is_v4(key) { ipproto::ICMP } else { ipproto::ICMPV6 };
         let socket = cx::connected(key, SocketType::DGRAM, Some(protocol), 0, watch)?;
-        Ok(Self { socket, readable: false })
+        Ok(Self { socket, inbox: Inbox::new(TURN) })
     }
 
     pub fn socket(&self) -> BorrowedFd<'_> {
@@ -67,45 +68,15 @@ impl Echo {
     }
 
     pub fn event(&mut self, flags: EventFlags) -> Fate {
-        self.readable |= flags.intersects(EventFlags::IN | EventFlags::ERR | EventFlags::HUP);
-        if self.readable { Fate::More } else { Fate::Keep }
+        self.inbox.event(flags)
     }
 
     /// Brings the replies that the socket has.
     pub fn serve<E: Emit>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
-        for _ in 0..TURN {
-            if !self.readable {
-                return Fate::Keep;
-            }
-            self.step(cx);
-        }
-        if self.readable { Fate::More } else { Fate::Keep }
-    }
-
-    fn step<E: Emit>(&mut self, cx: &mut Cx<'_, E>) {
-        let wire = cx.wire();
-        let (at, max) = (wire.l4_at(), payload_max(cx.key, 0));
-        let socket = &self.socket;
-        let mut read = None;
-        let taken = cx.out.emit(cx.link.port, &mut |out| {
-            let end = out.len().min(at + max);
-            let result = recv(socket, out.get_mut(at..end).unwrap_or_default(), RecvFlags::DONTWAIT);
-            let result = result.map(|(_, len)| len);
-            read = Some(result);
-            result.ok().filter(|len| *len >= ECHO_LEN).and_then(|len| wire.echo(out, len)).unwrap_or(0)
-        });
-        match read {
-            Some(Ok(len)) => {
-                cx.counters.bytes_in += len.saturating_sub(ECHO_LEN) as u64;
-                cx.counters.not_taken += u64::from(taken.is_err());
-            }
-            Some(Err(Errno::INTR)) => {}
-            Some(Err(Errno::AGAIN)) => self.readable = false,
-            Some(Err(errno)) => cx.unreachable(cx::unreachable(errno).unwrap_or(Unreachable::Host), 0),
-            None => {
-                cx.counters.not_taken += 1;
-                self.readable = recv(socket, &mut [0; 1], RecvFlags::DONTWAIT).is_ok();
-            }
-        }
+        let place = (cx.wire().l4_at(), payload_max(cx.key, 0));
+        let write = |wire: &Wire<'_>, out: &mut [u8], len| (len >= ECHO_LEN).then(|| wire.echo(out, len))?;
+        self.inbox.serve(&self.socket, place, cx, write, |len, counters| {
+            counters.bytes_in += len.saturating_sub(ECHO_LEN) as u64;
+        })
     }
 }

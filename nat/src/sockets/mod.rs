@@ -7,6 +7,7 @@
 mod cx;
 mod echo;
 mod flows;
+mod inbox;
 mod publish;
 mod tcp;
 mod types;

@@ -6,6 +6,7 @@ use switch::drop::DropReason;
 use switch::flow::{FlowKey, VlanTag};
 use switch::mac::MacAddr;
 use switch::port::PortId;
+pub use switch::verdict::Unreachable;
 
 /// Where frames that we make go. A worker implements it over its pool and devices.
 pub trait Emit {
@@ -45,19 +46,6 @@ pub enum Outcome {
     Unreachable(Unreachable),
     /// Not delivered.
     Dropped(DropReason),
-}
-
-/// Why a destination cannot be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreachable {
-    /// No route.
-    Network,
-    /// Nobody answers for the address.
-    Host,
-    /// Nothing listens.
-    Port,
-    /// Not allowed.
-    Prohibited,
 }
 
 /// How much there may be.

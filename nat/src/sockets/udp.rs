@@ -4,14 +4,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketType, recv, send};
+use rustix::net::{SendFlags, SocketType, send};
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Gso, Packet};
 use switch::tick::Tick;
 
 use super::cx::{self, Cx, Fate, Watch};
-use super::types::{Emit, Outcome, Unreachable};
-use super::wire::{UDP_LEN, payload_max};
+use super::inbox::Inbox;
+use super::types::{Emit, Outcome};
+use super::wire::{UDP_LEN, Wire, payload_max};
 
 /// A flow that had no answer is kept for so long, milliseconds.
 const ONE_WAY: u64 = 30_000;
@@ -24,7 +25,7 @@ const TURN: usize = 32;
 pub(super) struct Udp {
     socket: OwnedFd,
     answered: bool,
-    readable: bool,
+    inbox: Inbox,
 }
 
 impl Udp {
@@ -32,7 +33,7 @@ impl Udp {
     /// What the kernel said to the socket or to connecting it.
     pub fn connect(key: &FlowKey, watch: Watch<'_>) -> rustix::io::Result<Self> {
         let socket = cx::connected(key, SocketType::DGRAM, None, key.dport, watch)?;
-        Ok(Self { socket, answered: false, readable: false })
+        Ok(Self { socket, answered: false, inbox: Inbox::new(TURN) })
     }
 
     pub fn socket(&self) -> BorrowedFd<'_> {
@@ -82,49 +83,18 @@ impl Udp {
     }
 
     pub fn event(&mut self, flags: EventFlags) -> Fate {
-        self.readable |= flags.intersects(EventFlags::IN | EventFlags::ERR | EventFlags::HUP);
-        if self.readable { Fate::More } else { Fate::Keep }
+        self.inbox.event(flags)
     }
 
     /// Brings what the socket has.
     pub fn serve<E: Emit>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
-        for _ in 0..TURN {
-            if !self.readable {
-                return Fate::Keep;
-            }
-            self.step(cx);
-        }
-        if self.readable { Fate::More } else { Fate::Keep }
-    }
-
-    fn step<E: Emit>(&mut self, cx: &mut Cx<'_, E>) {
-        let wire = cx.wire();
-        let (at, max) = (wire.l4_at() + UDP_LEN, payload_max(cx.key, UDP_LEN));
-        let socket = &self.socket;
-        let mut read = None;
-        let taken = cx.out.emit(cx.link.port, &mut |out| {
-            let end = out.len().min(at + max);
-            let result = recv(socket, out.get_mut(at..end).unwrap_or_default(), RecvFlags::DONTWAIT);
-            let result = result.map(|(_, len)| len);
-            read = Some(result);
-            result.ok().and_then(|len| wire.udp(out, len)).unwrap_or(0)
-        });
-        match read {
-            Some(Ok(len)) => {
-                self.answered = true;
-                cx.counters.bytes_in += len as u64;
-                cx.counters.not_taken += u64::from(taken.is_err());
-            }
-            Some(Err(Errno::AGAIN)) => self.readable = false,
-            Some(Err(Errno::INTR)) => {}
-            Some(Err(errno)) => cx.unreachable(cx::unreachable(errno).unwrap_or(Unreachable::Host), 0),
-            // No slot: what lies there is lost like anything else that finds no place.
-            None => {
-                cx.counters.not_taken += 1;
-                let mut nowhere = [0; 1];
-                self.readable = recv(socket, &mut nowhere, RecvFlags::DONTWAIT).is_ok();
-            }
-        }
+        let place = (cx.wire().l4_at() + UDP_LEN, payload_max(cx.key, UDP_LEN));
+        let write = |wire: &Wire<'_>, out: &mut [u8], len| wire.udp(out, len);
+        let answered = &mut self.answered;
+        self.inbox.serve(&self.socket, place, cx, write, |len, counters| {
+            *answered = true;
+            counters.bytes_in += len as u64;
+        })
     }
 }
 

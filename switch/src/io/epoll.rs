@@ -70,6 +70,8 @@ pub struct EpollIo {
     /// One segment, with its virtio header.
     scratch: Box<[u8]>,
     stats: IoStats,
+    /// Ports that were let go since the last batch.
+    let_go: Vec<PortId>,
     /// The policy's descriptor was readable.
     watched: bool,
     stopped: bool,
@@ -101,6 +103,7 @@ impl EpollIo {
             turns: 0,
             scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
             stats: IoStats::default(),
+            let_go: Vec::new(),
             watched: false,
             stopped: false,
         })
@@ -205,6 +208,7 @@ impl EpollIo {
         if let Some(tap) = self.taps.get_mut(port.index()).and_then(Option::take) {
             let _ = epoll::delete(&self.epoll, &tap.fd);
             self.ready.retain(|&ready| ready != port);
+            self.let_go.push(port);
         }
     }
 
@@ -345,6 +349,7 @@ impl Io for EpollIo {
             self.poll(Wait::Poll)?;
         }
         batch.watched = std::mem::take(&mut self.watched);
+        batch.gone.append(&mut self.let_go);
         let mut bytes = 0;
         while self.turns > 0
             && let Some(&port) = self.ready.front()

@@ -19,6 +19,7 @@ pub struct MemIo {
     ports: Vec<MemPort>,
     arrivals: VecDeque<(PortId, Vec<u8>)>,
     spare: Vec<Vec<u8>>,
+    let_go: Vec<PortId>,
     /// The time that the next batch sees.
     pub now: Tick,
 }
@@ -63,6 +64,11 @@ impl MemIo {
         count
     }
 
+    /// The port's container is gone; its number may be given to another.
+    pub fn let_go(&mut self, port: PortId) {
+        self.let_go.push(port);
+    }
+
     /// From now on `port` refuses every frame for `reason`, or takes them again.
     pub fn refuse(&mut self, port: PortId, reason: Option<DropReason>) {
         if let Some(port) = self.ports.get_mut(port.index()) {
@@ -79,6 +85,7 @@ impl MemIo {
 
 impl Io for MemIo {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch, _: Wait) -> io::Result<Tick> {
+        batch.gone.append(&mut self.let_go);
         while batch.has_room() {
             let Some((port, bytes)) = self.arrivals.pop_front() else { break };
             let filled = pool.fill::<()>(port, |buffer| {

@@ -26,6 +26,8 @@ pub struct Batch {
     pub frames: Vec<Frame>,
     /// What could not be made a frame of.
     pub lost: Vec<(PortId, DropReason)>,
+    /// Ports that were let go: their numbers may be given to others from now on.
+    pub gone: Vec<PortId>,
     /// The descriptor that the engine has an eye on for the policy is readable.
     pub watched: bool,
 }
@@ -33,7 +35,12 @@ pub struct Batch {
 impl Batch {
     /// An empty batch with room for [`BATCH`] frames, so that filling it allocates nothing.
     pub fn new() -> Self {
-        Self { frames: Vec::with_capacity(BATCH), lost: Vec::with_capacity(BATCH), watched: false }
+        Self {
+            frames: Vec::with_capacity(BATCH),
+            lost: Vec::with_capacity(BATCH),
+            gone: Vec::new(),
+            watched: false,
+        }
     }
 
     /// Whether another frame fits.

@@ -13,8 +13,8 @@
 //!
 //! [`switch::worker`] is the loop that calls them. What is decided here reads as a list, in the order in which it is
 //! asked; translation and tunnels join the list between its lines: dnat and conntrack, snat, vtep. What leaves by the
-//! sockets uplink is given to [`crate::uplink`]; what a gateway does
-//! itself (ARP, neighbour discovery, ICMP, packets that wait) is out of line, in [`router::service`].
+//! sockets uplink is given to [`crate::uplink`]; what a gateway does itself (ARP, neighbour discovery, ICMP, packets that
+//! wait) is out of line, in [`router::service`].
 
 use std::os::fd::BorrowedFd;
 
@@ -27,6 +27,7 @@ use switch::flow::{Meta, Packet};
 use switch::frame::Frame;
 use switch::io::Io;
 use switch::policy::{Desk, Fate, Here, Policy};
+use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Verdict};
@@ -54,9 +55,7 @@ impl House {
     pub fn new(ports: usize, uplink: Option<Uplink>) -> Self {
         Self { router: Service::new(ports), uplink }
     }
-}
 
-impl House {
     /// The descriptor that the I/O engine must have an eye on.
     pub fn watched(&self) -> Option<BorrowedFd<'_>> {
         self.uplink.as_ref().map(Uplink::poll_fd)
@@ -108,6 +107,19 @@ impl Policy for House {
                 }
             }
             (task, _) => self.router.serve(task, frame, packet, here, desk),
+        }
+    }
+
+    fn forget<I: Io>(
+        &mut self,
+        port: PortId,
+        snapshot: &Snapshot<Tables>,
+        now: Tick,
+        desk: &mut Desk<'_, I>,
+    ) {
+        self.router.forget(port, desk);
+        if let Some(uplink) = &mut self.uplink {
+            uplink.sockets().forget(port, now, &mut Out { desk, router: &mut self.router, snapshot, now });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use nat::sockets::{Emit, Limits, Link, Outcome, Sockets, Unreachable};
+use nat::sockets::{Emit, Limits, Link, Outcome, Sockets};
 use router::service::Service;
 use router::tables::Tables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -14,7 +14,7 @@ use switch::policy::{Desk, Here};
 use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict;
+use switch::verdict::Unreachable;
 
 /// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
 const OTHERS: u64 = 4096;
@@ -47,7 +47,7 @@ impl<I: Io> Emit for Out<'_, '_, I> {
 
     fn unreachable(&mut self, link: &Link, why: Unreachable, quoted: &[u8]) {
         let place = (link.mac, link.port);
-        self.router.unreachable_quoted(reason(why), quoted, place, self.snapshot, self.now, self.desk);
+        self.router.unreachable_quoted(why, quoted, place, self.snapshot, self.now, self.desk);
     }
 }
 
@@ -98,7 +98,7 @@ impl Uplink {
         here: &Here<'_, Tables>,
         router: &mut Service,
         desk: &mut Desk<'_, I>,
-    ) -> Result<Option<verdict::Unreachable>, DropReason> {
+    ) -> Result<Option<Unreachable>, DropReason> {
         let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
         let link = Link {
             port: packet.meta.port,
@@ -112,17 +112,8 @@ impl Uplink {
         let mut out = Out { desk, router, snapshot: here.snapshot, now: here.now };
         match self.sockets.packet(&self.packet, packet, &link, here.now, &mut out) {
             Outcome::Taken => Ok(None),
-            Outcome::Unreachable(why) => Ok(Some(reason(why))),
+            Outcome::Unreachable(why) => Ok(Some(why)),
             Outcome::Dropped(reason) => Err(reason),
         }
-    }
-}
-
-const fn reason(why: Unreachable) -> verdict::Unreachable {
-    match why {
-        Unreachable::Network => verdict::Unreachable::Network,
-        Unreachable::Host => verdict::Unreachable::Host,
-        Unreachable::Port => verdict::Unreachable::Port,
-        Unreachable::Prohibited => verdict::Unreachable::Prohibited,
     }
 }

@@ -1,5 +1,5 @@
-//! Routing allocates nothing either: the daemon's own way of a packet, between two networks, one of which may only
-//! answer.
+//! The daemon's own way of a packet, on memory devices, between two networks, one of which may only answer: what a
+//! golden does not show.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::net::Ipv4Addr;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use switch::checksum::sum;
+use switch::drop::DropReason;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
 use switch::port::PortId;
@@ -62,13 +63,38 @@ fn answer(from: Ipv4Addr) -> Vec<u8> {
     [mac(to), mac(from), vec![8, 6], body].concat()
 }
 
-#[test]
-fn routing_and_answering_allocate_nothing() {
+/// `a` is behind port 0, `b` behind port 1.
+fn lab() -> Worker<MemIo, House> {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
     let config = parse_with("lab.toml", LAB, &Context { paths, previous: None }).unwrap();
     let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
     let mut worker = Worker::new(MemIo::new(2), 128, 2, snapshot, House::new(2, None));
     worker.io.now = Tick::from_secs(1000);
+    worker
+}
+
+#[test]
+fn a_packet_that_waits_does_not_outlive_its_port() {
+    let mut worker = lab();
+    let inject = |worker: &mut Worker<MemIo, House>, port, frame: &[u8]| {
+        worker.io.inject(PortId(port), &VnetHdr::default(), frame);
+        while worker.step(Wait::Poll).unwrap() > 0 {}
+    };
+    inject(&mut worker, 0, &datagram(A, B, [1, 2]));
+    assert_eq!(worker.counters().worker.held.get(), 1);
+    worker.io.let_go(PortId(0));
+    inject(&mut worker, 1, &answer(B));
+    let to_b = worker.io.take(PortId(1));
+    assert!(to_b.iter().all(|(_, frame)| frame[12..14] == [8, 6]), "ARP is all that b hears: {to_b:?}");
+    assert!(!to_b.is_empty());
+    let counters = worker.counters();
+    assert_eq!(counters.worker.drops[DropReason::PortGone as usize].get(), 1);
+    assert_eq!(counters.worker.unaccounted(), 0);
+}
+
+#[test]
+fn routing_and_answering_allocate_nothing() {
+    let mut worker = lab();
     let mut run = |frames: &[(u16, Vec<u8>)]| {
         allocation_counter::measure(|| {
             for (port, frame) in frames {
