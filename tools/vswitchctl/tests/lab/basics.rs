@@ -742,9 +742,12 @@ fn a_container_without_interfaces_has_loopback(host: Host) {
     let netns = host.name("l");
     let _ = write!(configuration, "[[container]]\nname = \"l\"\nnetns = \"{netns}\"\ncreate = true\n");
     let daemon = host.start(&configuration);
-    let rows = daemon.rows("containers");
-    let row = rows.iter().find(|row| row["name"] == "l").unwrap();
-    assert_eq!((&row["state"], row["interfaces"].as_array().unwrap().len()), (&"up".into(), 0));
+    // `ready` speaks of ports, and this container has none.
+    let row = wait_for("the container to be up", || {
+        let rows = daemon.rows("containers");
+        rows.into_iter().find(|row| row["name"] == "l" && row["state"] == "up")
+    });
+    assert_eq!(row["interfaces"].as_array().unwrap().len(), 0);
     let links = daemon.links("l");
     assert_eq!(links.iter().map(|link| link["ifname"].as_str().unwrap()).collect::<Vec<_>>(), ["lo"]);
     daemon.ping("l", "127.0.0.1");
