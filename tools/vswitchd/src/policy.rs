@@ -130,6 +130,7 @@ impl Policy for House {
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) -> bool {
+        self.router.follow(snapshot, now, desk);
         let Some(uplink) = &mut self.uplink else { return false };
         let mut out = Out { desk, router: &mut self.router, snapshot, now };
         let more = uplink.sockets().flush(now, &mut out);

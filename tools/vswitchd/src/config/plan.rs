@@ -2,16 +2,17 @@
 //! for before what was left open.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use switch::mac::MacAddr;
 
+use super::Family;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network};
 use super::problem::Owner;
-use super::registry::{Registry, check_host, needs_gateway};
+use super::registry::{Ips, Registry, check_host, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 
@@ -25,19 +26,19 @@ pub(super) struct Port {
     network_span: Range<usize>,
     raw: RawInterface,
     name: String,
-    ip: Option<Ipv4Net>,
+    ips: Ips,
     mac: MacAddr,
 }
 
 impl Port {
     pub fn new(container: usize, network: usize, network_span: Range<usize>, raw: RawInterface) -> Self {
-        Self { container, network, network_span, raw, name: String::new(), ip: None, mac: MacAddr::ZERO }
+        let (name, ips, mac) = (String::new(), Ips::default(), MacAddr::ZERO);
+        Self { container, network, network_span, raw, name, ips, mac }
     }
 
-    /// The interface, all but its default route.
+    /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
-        let Self { name, ip, mac, .. } = self;
-        Interface { network: network.name.clone(), name, ip, mac, default_via: None }
+        interface(network, self.name, &self.ips, self.mac)
     }
 }
 
@@ -122,11 +123,16 @@ impl<'p, 't> Plan<'p, 't> {
 
     fn set_gateways(&mut self) {
         for (network, facts) in self.networks.iter_mut().zip(self.facts) {
-            if let Some(At { value, span }) = &facts.gateway
-                && facts.sound
-                && self.reporter.check(span, check_host("gateway", network, *value)).is_some()
+            for At { value, span } in Family::BOTH.into_iter().filter_map(|f| facts.gateways.get(f).as_ref())
             {
-                network.gateway = Some(*value);
+                let key = Family::of(*value).gateway_key();
+                if !facts.sound || self.reporter.check(span, check_host(key, network, *value)).is_none() {
+                    continue;
+                }
+                match *value {
+                    IpAddr::V4(v4) => network.gateway = Some(v4),
+                    IpAddr::V6(v6) => network.gateway6 = Some(v6),
+                }
             }
         }
     }
@@ -148,14 +154,19 @@ impl<'p, 't> Plan<'p, 't> {
         self.networks.get(port.network).filter(|_| sound)
     }
 
+    // The same for each family.
+    fn each_family(&mut self, mut step: impl FnMut(&mut Self, &mut Port, Family)) {
+        self.each(|plan, port| Family::BOTH.into_iter().for_each(|family| step(plan, port, family)));
+    }
+
     fn asked_addresses(&mut self) {
-        self.each(|plan, port| {
-            let Ok(Some(At { value: ip, span })) = &port.raw.ip else { return };
+        self.each_family(|plan, port, family| {
+            let Ok(Some(At { value: ip, span })) = port.raw.ips.get(family) else { return };
             let owner = plan.owner(port, span);
             let Some(network) = plan.judged(port).cloned() else { return };
             let claimed = plan.registry.claim_address(port.network, &network, *ip, owner);
             if plan.reporter.check(span, claimed).is_some() {
-                port.ip = in_network(*ip, &network);
+                *port.ips.get_mut(family) = in_network(*ip, &network);
             }
         });
     }
@@ -165,8 +176,8 @@ impl<'p, 't> Plan<'p, 't> {
             .interfaces()
             .map(|(container, interface)| ((container.name.as_str(), interface.name.as_str()), interface))
             .collect();
-        self.each(|plan, port| {
-            if !matches!(port.raw.ip, Ok(None)) {
+        self.each_family(|plan, port, family| {
+            if !matches!(port.raw.ips.get(family), Ok(None)) {
                 return;
             }
             let owner = plan.owner(port, &port.raw.span);
@@ -174,35 +185,37 @@ impl<'p, 't> Plan<'p, 't> {
             let kept = before
                 .get(&(owner.container.as_str(), owner.interface.as_str()))
                 .filter(|interface| interface.network == network.name)
-                .and_then(|interface| interface.ip);
+                .and_then(|interface| interface.ip_of(family));
             if let Some(ip) = kept.map(|ip| ip.addr())
-                && network.reserved_address() != Some(ip)
+                && network.reserved_of(family) != Some(ip)
                 && plan.registry.claim_address(port.network, &network, ip, owner).is_ok()
             {
-                port.ip = in_network(ip, &network);
+                *port.ips.get_mut(family) = in_network(ip, &network);
             }
         });
         let indices: HashMap<&str, usize> =
             self.networks.iter().enumerate().map(|(index, network)| (network.name.as_str(), index)).collect();
         self.registry.resting = previous
             .interfaces()
-            .filter_map(|(_, i)| Some((*indices.get(i.network.as_str())?, i.ip?.addr())))
+            .filter_map(|(_, interface)| Some((*indices.get(interface.network.as_str())?, interface)))
+            .flat_map(|(index, interface)| interface.ips().map(move |ip| (index, ip.addr())))
             .collect();
     }
 
     fn next_addresses(&mut self) {
         let mut full = HashSet::new(); // one message a network is enough
-        self.each(|plan, port| {
-            if port.ip.is_some() || !matches!(port.raw.ip, Ok(None)) || full.contains(&port.network) {
+        self.each_family(|plan, port, family| {
+            let open = port.ips.get(family).is_none() && matches!(port.raw.ips.get(family), Ok(None));
+            if !open || full.contains(&(port.network, family)) {
                 return;
             }
             let owner = plan.owner(port, &port.raw.span);
             let Some(network) = plan.judged(port).cloned() else { return };
-            let Some(subnet) = network.subnet else { return };
+            let Some(subnet) = network.subnet_of(family) else { return };
             let next = plan.registry.next_address(port.network, &network, subnet, owner);
             match plan.reporter.check(&port.raw.span, next) {
-                Some(ip) => port.ip = in_network(ip, &network),
-                None => drop(full.insert(port.network)),
+                Some(ip) => *port.ips.get_mut(family) = in_network(ip, &network),
+                None => drop(full.insert((port.network, family))),
             }
         });
     }
@@ -212,10 +225,12 @@ impl<'p, 't> Plan<'p, 't> {
             let Ok(Some(At { value: mac, span })) = &port.raw.mac else { return };
             let owner = plan.owner(port, span);
             // Whoever has an address that is wrong may be the gateway.
-            let ip = port.ip.map(|ip| ip.addr());
-            let known = ip.is_some() || matches!(port.raw.ip, Ok(None));
+            let known = Family::BOTH
+                .into_iter()
+                .all(|f| port.ips.get(f).is_some() || matches!(port.raw.ips.get(f), Ok(None)));
             if let Some(network) = plan.networks.get(port.network).filter(|_| known) {
-                plan.reporter.check(span, plan.registry.claim_mac(port.network, network, *mac, ip, owner));
+                let claimed = plan.registry.claim_mac(port.network, network, *mac, &port.ips, owner);
+                plan.reporter.check(span, claimed);
             }
             port.mac = *mac;
         });
@@ -225,9 +240,8 @@ impl<'p, 't> Plan<'p, 't> {
         self.each(|plan, port| {
             if matches!(port.raw.mac, Ok(None)) {
                 let owner = plan.owner(port, &port.raw.span);
-                let ip = port.ip.map(|ip| ip.addr());
                 if let Some(network) = plan.networks.get(port.network) {
-                    port.mac = plan.registry.default_mac(port.network, network, ip, owner);
+                    port.mac = plan.registry.default_mac(port.network, network, &port.ips, owner);
                 }
             }
         });
@@ -245,6 +259,19 @@ impl<'p, 't> Plan<'p, 't> {
 }
 
 /// The address with its network's prefix length.
-pub(super) fn in_network(ip: Ipv4Addr, network: &Network) -> Option<Ipv4Net> {
-    network.subnet.and_then(|subnet| Ipv4Net::new(ip, subnet.prefix_len()).ok())
+pub(super) fn in_network(ip: IpAddr, network: &Network) -> Option<IpNet> {
+    network.subnet_of(Family::of(ip)).and_then(|subnet| IpNet::new(ip, subnet.prefix_len()).ok())
+}
+
+/// An interface without default routes.
+pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr) -> Interface {
+    let ip = match ips.v4 {
+        Some(IpNet::V4(v4)) => Some(v4),
+        _ => None,
+    };
+    let ip6 = match ips.v6 {
+        Some(IpNet::V6(v6)) => Some(v6),
+        _ => None,
+    };
+    Interface { network: network.name.clone(), name, ip, ip6, mac, default_via: None, default_via6: None }
 }
