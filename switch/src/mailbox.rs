@@ -85,6 +85,11 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Wakes the worker for what was put elsewhere: it ends its sleep as if a command had come, and looks at everything.
+    pub fn wake_worker(&self) {
+        ring(&self.command_wake);
+    }
+
     /// The next command, for the worker.
     pub fn next_command(&self) -> Option<Command> {
         self.commands.pop()
@@ -113,7 +118,7 @@ impl Mailbox {
     }
 }
 
-fn ring(wake: &OwnedFd) {
+pub(crate) fn ring(wake: &OwnedFd) {
     // EAGAIN would mean that the counter is at its maximum: it is readable all the same.
     let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
 }
