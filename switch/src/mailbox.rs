@@ -85,6 +85,12 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Wakes a sleeping worker, so that it looks at what was published for it. Cheap, and not lost: a worker that is
+    /// awake looks once more.
+    pub fn wake(&self) {
+        ring(&self.command_wake);
+    }
+
     /// The next command, for the worker.
     pub fn next_command(&self) -> Option<Command> {
         self.commands.pop()

@@ -131,6 +131,7 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) -> bool {
         let Some(uplink) = &mut self.uplink else { return false };
+        uplink.configure();
         let mut out = Out { desk, router: &mut self.router, snapshot, now };
         let more = uplink.sockets().flush(now, &mut out);
         (watched && uplink.sockets().ready(now, &mut out)) | more
