@@ -85,8 +85,9 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Wakes the worker for what was put elsewhere: it ends its sleep as if a command had come, and looks at everything.
-    pub fn wake_worker(&self) {
+    /// Wakes a sleeping worker, so that it looks at what was published for it. Cheap, and not lost: a worker that is
+    /// awake looks once more.
+    pub fn wake(&self) {
         ring(&self.command_wake);
     }
 

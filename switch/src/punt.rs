@@ -275,7 +275,7 @@ impl Punt {
         let _ = self.free.push(parcel);
     }
 
-    /// A packet for a worker to send. It has to be woken: [`crate::mailbox::Mailbox::wake_worker`].
+    /// A packet for a worker to send. It has to be woken: [`crate::mailbox::Mailbox::wake`].
     pub fn send(&self, parcel: Box<Parcel>) {
         if parcel.len == 0 {
             return self.give_back(parcel);

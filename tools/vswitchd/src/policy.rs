@@ -159,6 +159,7 @@ impl Policy for House {
             more = punt.down(BATCH, desk, |port, network| gateway_mac(snapshot, port, network));
         }
         let Some(uplink) = &mut self.uplink else { return more };
+        uplink.configure();
         let mut out = Out { desk, router: &mut self.router, snapshot, now };
         more |= uplink.sockets().flush(now, &mut out);
         (watched && uplink.sockets().ready(now, &mut out)) | more
