@@ -47,6 +47,8 @@ pub struct Gateway {
     pub fib: Fib,
     /// What is in no prefix of the FIB leaves by the uplink.
     pub uplink: bool,
+    /// What it offers beside routing.
+    pub services: Services,
     /// Who is on the network.
     pub neighbors: Arc<Neighbors>,
 }
@@ -58,6 +60,15 @@ pub struct Advertises {
     pub default_route: bool,
     /// Hosts may make addresses of a prefix of 64 bits (RFC 4862).
     pub autonomous: bool,
+}
+
+/// Services of a gateway that the control plane gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// Names.
+    pub dns: bool,
+    /// Addresses.
+    pub dhcp: bool,
 }
 
 impl Gateway {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use router::fib::{Fib, Next, Route};
 use router::neighbor::{GONE, REACHABLE};
-use router::tables::{Advertises, Gateway, Tables};
+use router::tables::{Advertises, Gateway, Services, Tables};
 use switch::mac::MacAddr;
 use switch::port::NetworkId;
 use switch::tick::Tick;
@@ -113,6 +113,7 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
             },
             uplink: config.daemon.uplink == Uplink::Sockets && !record.config.internal,
             fib: fib(ours, config, networks, gateways, &links),
+            services: Services::default(),
             neighbors: Arc::clone(&record.neighbors),
         });
     }
