@@ -109,6 +109,9 @@ impl Control {
         let details = describe(&config::diff(&self.desired, &wanted));
         tracing::info!(changes = details.len(), "reloaded");
         (self.file, self.desired) = (file, wanted);
+        if self.objects.kept.remember(&self.desired) {
+            self.keep();
+        }
         let (keeper, text) = (std::sync::Arc::clone(&self.keeper), text.to_vec());
         self.jobs.spawn(async move {
             if let Err(error) = keeper.keep(&text).await {

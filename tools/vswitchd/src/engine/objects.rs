@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Connect, FdbAdd, NetworkCreate};
+use crate::config::Config;
 
 /// Largest state file that is read, bytes.
 const MAX_BYTES: u64 = 16 << 20;
@@ -41,6 +42,25 @@ pub struct Connected {
     pub network: String,
     /// The interface; name, address and MAC filled in, so that it is the same one after a restart.
     pub interface: Connect,
+}
+
+impl Kept {
+    /// Fills in the addresses of interfaces that were made before their network had a subnet of that family, so that they
+    /// are the same ones after a restart. Whether any was.
+    pub fn remember(&mut self, config: &Config) -> bool {
+        let mut filled = false;
+        for Connected { interface: kept, .. } in &mut self.interfaces {
+            let container = config.container(&kept.container);
+            let made = container.and_then(|container| {
+                container.interfaces.iter().find(|made| Some(&made.name) == kept.interface.as_ref())
+            });
+            let Some(made) = made else { continue };
+            let (ip, ip6) = (made.ip.map(|ip| ip.addr()), made.ip6.map(|ip| ip.addr()));
+            filled |= (kept.ip.is_none() && ip.is_some()) || (kept.ip6.is_none() && ip6.is_some());
+            (kept.ip, kept.ip6) = (kept.ip.or(ip), kept.ip6.or(ip6));
+        }
+        filled
+    }
 }
 
 /// The version this program writes, and the newest it reads.
