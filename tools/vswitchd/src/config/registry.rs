@@ -1,6 +1,7 @@
 //! Who has which name, address and MAC: the one place that says what collides, for the file and for run time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
@@ -11,6 +12,7 @@ use super::family::PerFamily;
 use super::model::{Config, Network, mac_from_address};
 use super::problem::{Owner, Place, Problem};
 use super::zones::overlapping;
+use crate::ipam::Memory;
 use crate::wire::NetnsRef;
 
 /// Everything that is taken. Networks are named by their place in [`Config::networks`].
@@ -21,8 +23,8 @@ pub(super) struct Registry {
     namespaces: BTreeMap<String, Namespace>,
     /// Per network and family, the lowest address that may be free.
     cursors: HashMap<(usize, Family), IpAddr>,
-    /// Addresses to leave alone while there are others: in use until a moment ago.
-    pub resting: HashSet<(usize, IpAddr)>,
+    /// Addresses to leave alone while there are others, with when they were given back: the later, the larger.
+    resting: HashMap<(usize, IpAddr), u64>,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +148,17 @@ impl Registry {
         }
     }
 
-    /// Gives the lowest free address to its owner: one that rests only if there is no other.
+    /// Addresses of a network that are or were somebody's are left alone while there are others.
+    pub fn rest(&mut self, index: usize, memory: &Memory, network: &str) {
+        self.resting.extend(memory.of(network).map(|(ip, entry)| ((index, ip), entry.rank())));
+    }
+
+    /// An address was in use until a moment ago.
+    pub fn rest_last(&mut self, index: usize, ip: IpAddr) {
+        self.resting.insert((index, ip), u64::MAX);
+    }
+
+    /// Gives a free address to its owner: the lowest that nobody had, or else the one that was given back longest ago.
     pub fn next_address(
         &mut self,
         index: usize,
@@ -159,19 +171,46 @@ impl Registry {
         let (first, last) = hosts(&subnet);
         let from = self.cursors.get(&(index, family)).copied().unwrap_or(first);
         let free = |ip: &IpAddr| !self.addresses.contains_key(&(index, *ip)) && reserved != Some(*ip);
-        let rested = |ip: &IpAddr| !self.resting.contains(&(index, *ip));
-        let found = range(from, last).filter(free).find(rested).or_else(|| range(first, last).find(free));
+        let rested = |ip: &IpAddr| !self.resting.contains_key(&(index, *ip));
+        let unused = range(from, last).find(|ip| free(ip) && rested(ip));
+        let longest = || {
+            let rests = self.resting.iter().filter(|((at, ip), _)| *at == index && subnet.contains(ip));
+            let rests = rests.map(|((_, ip), rank)| (*rank, *ip));
+            rests.filter(|(_, ip)| (first..=last).contains(ip) && free(ip)).min().map(|(_, ip)| ip)
+        };
+        let found = unused.or_else(longest);
         let Some(ip) = found else {
             let is_ours = |gateway| !self.addresses.contains_key(&(index, gateway));
             let kept = u128::from(reserved.is_some_and(is_ours));
             let room = bits(last).saturating_sub(bits(first)).saturating_add(1).saturating_sub(kept);
             return Err(Problem::SubnetFull { network: network.name.clone(), subnet, room });
         };
-        if ip >= from {
-            self.cursors.insert((index, family), ip);
-        }
+        // Where all that nobody had are given, none is left to look for.
+        self.cursors.insert((index, family), if unused.is_some() { ip } else { last });
         self.addresses.insert((index, ip), owner);
         Ok(ip)
+    }
+
+    /// Gives an address to an owner who names none: one that it has or had, or else the next.
+    pub fn open_address(
+        &mut self,
+        (index, network): (usize, &Network),
+        subnet: IpNet,
+        memory: &Memory,
+        owner: &Owner,
+    ) -> Result<IpAddr, Problem> {
+        let reserved = network.reserved_of(Family::of(subnet.addr()));
+        let had = Had::of(memory, &network.name);
+        let mut had = had.by(&owner.container, &owner.interface);
+        let mut claim = |ip: &IpAddr| {
+            let fits = subnet.contains(ip) && reserved != Some(*ip);
+            fits && self.claim_address(index, network, *ip, owner.clone()).is_ok()
+        };
+        if let Some(ip) = had.find(|ip| claim(ip)) {
+            return Ok(ip);
+        }
+        self.rest(index, memory, &network.name);
+        self.next_address(index, network, subnet, owner.clone())
     }
 
     /// Gives a MAC address that was asked for to its owner, who has the addresses `ips`.
@@ -219,6 +258,32 @@ fn gateway_with(network: &Network, mac: MacAddr, ips: &Ips) -> Option<IpAddr> {
     let own = |address: IpAddr| ips.get(Family::of(address)).is_some_and(|ip| ip.addr() == address);
     let found = network.reserved_macs().find(|(reserved, address)| *reserved == mac && !own(*address));
     found.map(|(_, address)| address)
+}
+
+/// The addresses of a network that interfaces have or had.
+#[derive(Debug)]
+pub(super) struct Had<'m>(HashMap<(&'m str, &'m str), Vec<(u64, IpAddr)>>);
+
+impl<'m> Had<'m> {
+    /// Those of a network.
+    pub fn of(memory: &'m Memory, network: &str) -> Self {
+        let mut had: HashMap<_, Vec<_>> = HashMap::new();
+        for (ip, entry) in memory.of(network) {
+            let of_owner = had.entry((entry.container.as_str(), entry.interface.as_str())).or_default();
+            of_owner.push((entry.rank(), ip));
+        }
+        had.values_mut().for_each(|addresses| addresses.sort_by_key(|(rank, _)| Reverse(*rank)));
+        Self(had)
+    }
+
+    /// Those of an interface, the latest first.
+    pub fn by<'s>(
+        &'s self,
+        container: &'s str,
+        interface: &'s str,
+    ) -> impl Iterator<Item = IpAddr> + use<'s, 'm> {
+        self.0.get(&(container, interface)).into_iter().flatten().map(|(_, ip)| *ip)
+    }
 }
 
 /// The first and last address that hosts of a subnet can have: all but its ends, of a /31 both (RFC 3021). The last

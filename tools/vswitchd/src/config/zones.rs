@@ -9,6 +9,7 @@ use switch::mac::MacAddr;
 use super::Family;
 use super::model::{Config, Network, RoutesTo, mac_from_address};
 use super::problem::Problem;
+use super::registry::hosts;
 use super::value::overlap;
 
 /// Where a network's containers send what leaves it.
@@ -60,6 +61,14 @@ impl Config {
         } else {
             GatewayBy::Us(network.gateway_mac.unwrap_or_else(|| mac_from_address(address)))
         }
+    }
+
+    /// How many IPv4 addresses a network has for containers; `None`: it has no subnet.
+    pub fn room(&self, network: &Network) -> Option<u64> {
+        let (IpAddr::V4(first), IpAddr::V4(last)) = hosts(&network.subnet?.into()) else { return None };
+        let all = u64::from(last.to_bits().saturating_sub(first.to_bits())).saturating_add(1);
+        let ours = self.gateway_of(network).is_some_and(|gateway| gateway.by != GatewayBy::Container);
+        Some(all.saturating_sub(u64::from(ours)))
     }
 
     /// The networks that `from` may open connections to, in order; never itself.
