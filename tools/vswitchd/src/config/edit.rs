@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
 use super::plan::{in_network, interface};
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
-use super::registry::{Had, Ips, Registry};
+use super::registry::{Ips, Registry};
 use super::resolve::{default_routes, unknown_network, way_out};
 use super::routing::AddressPlan;
 use super::value::{self, Number};
