@@ -38,7 +38,8 @@ struct Lab {
 
 fn snapshot(text: &str, generation: u64) -> Snapshot<Tables> {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config = parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
+    let config =
+        parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
     Snapshot { generation, ..engine::all_up(&config).unwrap() }
 }
 

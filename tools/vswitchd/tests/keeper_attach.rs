@@ -348,6 +348,31 @@ fn an_address_that_changes_takes_neither_its_neighbour_nor_the_routes_along() {
 }
 
 #[test]
+fn router_advertisements_are_ignored_where_addresses_are_ours() {
+    let Some(lab) = Lab::new() else { return };
+    let there = Named::new();
+    let knob = |which: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/eth0/{which}");
+        ip(&["netns", "exec", &there.0, "cat", &path]).trim().to_owned()
+    };
+    let both = spec(&there.0);
+    let v4 = AttachSpec { addresses: vec![(address("10.1.0.10"), 24)], ..both.clone() };
+    let _tap = lab.attach(&v4);
+    let by_default = knob("accept_ra");
+    assert_ne!(by_default, "0", "this kernel has another default than others");
+    let via = vec![address("10.1.0.1"), address("fd00:1::1")];
+    lab.host.adjust(&AttachSpec { default_via: via, ..both }).unwrap();
+    assert_eq!((knob("accept_ra"), knob("keep_addr_on_down")), ("0".into(), "1".into()));
+    assert!(ip(&["-n", &there.0, "-6", "route"]).contains("default via fd00:1::1 dev eth0"));
+    lab.host.adjust(&v4).unwrap();
+    assert_eq!((knob("accept_ra"), knob("keep_addr_on_down")), (by_default, "0".into()));
+    let addresses = ip(&["-n", &there.0, "-6", "-o", "address", "show", "dev", "eth0", "scope", "global"]);
+    assert_eq!(addresses, "");
+    assert_eq!(ip(&["-n", &there.0, "-6", "route", "show", "default"]), "");
+    assert!(ip(&["-n", &there.0, "route"]).contains("default via 10.1.0.1 dev eth0"));
+}
+
+#[test]
 fn there_is_one_default_route_however_often_it_is_adjusted() {
     let Some(lab) = Lab::new() else { return };
     let there = Named::new();
