@@ -37,8 +37,11 @@ pub(crate) struct Says {
 }
 
 impl Says {
-    /// `mtu` is that of its network. `None`: it has no IPv6.
+    /// `mtu` is that of its network. `None`: it has no IPv6, or says nothing for now.
     pub fn of(gateway: &Gateway, mtu: u32) -> Option<Self> {
+        if gateway.advertises.quiet {
+            return None;
+        }
         let (origin, _) = gateway.origin(ALL_NODES)?;
         let prefix = gateway.prefix6().map(|address| Prefix {
             address,
@@ -114,6 +117,10 @@ impl Advertiser {
             let says = gateway.as_ref().zip(snapshot.network(network));
             let says = says.and_then(|(gateway, network)| Says::of(gateway, network.mtu));
             let old = before.get_mut(network.index()).and_then(Option::take);
+            if gateway.as_ref().is_some_and(|gateway| gateway.advertises.quiet) {
+                self.links.push(old);
+                continue;
+            }
             if let Some(old) = old.filter(|old| says.is_none_or(|says| says.origin != old.says.origin)) {
                 send(&old.says.ceases(), network, snapshot, desk);
             }

@@ -81,7 +81,7 @@ impl Service {
         let place = Place { gateway, port: packet.meta.port, here };
         match task {
             Task::Neighbor => self.neighbor(packet, &place, desk),
-            Task::Solicited => advertise(packet, &place, desk),
+            Task::Solicited => Ok(advertise(packet, &place, desk)),
             Task::Echo => echo(frame, packet, &place, desk),
             Task::Expired => {
                 self.error(Problem::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk)
@@ -373,13 +373,14 @@ fn fragments<I: Io>(
 }
 
 /// The answer to a router solicitation (RFC 4861 section 6.2.6).
-fn advertise<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) -> Result<Fate, DropReason> {
+fn advertise<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) -> Fate {
     let Place { gateway, port, here } = *place;
-    let says = Says::of(gateway, here.network.mtu).ok_or(DropReason::NoService)?;
     // Who has no address yet is told as all others would be.
     let to = (!packet.key.src.is_unspecified()).then_some((packet.key.src, packet.meta.src));
-    desk.make(To::Port(port), None, |buffer, _| says.write(to, buffer));
-    Ok(Fate::Local)
+    if let Some(says) = Says::of(gateway, here.network.mtu) {
+        desk.make(To::Port(port), None, |buffer, _| says.write(to, buffer));
+    }
+    Fate::Local
 }
 
 fn unreachable(why: Unreachable) -> (Problem, DropReason) {

@@ -60,6 +60,8 @@ pub struct Advertises {
     pub default_route: bool,
     /// Hosts may make addresses of a prefix of 64 bits (RFC 4862).
     pub autonomous: bool,
+    /// Nothing new is said for now: interfaces are being told not to listen.
+    pub quiet: bool,
 }
 
 /// Services of a gateway that the control plane gives.

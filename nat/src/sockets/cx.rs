@@ -122,8 +122,7 @@ impl OwnAddresses {
         // RFC 5737, RFC 3849: addresses that nobody has.
         let nobody = SocketAddr::from(([192, 0, 2, 1], 0));
         let nobody6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 0));
-        // A kernel without IPv6 has no address of it either.
-        Ok(Self { nonlocal: [binds(nobody)?, binds(nobody6).unwrap_or(false)] })
+        Ok(Self { nonlocal: [binds(nobody)?, binds(nobody6)?] })
     }
 
     /// # Syscalls
@@ -145,8 +144,20 @@ impl OwnAddresses {
     }
 }
 
+/// Whether the host has an address from which it would speak to this one.
+///
+/// # Syscalls
+/// `socket`, `connect`, `close`; nothing is sent.
+pub(super) fn has_source(address: SocketAddr) -> bool {
+    socket(address, SocketType::DGRAM, None).is_ok_and(|probe| connect(&probe, &address).is_ok())
+}
+
 fn binds(address: SocketAddr) -> io::Result<bool> {
-    let probe = socket(address, SocketType::DGRAM, None)?;
+    let probe = match socket(address, SocketType::DGRAM, None) {
+        // A kernel without IPv6 has no address of it either; connecting for real will say so.
+        Err(Errno::AFNOSUPPORT) => return Ok(false),
+        probe => probe?,
+    };
     match bind(&probe, &address) {
         Ok(()) => Ok(true),
         Err(Errno::ADDRNOTAVAIL | Errno::INVAL) => Ok(false),
@@ -157,7 +168,7 @@ fn binds(address: SocketAddr) -> io::Result<bool> {
 /// What an error of a socket says about its destination; `None`: nothing.
 pub(super) fn unreachable(errno: Errno) -> Option<Unreachable> {
     Some(match errno {
-        Errno::NETUNREACH | Errno::NETDOWN => Unreachable::Network,
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT => Unreachable::Network,
         Errno::HOSTUNREACH | Errno::HOSTDOWN => Unreachable::Host,
         Errno::CONNREFUSED => Unreachable::Port,
         Errno::ACCESS | Errno::PERM => Unreachable::Prohibited,

@@ -65,7 +65,7 @@ fn addresses6(daemon: &Daemon, container: &str) -> Vec<String> {
     all.iter()
         .filter(global)
         .map(|info| {
-            let flag = ["tentative", "dadfailed", "dynamic"].into_iter().find(|flag| info[*flag] == true);
+            let flag = ["dadfailed", "tentative", "dynamic"].into_iter().find(|flag| info[*flag] == true);
             [text(info), flag.unwrap_or_default().into()].join(" ").trim().to_owned()
         })
         .collect()

@@ -63,8 +63,9 @@ fn build(
         if let Some(slot) = by_network.get_mut(id.index()) {
             let mut network = network(id, record, ports, is_up);
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
-            let ours = Ours::of(id, config, &record.config);
-            if let Some(ours) = &ours {
+            let mut ours = Ours::of(id, config, &record.config);
+            if let Some(ours) = &mut ours {
+                ours.quiet = ports.wanted().any(|(_, port)| port.network == id && port.adjusting > 0);
                 // Whoever gets the gateway's address is asked to forward what leaves the network: it is ours alone.
                 network.claims.ips.extend(ours.addresses().map(|address| (address, Owner::Gateway)));
                 network.claims.macs.insert(ours.mac, Owner::Gateway);

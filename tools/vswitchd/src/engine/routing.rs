@@ -27,6 +27,8 @@ pub struct Ours {
     pub mac: MacAddr,
     /// Its address and the subnet, of one family or of both.
     pub legs: Vec<(IpAddr, IpNet)>,
+    /// Interfaces of its network are being changed: they may not know yet that router advertisements are not for them.
+    pub quiet: bool,
 }
 
 impl Ours {
@@ -47,7 +49,7 @@ impl Ours {
         // One interface: where it has both families its MAC is the same for both.
         let (mac, ..) = v4.or(v6)?;
         let legs = v4.into_iter().chain(v6).map(|(_, address, subnet)| (address, subnet)).collect();
-        Some(Self { id, mac, legs })
+        Some(Self { id, mac, legs, quiet: false })
     }
 
     /// Every address it has there, IPv4 v4-mapped, the one that it speaks from first in each family; with IPv6 a
@@ -110,6 +112,7 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
                 default_route: !record.config.internal,
                 // Where only the addresses are admitted that we gave, nobody shall make himself one.
                 autonomous: record.config.spoof != Spoof::Strict,
+                quiet: ours.quiet,
             },
             uplink: config.daemon.uplink == Uplink::Sockets && !record.config.internal,
             fib: fib(ours, config, networks, gateways, &links),

@@ -55,7 +55,7 @@ pub fn routing6(s: &mut Script<'_>) {
     why_not(s);
     unresolved(s);
     inner(s);
-    s.wait(12_000);
+    s.wait(14_000);
     s.send("b", "16 s later all are told again", to_group(s, "b", &router_solicitation(local(0xb))));
 }
 
