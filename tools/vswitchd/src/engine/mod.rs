@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod control;
 mod describe;
+mod heir;
 mod hosts;
 mod keeper;
 mod memory;
@@ -40,6 +41,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
+use crate::handover::Known;
 use crate::policy::House;
 use crate::uplink::Uplink;
 use crate::wire::{Begin, ToEngine, ToKeeper};
@@ -113,25 +115,32 @@ struct Given {
     file: Config,
     objects: Objects,
     listener: UnixListener,
+    /// Where the next daemon asks to take over.
+    handover: OwnedFd,
     adopted: Vec<Adopted>,
+    /// Containers of the daemon from which this one takes over.
+    known: Vec<Known>,
 }
 
 /// Reads the keeper's first messages, with no capability left.
 fn receive(channel: &Channel) -> Result<Given, EngineError> {
     caps::drop_all_capabilities()?;
-    let mut adopted = Vec::new();
+    let (mut adopted, mut known) = (Vec::new(), Vec::new());
     loop {
         let (message, mut fds) = channel.recv()?.ok_or(EngineError::Protocol)?;
         match message {
             ToEngine::Adopt { spec, info } => {
                 adopted.push(Adopted { spec, info, tap: fds.pop().ok_or(EngineError::Protocol)? });
             }
+            ToEngine::Known(container) => known.push(container),
             ToEngine::Begin(begin) => {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
+                let handover = fds.pop().ok_or(EngineError::Protocol)?;
                 let objects = Objects::load(&begin.state);
                 let file = read_after(&begin, &text_of(text)?, &adopted, &objects)?;
-                return Ok(Given { begin, file, objects, listener: UnixListener::from(listener), adopted });
+                let listener = UnixListener::from(listener);
+                return Ok(Given { begin, file, objects, listener, handover, adopted, known });
             }
             _ => return Err(EngineError::Protocol),
         }
@@ -162,7 +171,7 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, file, objects, listener, adopted } = given;
+    let Given { begin, file, objects, listener, handover, adopted, known } = given;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
@@ -185,7 +194,14 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         }
     })?;
 
+    if begin.stand_by {
+        // All that could fail has been done; another daemon's engine serves until we are told.
+        channel.send(&ToKeeper::Standing, &[])?;
+        let Some((ToEngine::Go, _)) = channel.recv()? else { return Err(EngineError::Protocol) };
+    }
+
     listener.set_nonblocking(true)?;
+    let kept = Arc::new(OwnedFd::from(listener.try_clone()?));
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let (calls, called) = mpsc::channel(CALLS);
     let (end, ended) = oneshot::channel::<()>();
@@ -196,9 +212,19 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
 
     let keeper = Arc::new(Keeper::new(channel)?);
     let mailbox_of_control = Arc::clone(&mailbox);
-    let parts = Parts { begin, file, objects, keeper, mailbox: mailbox_of_control, counters, snapshot };
+    let parts = Parts {
+        begin,
+        file,
+        objects,
+        keeper,
+        mailbox: mailbox_of_control,
+        counters,
+        snapshot,
+        listener: kept,
+        handover,
+    };
     let mut control = Control::new(parts);
-    control.adopt(adopted);
+    control.adopt(adopted, known);
     let code = control.run(called).await;
 
     let _ = end.send(());
