@@ -460,7 +460,7 @@ impl Daemon {
             launch(&self.host, &self.host.dir.join("lab.toml"), &self.logged, &["--take-over"]);
         assert!(ready.starts_with("ready: "), "said {ready:?}; log:\n{}", self.log());
         let mut old = std::mem::replace(&mut self.child, child);
-        let rest = std::mem::replace(&mut self.log, Some(log));
+        let rest = self.log.replace(log);
         self.ready = ready;
         let status = wait_for("the old daemon to end", || old.try_wait().unwrap());
         assert!(status.success(), "the old one ended with {status}; log:\n{}", self.log());

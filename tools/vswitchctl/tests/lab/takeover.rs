@@ -29,9 +29,9 @@ fn counting(host: &Host) -> (String, PathBuf) {
     let count = host.dir.join("count");
     let script = format!("echo $$ >> {}; while :; do sleep 0.1; done", count.display());
     let lab = host.lab(&["a", "b"], "");
-    let at = lab.find("[[container.interface]]").unwrap();
+    let (before, after) = lab.split_once("[[container.interface]]").unwrap();
     let command = format!("command = [\"sh\", \"-c\", \"{script}\"]\n");
-    (format!("{}{command}{}", &lab[..at], &lab[at..]), count)
+    (format!("{before}{command}[[container.interface]]{after}"), count)
 }
 
 /// Process ids of the command, oldest first.
