@@ -268,7 +268,15 @@ pub fn network(detail: &NetworkDetail) -> String {
         ("evicted", fdb.evicted.to_string()),
         ("refused", fdb.refused.to_string()),
     ]);
-    format!("{head}\n{}\n{counters}", ports(&detail.interfaces))
+    let addresses = detail.addresses.map_or_else(String::new, |of| {
+        let rows = [
+            ("addresses used/room", format!("{}/{}", of.used, of.room)),
+            ("free", of.free.to_string()),
+            ("of them resting", of.resting.to_string()),
+        ];
+        format!("\n{}", list(rows))
+    });
+    format!("{head}\n{}{addresses}\n{counters}", ports(&detail.interfaces))
 }
 
 /// `show containers`.
@@ -375,6 +383,7 @@ fn workers(stats: &Stats) -> String {
         number("DROPS"),
         number("BATCHES"),
         number("WAKEUPS"),
+        number("SPINS"),
     ];
     let cells = stats.workers.iter().map(|row| {
         [
@@ -390,6 +399,7 @@ fn workers(stats: &Stats) -> String {
             row.drops,
             row.batches,
             row.wakeups,
+            row.spins,
         ]
         .map(|counter| counter.to_string())
     });

@@ -24,14 +24,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::keeper::{Keeper, Notice};
+use super::leases::Leases;
 use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{PortRecord, Ports, State};
+use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
 use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Reply};
 use crate::channel::AsyncChannel;
 use crate::config::Config;
+use crate::uplink::Configured;
 use crate::wire::{AttachInfo, AttachSpec, Begin, NetnsRef, Refusal, Running, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
@@ -47,6 +50,7 @@ pub struct Control {
     /// The file's part of it, as last read.
     pub(super) file: Config,
     pub(super) objects: Objects,
+    pub(super) leases: Leases,
     pub(super) networks: Networks,
     pub(super) ports: Ports,
     pub(super) containers: BTreeMap<String, ContainerRecord>,
@@ -54,6 +58,7 @@ pub struct Control {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) counters: Arc<Counters>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    pub(super) uplink: UplinkControl,
     pub(super) generation: u64,
     pub(super) hosts: Hosts,
     pub(super) jobs: JoinSet<Outcome>,
@@ -199,6 +204,8 @@ pub struct Parts {
     pub file: Config,
     /// What was made through the API before.
     pub objects: Objects,
+    /// Who had which address before.
+    pub leases: Leases,
     /// The keeper.
     pub keeper: Arc<Keeper>,
     /// The worker's mailbox.
@@ -211,17 +218,32 @@ pub struct Parts {
     pub listener: Arc<OwnedFd>,
     /// The listening socket on which the next daemon asks to take over.
     pub handover: OwnedFd,
+    /// What the worker's uplink reads.
+    pub uplink_settings: Configured,
 }
 
 impl Control {
     /// A control plane that wants what the file says and what was made through the API before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot, listener, handover } = parts;
+        let Parts {
+            begin,
+            file,
+            objects,
+            leases,
+            keeper,
+            mailbox,
+            counters,
+            snapshot,
+            uplink_settings,
+            listener,
+            handover,
+        } = parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
             desired: file.clone(),
             file,
             objects,
+            leases,
             networks: Networks::default(),
             ports: Ports::default(),
             containers: BTreeMap::new(),
@@ -229,6 +251,7 @@ impl Control {
             mailbox,
             counters,
             snapshot,
+            uplink: UplinkControl::new(uplink_settings),
             generation: 0,
             hosts,
             jobs: JoinSet::new(),
@@ -369,6 +392,7 @@ impl Control {
         self.retry_waiting();
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
+            self.leases.save();
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
@@ -382,6 +406,7 @@ impl Control {
 
     /// Something is wanted that was not, or the other way round.
     pub(super) fn bring_about(&mut self) {
+        self.leases.settle(&self.desired);
         self.reconcile();
         self.hosts.write(&self.desired);
     }
@@ -401,6 +426,8 @@ impl Control {
                     record.fdb.flush(Flush::PortGone(port));
                 }
             }
+            // What is up and where containers are concerns the uplink too.
+            self.configure_uplink();
         }
     }
 

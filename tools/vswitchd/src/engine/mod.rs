@@ -10,6 +10,7 @@ mod describe;
 mod heir;
 mod hosts;
 mod keeper;
+mod leases;
 mod memory;
 mod networks;
 mod objects;
@@ -18,6 +19,8 @@ mod publish;
 mod reconcile;
 mod routing;
 mod settle;
+mod store;
+mod uplink;
 
 pub use publish::all_up;
 
@@ -42,11 +45,13 @@ use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::handover::Known;
+use crate::ipam::Memory;
 use crate::policy::House;
-use crate::uplink::Uplink;
+use crate::uplink::{Configured, Uplink};
 use crate::wire::{Begin, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
+use leases::Leases;
 use objects::Objects;
 use reconcile::Adopted;
 
@@ -112,8 +117,11 @@ fn start(channel: Channel) -> Result<ExitCode, Failed> {
 /// What the keeper gave.
 struct Given {
     begin: Begin,
+    /// The configuration file.
+    text: Vec<u8>,
     file: Config,
     objects: Objects,
+    leases: Leases,
     listener: UnixListener,
     /// Where the next daemon asks to take over.
     handover: OwnedFd,
@@ -137,26 +145,39 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
                 let handover = fds.pop().ok_or(EngineError::Protocol)?;
-                let objects = Objects::load(&begin.state);
-                let file = read_after(&begin, &text_of(text)?, &adopted, &objects)?;
+                let text = text_of(text)?;
+                let (file, objects, leases) = read_all(&begin, &text, &adopted)?;
                 let listener = UnixListener::from(listener);
-                return Ok(Given { begin, file, objects, listener, handover, adopted, known });
+                return Ok(Given { begin, text, file, objects, leases, listener, handover, adopted, known });
             }
             _ => return Err(EngineError::Protocol),
         }
     }
 }
 
+/// The file's configuration, and what is kept in the state folder.
+fn read_all(
+    begin: &Begin,
+    text: &[u8],
+    adopted: &[Adopted],
+) -> Result<(Config, Objects, Leases), ConfigErrors> {
+    let objects = Objects::load(&begin.state);
+    let leases = Leases::load(&begin.state);
+    let file = read_after(begin, text, Some(&leases.memory), adopted, &objects)?;
+    Ok((file, objects, leases))
+}
+
 /// The file's configuration, with what is open in it decided as before.
 fn read_after(
     begin: &Begin,
     text: &[u8],
+    memory: Option<&Memory>,
     adopted: &[Adopted],
     objects: &Objects,
 ) -> Result<Config, ConfigErrors> {
     // Not this process's own: in a user namespace it looks like root's.
     let paths = Paths { control: begin.control.clone(), state: begin.state.clone() };
-    let mut context = Context { paths, previous: None };
+    let mut context = Context { paths, previous: None, memory };
     let alone = config::parse_with(&begin.config_name, text, &context)?;
     let before = memory::before(&alone, adopted, objects);
     context.previous = Some(&before);
@@ -171,12 +192,13 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, file, objects, listener, handover, adopted, known } = given;
+    let Given { begin, text, mut file, mut objects, mut leases, listener, handover, adopted, known } = given;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
+    let uplink_settings = Configured::default();
     let uplink = match file.daemon.uplink {
-        config::Uplink::Sockets => Some(Uplink::new(Tick::now())?),
+        config::Uplink::Sockets => Some(Uplink::new(Arc::clone(&uplink_settings), Tick::now())?),
         config::Uplink::None => None,
     };
     let house = House::new(ports::MAX_PORTS, uplink);
@@ -198,6 +220,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         // All that could fail has been done; another daemon's engine serves until we are told.
         channel.send(&ToKeeper::Standing, &[])?;
         let Some((ToEngine::Go, _)) = channel.recv()? else { return Err(EngineError::Protocol) };
+        // It may have written until its end.
+        (file, objects, leases) = read_all(&begin, &text, &adopted)?;
     }
 
     listener.set_nonblocking(true)?;
@@ -211,15 +235,16 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     }));
 
     let keeper = Arc::new(Keeper::new(channel)?);
-    let mailbox_of_control = Arc::clone(&mailbox);
     let parts = Parts {
         begin,
         file,
         objects,
+        leases,
         keeper,
-        mailbox: mailbox_of_control,
+        mailbox: Arc::clone(&mailbox),
         counters,
         snapshot,
+        uplink_settings,
         listener: kept,
         handover,
     };
