@@ -9,6 +9,7 @@ mod hostile;
 mod ipv6;
 mod namespaces;
 mod routing;
+mod takeover;
 mod traffic;
 mod uplink;
 mod wire;
