@@ -104,3 +104,18 @@ fn what_changes_is_said_at_once_and_what_ends_for_the_last_time() {
     assert_eq!(lab.heard(1005), [(0, 0)]);
     assert!((1006..3000).all(|second| lab.heard(second).is_empty()));
 }
+
+#[test]
+fn nothing_new_is_said_while_interfaces_are_changed() {
+    let without = LAB.replace("subnet6 = \"fd00:1::/64\"\n", "");
+    let mut lab = Lab::new(&without);
+    assert_eq!(lab.heard(1000), []);
+    let mut changing = snapshot(LAB, 2);
+    for gateway in changing.tables.gateways.iter_mut().flatten() {
+        gateway.advertises.quiet = true;
+    }
+    lab.snapshot.store(Arc::new(changing));
+    assert_eq!(lab.heard(1001), []);
+    lab.reload(LAB);
+    assert_eq!(lab.heard(1002), [(1800, 1)]);
+}
