@@ -6,7 +6,7 @@ mod world;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
-use nat::sockets::{Limits, Outcome, Target, Unreachable};
+use nat::sockets::{Fault, Limits, Outcome, Target, Unreachable};
 use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};
@@ -69,7 +69,7 @@ fn datagrams_go_and_come_back() {
         let state = world.sockets.connections(world.tick()).next().unwrap().state;
         assert_eq!(state, "answered");
         // Nobody speaks for long enough.
-        let end = world.now + 181_000;
+        let end = world.now + 301_000;
         world.until(|world| world.now > end);
         assert!(world.sockets.is_empty());
         assert_eq!(world.sockets.next_timer(), None);
@@ -84,9 +84,9 @@ fn a_datagram_that_nobody_takes_is_reported() {
     let handle = udp_socket(&mut world, 5000);
     let to = IpEndpoint::new(LOCALHOST.into(), port);
     world.set.get_mut::<udp::Socket>(handle).send_slice(b"anybody?", to).unwrap();
-    world.until(|world| !world.wire.out.unreachable.is_empty());
-    let (why, quoted) = &world.wire.out.unreachable[0];
-    assert_eq!(*why, Unreachable::Port);
+    world.until(|world| !world.wire.out.failed.is_empty());
+    let (fault, from, quoted) = &world.wire.out.failed[0];
+    assert_eq!((*fault, *from), (Fault::Unreachable(Unreachable::Port), None), "nobody's address but ours");
     let mut expected = ADDRESS.octets().to_vec();
     expected.extend(LOCALHOST.octets());
     expected.extend(5000u16.to_be_bytes());

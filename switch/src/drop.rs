@@ -103,8 +103,10 @@ drop_reasons! {
     TxError = "tx_error",
     /// the uplink has no more connections to give: the container's share or all of them are in use
     UplinkQuota = "uplink_quota",
-    /// the uplink's sockets do not speak this: another protocol, a fragment, an ICMP message that is no echo request
+    /// the uplink's sockets do not speak this: another protocol, l4 port 0, an ICMP message that is no echo request
     UplinkProtocol = "uplink_protocol",
+    /// fragment for the uplink that overlaps or contradicts another one of its packet
+    UplinkFragment = "uplink_fragment",
     /// the uplink's socket was full
     UplinkFull = "uplink_full",
     /// the kernel refused what the uplink's socket was asked for

@@ -7,8 +7,12 @@
 mod cx;
 mod echo;
 mod flows;
+mod fragments;
 mod inbox;
+mod mapping;
 mod publish;
+mod sending;
+mod sound;
 mod tcp;
 mod types;
 mod udp;
@@ -22,30 +26,35 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags};
+use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::rand::{GetRandomFlags, getrandom};
 use switch::drop::DropReason;
-use switch::flow::{Fragment, L3, Packet};
-use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use switch::flow::{Fragment, Packet};
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, parse};
 use switch::port::PortId;
 use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
+use switch::vnet::VnetHdr;
 
-use cx::{Cx, Fate, OwnAddresses, Watch};
+use cx::{Bytes, Cutter, Cx, Fate, OwnAddresses, Watch};
 use flows::{Flow, Flows, Kind};
+use fragments::{Added, Fragments};
+use mapping::Mappings;
 use publish::{LISTENER, Listener};
 use wheel::Wheel;
 use wire::flag;
 
 pub use publish::{ListenerId, Target};
-pub use types::{Connection, Counters, Emit, Limits, Link, Outcome, Unreachable};
+pub use types::{Connection, Counters, Emit, Fault, Limits, Link, Outcome, Unreachable, Way};
 
 /// Events taken at once.
 const EVENTS: usize = 64;
 /// The largest window a container can use where peeks cannot skip (before Linux 6.9), bytes.
 const SKIP: usize = 256 * 1024;
+/// Bytes of the longest datagram from its L4 header on.
+const DATAGRAM: usize = 65_535;
 
 /// The sockets of one worker.
 pub struct Sockets {
@@ -58,6 +67,9 @@ pub struct Sockets {
     own: OwnAddresses,
     /// See [`Cx::skip`].
     skip: Vec<u8>,
+    cutter: Cutter,
+    fragments: Fragments,
+    mappings: Mappings,
     limits: Limits,
     counters: Counters,
 }
@@ -80,6 +92,9 @@ impl Sockets {
             due: VecDeque::with_capacity(limits.flows as usize),
             own: OwnAddresses::new()?,
             skip,
+            cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: sequence()? },
+            fragments: Fragments::new(),
+            mappings: Mappings::new(limits.flows),
             limits,
             counters: Counters::default(),
         })
@@ -90,30 +105,64 @@ impl Sockets {
         self.epoll.as_fd()
     }
 
-    /// A packet of a container that leaves by the uplink, routed and allowed. `frame` starts at the Ethernet header,
+    /// A packet of a container that leaves by the uplink, routed and allowed: the frame that [`Emit::frame`] has.
     /// `packet` is what [`switch::parse`] made of it, `link` says who sent it.
     ///
     /// What it makes necessary is done by [`Sockets::flush`], so that a batch is acknowledged once.
     pub fn packet(
         &mut self,
-        frame: &[u8],
         packet: &Packet,
         link: &Link,
+        way: Way,
         now: Tick,
         out: &mut impl Emit,
     ) -> Outcome {
-        let is_ip = matches!(packet.meta.l3, L3::V4 | L3::V6);
-        let speaks = match packet.key.proto {
-            PROTO_TCP | PROTO_UDP => true,
-            PROTO_ICMP | PROTO_ICMPV6 => echo::is_request(&packet.key),
-            _ => false,
-        };
-        if !is_ip || !speaks || packet.meta.fragment != Fragment::No {
+        if !sound::speaks(packet) {
             return Outcome::Dropped(DropReason::UplinkProtocol);
         }
+        if !sound::verifies(out.frame(), packet) {
+            return Outcome::Dropped(DropReason::BadChecksum);
+        }
+        if packet.meta.fragment == Fragment::No {
+            return self.whole(Bytes::Frame, packet, link, way, now, out);
+        }
+        let lost = self.fragments.lost;
+        let added = self.fragments.add(out.frame(), packet, now);
+        self.counters.fragments_lost += self.fragments.lost.wrapping_sub(lost);
+        match added {
+            Added::Kept => Outcome::Taken,
+            Added::Refused => Outcome::Dropped(DropReason::UplinkFragment),
+            Added::Whole(place, len) => {
+                self.counters.reassembled += 1;
+                let bytes = self.fragments.take(place);
+                let frame = bytes.get(..len).unwrap_or_default();
+                let outcome = match parse(frame, &VnetHdr::default(), packet.meta.port, packet.key.zone) {
+                    Ok(mut whole) if sound::speaks(&whole) && sound::verifies(frame, &whole) => {
+                        whole.meta.df = false;
+                        self.whole(Bytes::Whole(frame), &whole, link, way, now, out)
+                    }
+                    Ok(_) => Outcome::Dropped(DropReason::BadChecksum),
+                    Err(reason) => Outcome::Dropped(reason),
+                };
+                self.fragments.give_back(place, bytes);
+                outcome
+            }
+        }
+    }
+
+    /// A packet that is no fragment.
+    fn whole(
+        &mut self,
+        bytes: Bytes<'_>,
+        packet: &Packet,
+        link: &Link,
+        way: Way,
+        now: Tick,
+        out: &mut impl Emit,
+    ) -> Outcome {
         let id = match self.known(packet, link, now, out) {
             Some(id) => id,
-            None => match self.open(frame, packet, link, now, out) {
+            None => match self.open(bytes, packet, link, way, now, out) {
                 Ok(id) if packet.key.proto == PROTO_TCP => {
                     self.rearm(id);
                     return Outcome::Taken;
@@ -124,13 +173,13 @@ impl Sockets {
         };
         let mut outcome = Outcome::Taken;
         self.with(id, now, out, |kind, cx| match kind {
-            Kind::Tcp(tcp) => tcp.packet(frame, packet, cx),
+            Kind::Tcp(tcp) => tcp.packet(bytes, packet, cx),
             Kind::Udp(udp) => {
-                outcome = udp.packet(frame, packet, cx);
+                outcome = udp.packet(bytes, packet, cx);
                 Fate::Keep
             }
             Kind::Echo(echo) => {
-                outcome = echo.packet(frame, packet, cx);
+                outcome = echo.packet(bytes, packet, cx);
                 Fate::Keep
             }
         });
@@ -153,9 +202,10 @@ impl Sockets {
     /// A new flow for a packet that belongs to none.
     fn open(
         &mut self,
-        frame: &[u8],
+        bytes: Bytes<'_>,
         packet: &Packet,
         link: &Link,
+        way: Way,
         now: Tick,
         out: &mut impl Emit,
     ) -> Result<u32, Outcome> {
@@ -166,7 +216,7 @@ impl Sockets {
             tcp::refuse(out, key, link, &tcp);
             return Err(Outcome::Taken);
         }
-        let opened = self.try_open(frame, packet, link, now);
+        let opened = self.try_open(bytes.of(out), packet, link, way, now);
         let Some(tcp) = packet.meta.tcp else { return opened };
         match opened {
             Err(Outcome::Dropped(_)) => tcp::refuse(out, key, link, &tcp),
@@ -181,7 +231,14 @@ impl Sockets {
         opened
     }
 
-    fn try_open(&mut self, frame: &[u8], packet: &Packet, link: &Link, now: Tick) -> Result<u32, Outcome> {
+    fn try_open(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        link: &Link,
+        way: Way,
+        now: Tick,
+    ) -> Result<u32, Outcome> {
         let key = packet.key;
         if !self.has_room(link.port) {
             self.counters.over_quota += 1;
@@ -190,18 +247,23 @@ impl Sockets {
         let Some((id, token)) = self.flows.next() else {
             return Err(Outcome::Dropped(DropReason::UplinkQuota));
         };
-        if !self.is_allowed(cx::destination(&key, key.dport)).map_err(|_| self.no_socket())? {
+        let to = cx::destination(&key, way);
+        if way == Way::Out && !self.is_allowed(to).map_err(|_| self.no_socket())? {
             self.counters.unreachable += 1;
             return Err(Outcome::Unreachable(Unreachable::Prohibited));
         }
-        let watch = self.watch(token);
+        let mapped = if key.proto == PROTO_UDP { self.mappings.find(&key) } else { None };
+        let watch = Watch { epoll: self.epoll.as_fd(), token };
         let kind = match (key.proto, packet.meta.tcp) {
             (PROTO_TCP, Some(tcp)) => {
                 let syn = tcp::Syn::read(frame, packet, link);
-                sequence().and_then(|from| tcp::connect(&key, &tcp, syn, from, watch)).map(Kind::Tcp)
+                sequence().and_then(|from| tcp::connect(to, &tcp, syn, from, watch)).map(Kind::Tcp)
             }
-            (PROTO_UDP, _) => udp::Udp::connect(&key, watch).map(Kind::Udp),
-            _ => echo::Echo::connect(&key, watch).map(Kind::Echo),
+            (PROTO_UDP, _) => udp::Udp::connect(to, mapped, watch).map(|(udp, port)| {
+                self.mappings.add(&key, port);
+                Kind::Udp(udp)
+            }),
+            _ => echo::Echo::connect(to, watch).map(Kind::Echo),
         };
         let kind = kind.map_err(|errno| self.not_opened(key.proto, errno))?;
         self.insert(Flow { key, link: *link, used: now, kind });
@@ -233,7 +295,12 @@ impl Sockets {
     fn is_allowed(&self, address: SocketAddr) -> io::Result<bool> {
         let ip = address.ip();
         let group = ip.is_multicast() || ip == std::net::Ipv4Addr::BROADCAST || ip.is_unspecified();
-        Ok(!group && (self.limits.host || !self.own.contains(address)?))
+        if group || self.limits.host {
+            return Ok(!group);
+        }
+        // An address within an address: neither may be the host's, whoever takes the outer one apart.
+        let inner = cx::embedded(ip).map(|inner| SocketAddr::new(inner.into(), address.port()));
+        Ok(!self.own.contains(address)? && !inner.map_or(Ok(false), |inner| self.own.contains(inner))?)
     }
 
     fn has_room(&self, port: PortId) -> bool {
@@ -277,7 +344,10 @@ impl Sockets {
             if token & LISTENER != 0 {
                 self.accept(token, now, out);
             } else if let Some(id) = self.flows.of_token(token) {
-                if let Some((flow, _)) = self.flows.get_mut(id) {
+                // RFC 5508 section 4.3: an ICMP error refreshes nothing.
+                if flags.intersects(EventFlags::IN | EventFlags::OUT)
+                    && let Some((flow, _)) = self.flows.get_mut(id)
+                {
                     flow.used = now;
                 }
                 self.with(id, now, out, |kind, cx| match kind {
@@ -312,6 +382,7 @@ impl Sockets {
     /// Ends all flows of a port that went away. What listens for it refuses its clients until it is retargeted.
     pub fn forget(&mut self, port: PortId, now: Tick, out: &mut impl Emit) {
         self.refuse_clients(port);
+        self.fragments.forget(port);
         let ids: Vec<u32> =
             self.flows.iter().filter(|(_, flow)| flow.link.port == port).map(|(id, _)| id).collect();
         for id in ids {
@@ -374,11 +445,14 @@ impl Sockets {
             watch: Watch { epoll: self.epoll.as_fd(), token },
             counters: &mut self.counters,
             skip: &mut self.skip,
+            cutter: &mut self.cutter,
         };
         match act(&mut flow.kind, &mut cx) {
             Fate::Gone => {
                 self.wheel.clear(id);
-                self.flows.remove(id);
+                if let Some(flow) = self.flows.remove(id) {
+                    self.mappings.remove(&flow.key);
+                }
                 self.counters.closed += 1;
                 return;
             }

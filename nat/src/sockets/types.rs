@@ -1,6 +1,6 @@
 //! What the sockets uplink and its caller say to each other.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, VlanTag};
@@ -8,8 +8,12 @@ use switch::mac::MacAddr;
 use switch::port::PortId;
 pub use switch::verdict::Unreachable;
 
-/// Where frames that we make go. A worker implements it over its pool and devices.
+/// The packet in hand, and where frames that we make go. A worker implements it over its pool and devices.
 pub trait Emit {
+    /// The frame that [`super::Sockets::packet`] was called for, from its Ethernet header on. It is looked at again and
+    /// again, and lies beside the slots that frames are made in.
+    fn frame(&self) -> &[u8];
+
     /// Takes a slot of the frame pool, lets `fill` write virtio header ([`switch::vnet::VnetHdr`]) and Ethernet frame
     /// to it and return their length together (0: nothing to send after all), and writes it to `port`.
     ///
@@ -17,9 +21,33 @@ pub trait Emit {
     /// No slot, in which case `fill` was not called; or why the port did not take it.
     fn emit(&mut self, port: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason>;
 
-    /// A packet of the container that was taken turned out, later, to lead nowhere: send it an ICMP error, within the
-    /// limits of rate for those. `quoted` is the packet as far as an error quotes it, from its IP header on.
-    fn unreachable(&mut self, link: &Link, why: Unreachable, quoted: &[u8]);
+    /// A packet of the container that was taken did not arrive: send it an ICMP error, within the limits of rate for
+    /// those. `quoted` is the packet as far as the error quotes it, from its IP header on; `from` is who said so, if it
+    /// was not this host.
+    fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]);
+}
+
+/// Why a packet that was taken did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The destination cannot be reached.
+    Unreachable(Unreachable),
+    /// It was larger than a link of its path takes.
+    TooBig {
+        /// What that link takes, bytes of an IP packet.
+        mtu: u32,
+    },
+    /// Its TTL or hop limit was used up on its way.
+    Expired,
+}
+
+/// Where a packet is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To its destination, which is not this host.
+    Out,
+    /// To the loopback of this host, whatever its destination says.
+    Loopback,
 }
 
 /// How a container is reached.
@@ -44,6 +72,11 @@ pub enum Outcome {
     Taken,
     /// It leads nowhere: the container is owed an ICMP error.
     Unreachable(Unreachable),
+    /// It may not be fragmented and is larger than its path takes: the same.
+    TooBig {
+        /// What the path takes, bytes of an IP packet.
+        mtu: u32,
+    },
     /// Not delivered.
     Dropped(DropReason),
 }
@@ -85,6 +118,12 @@ pub struct Counters {
     pub refused: u64,
     /// Destinations that could not be reached.
     pub unreachable: u64,
+    /// ICMP errors of the path that were passed on to containers: too big, time exceeded.
+    pub path_errors: u64,
+    /// Packets that were put together from fragments.
+    pub reassembled: u64,
+    /// Packets of which fragments came that were given up: too late, overlapping, or for want of a place.
+    pub fragments_lost: u64,
     /// Bytes of payload from containers to sockets.
     pub bytes_out: u64,
     /// Bytes of payload from sockets to containers, those sent again included.

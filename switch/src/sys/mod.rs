@@ -4,6 +4,7 @@
 pub mod caps;
 pub mod fds;
 pub mod netns;
+pub mod path;
 mod returns;
 pub mod signals;
 pub mod socket;

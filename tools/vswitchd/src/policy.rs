@@ -102,7 +102,7 @@ impl Policy for House {
         match (task, &mut self.uplink) {
             (Task::Uplink, Some(uplink)) => {
                 match uplink.packet(frame, packet, here, &mut self.router, desk)? {
-                    Some(why) => self.router.unreachable(why, frame, packet, here, desk),
+                    Some(task) => self.router.serve(task, frame, packet, here, desk),
                     None => Ok(Fate::Local),
                 }
             }
@@ -119,7 +119,7 @@ impl Policy for House {
     ) {
         self.router.forget(port, desk);
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().forget(port, now, &mut Out { desk, router: &mut self.router, snapshot, now });
+            uplink.sockets().forget(port, now, &mut Out { desk, router: &mut self.router, snapshot, now, frame: None });
         }
     }
 
@@ -131,7 +131,7 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) -> bool {
         let Some(uplink) = &mut self.uplink else { return false };
-        let mut out = Out { desk, router: &mut self.router, snapshot, now };
+        let mut out = Out { desk, router: &mut self.router, snapshot, now, frame: None };
         let more = uplink.sockets().flush(now, &mut out);
         (watched && uplink.sockets().ready(now, &mut out)) | more
     }
@@ -148,7 +148,7 @@ impl Policy for House {
     fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         self.router.due(snapshot, now, desk);
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().timers(now, &mut Out { desk, router: &mut self.router, snapshot, now });
+            uplink.sockets().timers(now, &mut Out { desk, router: &mut self.router, snapshot, now, frame: None });
         }
     }
 }

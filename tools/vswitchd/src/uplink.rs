@@ -1,9 +1,11 @@
 //! Between the packet's way and the sockets uplink: who the container is, where frames go, what an error becomes.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
-use nat::sockets::{Emit, Limits, Link, Outcome, Sockets};
-use router::service::Service;
+use nat::sockets::{Emit, Fault, Limits, Link, Outcome, Sockets, Way};
+use router::icmp::error::Problem;
+use router::service::{self, Service};
 use router::tables::Tables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switch::drop::DropReason;
@@ -14,18 +16,14 @@ use switch::policy::{Desk, Here};
 use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::Unreachable;
+use switch::verdict::Task;
 
 /// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
 const OTHERS: u64 = 4096;
-/// Bytes of the longest frame.
-const FRAME: usize = 66 * 1024;
 
 /// The sockets uplink of one worker.
 pub struct Uplink {
     sockets: Sockets,
-    /// The packet in hand: what it causes is made in the same pool that it lies in.
-    packet: Vec<u8>,
 }
 
 /// Where frames of the uplink go.
@@ -38,16 +36,31 @@ pub struct Out<'a, 'd, I> {
     pub snapshot: &'a Snapshot<Tables>,
     /// The time of the batch.
     pub now: Tick,
+    /// The packet in hand, if there is one.
+    pub frame: Option<&'a Frame>,
 }
 
 impl<I: Io> Emit for Out<'_, '_, I> {
+    fn frame(&self) -> &[u8] {
+        self.frame.map(|frame| self.desk.bytes(frame)).unwrap_or_default()
+    }
+
     fn emit(&mut self, port: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason> {
         self.desk.emit(port, fill)
     }
 
-    fn unreachable(&mut self, link: &Link, why: Unreachable, quoted: &[u8]) {
+    fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
+        let problem = match fault {
+            Fault::Unreachable(why) => service::problem(why),
+            Fault::TooBig { mtu } => Problem::TooBig { mtu },
+            Fault::Expired => Problem::TimeExceeded,
+        };
+        let from: Option<Ipv6Addr> = from.map(|from| match from {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        });
         let place = (link.mac, link.port);
-        self.router.unreachable_quoted(why, quoted, place, self.snapshot, self.now, self.desk);
+        self.router.report(problem, from, quoted, place, self.snapshot, self.now, self.desk);
     }
 }
 
@@ -69,7 +82,7 @@ impl Uplink {
         let flows = u32::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(u32::MAX);
         let flows = all.flows.min(flows.max(256));
         let limits = Limits { flows, flows_per_port: all.flows_per_port.min(flows / 2), ..all };
-        Ok(Self { sockets: Sockets::new(limits, now)?, packet: Vec::with_capacity(FRAME) })
+        Ok(Self { sockets: Sockets::new(limits, now)? })
     }
 
     /// The sockets.
@@ -87,7 +100,7 @@ impl Uplink {
         self.sockets.next_timer()
     }
 
-    /// A packet leaves by the uplink. Says why it leads nowhere, if it does.
+    /// A packet leaves by the uplink. Says what the router must answer, if it leads nowhere.
     ///
     /// # Errors
     /// Why it was dropped.
@@ -98,7 +111,7 @@ impl Uplink {
         here: &Here<'_, Tables>,
         router: &mut Service,
         desk: &mut Desk<'_, I>,
-    ) -> Result<Option<Unreachable>, DropReason> {
+    ) -> Result<Option<Task>, DropReason> {
         let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
         let link = Link {
             port: packet.meta.port,
@@ -107,12 +120,11 @@ impl Uplink {
             vlan: None,
             mtu: u16::try_from(here.network.mtu).unwrap_or(u16::MAX),
         };
-        self.packet.clear();
-        self.packet.extend_from_slice(desk.bytes(frame));
-        let mut out = Out { desk, router, snapshot: here.snapshot, now: here.now };
-        match self.sockets.packet(&self.packet, packet, &link, here.now, &mut out) {
+        let mut out = Out { desk, router, snapshot: here.snapshot, now: here.now, frame: Some(frame) };
+        match self.sockets.packet(packet, &link, Way::Out, here.now, &mut out) {
             Outcome::Taken => Ok(None),
-            Outcome::Unreachable(why) => Ok(Some(why)),
+            Outcome::Unreachable(why) => Ok(Some(Task::Unreachable(why))),
+            Outcome::TooBig { mtu } => Ok(Some(Task::TooBig { mtu })),
             Outcome::Dropped(reason) => Err(reason),
         }
     }
