@@ -148,7 +148,8 @@ impl Fragments {
         } else {
             self.places.iter().filter_map(|place| place.key).map(|key| key.port).max_by_key(|port| of(*port))
         };
-        let its = self.places.iter().enumerate().filter(|(_, place)| place.key.map(|key| key.port) == greediest);
+        let its =
+            self.places.iter().enumerate().filter(|(_, place)| place.key.map(|key| key.port) == greediest);
         let index = its.min_by_key(|(_, place)| place.since).map_or(0, |(index, _)| index);
         if let Some(place) = self.places.get_mut(index) {
             place.key = None;
@@ -212,7 +213,8 @@ impl Place {
         write(6, &meta.src.0);
         write(12, &ethertype.to_be_bytes());
         if let (Some(src), Some(dst)) = (key.src.to_ipv4_mapped(), key.dst.to_ipv4_mapped()) {
-            let mut ip = [0x45, meta.tos, 0, 0, 0, 0, 0, 0, meta.ttl, key.proto, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            let mut ip =
+                [0x45, meta.tos, 0, 0, 0, 0, 0, 0, meta.ttl, key.proto, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             let [l0, l1] = u16::try_from(total + 20).unwrap_or(u16::MAX).to_be_bytes();
             (ip[2], ip[3]) = (l0, l1);
             ip[12..16].copy_from_slice(&src.octets());

@@ -58,8 +58,7 @@ impl Udp {
         while recv(&socket, &mut [0; 1], RecvFlags::DONTWAIT).is_ok() {}
         watch.add(&socket)?;
         let names = to.port() == NAME_SERVER;
-        let udp =
-            Self { socket, answered: false, names, sending: Sending::new(), inbox: Inbox::new(TURN) };
+        let udp = Self { socket, answered: false, names, sending: Sending::new(), inbox: Inbox::new(TURN) };
         Ok((udp, local.port()))
     }
 

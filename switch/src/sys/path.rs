@@ -61,9 +61,8 @@ pub fn path_mtu(fd: impl AsFd, v4: bool) -> rustix::io::Result<u32> {
     let mut mtu: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: both options write one `int`, and `len` says that there is room for one.
-    let answer = unsafe {
-        libc::getsockopt(fd.as_fd().as_raw_fd(), level, name, (&raw mut mtu).cast(), &raw mut len)
-    };
+    let answer =
+        unsafe { libc::getsockopt(fd.as_fd().as_raw_fd(), level, name, (&raw mut mtu).cast(), &raw mut len) };
     if answer == 0 { u32::try_from(mtu).map_err(|_| Errno::INVAL) } else { Err(last_errno()) }
 }
 

@@ -119,7 +119,11 @@ impl Policy for House {
     ) {
         self.router.forget(port, desk);
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().forget(port, now, &mut Out { desk, router: &mut self.router, snapshot, now, frame: None });
+            uplink.sockets().forget(
+                port,
+                now,
+                &mut Out { desk, router: &mut self.router, snapshot, now, frame: None },
+            );
         }
     }
 
@@ -148,7 +152,9 @@ impl Policy for House {
     fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         self.router.due(snapshot, now, desk);
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().timers(now, &mut Out { desk, router: &mut self.router, snapshot, now, frame: None });
+            uplink
+                .sockets()
+                .timers(now, &mut Out { desk, router: &mut self.router, snapshot, now, frame: None });
         }
     }
 }
