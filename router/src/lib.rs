@@ -6,6 +6,7 @@
 
 pub mod arp;
 mod build;
+pub mod egress;
 pub mod fib;
 pub mod forward;
 pub mod fragment;

@@ -105,8 +105,25 @@ impl Service {
             Unreachable::Host => DropReason::NeighborUnresolved,
             Unreachable::Port | Unreachable::Protocol => DropReason::NoService,
             Unreachable::Prohibited => DropReason::Prohibited,
+            Unreachable::Egress => DropReason::EgressDenied,
         };
         self.error(problem(why), reason, frame, packet, &place, desk)
+    }
+
+    /// Tells the sender of a packet, which is dropped for `reason`, that it is prohibited.
+    pub fn refuse<I: Io>(
+        &mut self,
+        reason: DropReason,
+        frame: &Frame,
+        packet: &Packet,
+        here: &Here<'_, Tables>,
+        desk: &mut Desk<'_, I>,
+    ) {
+        if let Some(gateway) = here.snapshot.tables.gateway(here.id) {
+            let place = Place { gateway, port: packet.meta.port, here };
+            // The reason is the caller's to count.
+            let _ = self.error(Problem::Prohibited, reason, frame, packet, &place, desk);
+        }
     }
 
     /// An ICMP error about a packet that is gone, of which what an error quotes is left: from its IP header on. `from`
@@ -401,6 +418,6 @@ pub const fn problem(why: Unreachable) -> Problem {
         Unreachable::Host => Problem::Unresolved,
         Unreachable::Port => Problem::Port,
         Unreachable::Protocol => Problem::Protocol,
-        Unreachable::Prohibited => Problem::Prohibited,
+        Unreachable::Prohibited | Unreachable::Egress => Problem::Prohibited,
     }
 }

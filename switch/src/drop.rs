@@ -81,6 +81,8 @@ drop_reasons! {
     NoRoute = "no_route",
     /// not allowed: a network that `routes_to` does not name, or an address of the host itself
     Prohibited = "prohibited",
+    /// an `egress` rule of the container denies it
+    EgressDenied = "egress_denied",
     /// larger than the next network's MTU, and not to be fragmented
     TooBig = "too_big",
     /// for a gateway, which does not offer that

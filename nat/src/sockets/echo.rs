@@ -16,7 +16,7 @@ use super::inbox::Inbox;
 use super::sending::Sending;
 use super::types::{Emit, Outcome};
 use super::udp::too_big;
-use super::wire::{ECHO_LEN, Wire, is_v4, payload_max};
+use super::wire::{ECHO_LEN, Wire, datagram_max, is_v4};
 
 /// RFC 5508 section 3.2: no less than a minute.
 const IDLE: u64 = 60_000;
@@ -91,7 +91,7 @@ impl Echo {
 
     /// Brings the replies that the socket has.
     pub fn serve<E: Emit>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
-        let place = (cx.wire().l4_at(), payload_max(cx.key, 0));
+        let place = (cx.wire().l4_at(), datagram_max(cx.key));
         let write = |wire: &Wire<'_>, out: &mut [u8], len| (len >= ECHO_LEN).then(|| wire.echo(out, len))?;
         self.inbox.serve(&self.socket, place, cx, write, |len, counters| {
             counters.bytes_in += len.saturating_sub(ECHO_LEN) as u64;

@@ -19,6 +19,8 @@ pub(super) struct Flow {
     pub link: Link,
     /// When a packet of it was last seen, from either side.
     pub used: Tick,
+    /// Opened by a client of a published l4 port, not by the container.
+    pub inbound: bool,
     pub kind: Kind,
 }
 
@@ -123,6 +125,10 @@ impl Flows {
         }
         self.free.push(id);
         Some(flow)
+    }
+
+    pub fn get(&self, id: u32) -> Option<&Flow> {
+        self.slots.get(id as usize)?.flow.as_ref()
     }
 
     pub fn get_mut(&mut self, id: u32) -> Option<(&mut Flow, u64)> {

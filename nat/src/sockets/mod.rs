@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::rand::{GetRandomFlags, getrandom};
 use switch::drop::DropReason;
-use switch::flow::{Fragment, Packet};
+use switch::flow::{FlowKey, Fragment, Packet};
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, parse};
 use switch::port::PortId;
 use switch::sys::socket::set_peek_offset;
@@ -266,7 +266,7 @@ impl Sockets {
             _ => echo::Echo::connect(to, watch).map(Kind::Echo),
         };
         let kind = kind.map_err(|errno| self.not_opened(key.proto, errno))?;
-        self.insert(Flow { key, link: *link, used: now, kind });
+        self.insert(Flow { key, link: *link, used: now, inbound: false, kind });
         Ok(id)
     }
 
@@ -388,6 +388,26 @@ impl Sockets {
         for id in ids {
             self.end(id, now, out);
         }
+    }
+
+    /// Whether a packet with this key answers a client of a published l4 port.
+    pub fn answers(&self, key: &FlowKey) -> bool {
+        self.flows.find(key).and_then(|id| self.flows.get(id)).is_some_and(|flow| flow.inbound)
+    }
+
+    /// Ends those flows that containers opened and that `may` says they may not have any more. Returns how many.
+    pub fn end_unless(
+        &mut self,
+        may: impl Fn(PortId, &FlowKey) -> bool,
+        now: Tick,
+        out: &mut impl Emit,
+    ) -> usize {
+        let denied = |flow: &Flow| !flow.inbound && !may(flow.link.port, &flow.key);
+        let ids: Vec<u32> = self.flows.iter().filter(|(_, flow)| denied(flow)).map(|(id, _)| id).collect();
+        for id in &ids {
+            self.end(*id, now, out);
+        }
+        ids.len()
     }
 
     /// Ends a flow with a reset to both sides.

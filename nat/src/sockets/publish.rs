@@ -124,7 +124,7 @@ impl Sockets {
             self.counters.no_socket += 1;
             return;
         };
-        self.insert(Flow { key, link: target.link, used: now, kind: Kind::Tcp(tcp) });
+        self.insert(Flow { key, link: target.link, used: now, inbound: true, kind: Kind::Tcp(tcp) });
         self.with(id, now, out, |kind, cx| match kind {
             Kind::Tcp(tcp) => tcp.begin(cx),
             _ => super::Fate::Keep,

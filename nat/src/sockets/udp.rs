@@ -16,7 +16,7 @@ use super::cx::{self, Bytes, Cx, Fate, Watch};
 use super::inbox::Inbox;
 use super::sending::Sending;
 use super::types::{Emit, Outcome};
-use super::wire::{UDP_LEN, Wire, is_v4, payload_max};
+use super::wire::{UDP_LEN, Wire, datagram_max, is_v4};
 
 /// A flow that had no answer is kept for so long, milliseconds (RFC 4787 section 4.3: no less).
 const ONE_WAY: u64 = 120_000;
@@ -128,7 +128,7 @@ impl Udp {
 
     /// Brings what the socket has.
     pub fn serve<E: Emit>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
-        let place = (cx.wire().l4_at() + UDP_LEN, payload_max(cx.key, UDP_LEN));
+        let place = (cx.wire().l4_at() + UDP_LEN, datagram_max(cx.key) - UDP_LEN);
         let write = |wire: &Wire<'_>, out: &mut [u8], len| wire.udp(out, len);
         let answered = &mut self.answered;
         self.inbox.serve(&self.socket, place, cx, write, |len, counters| {

@@ -96,6 +96,11 @@ pub(super) fn payload_max(key: &FlowKey, l4_len: usize) -> usize {
     IP_MAX - ip_len(key) - l4_len
 }
 
+/// The most that fits behind the IP header of a datagram, which may leave us in fragments.
+pub(super) fn datagram_max(key: &FlowKey) -> usize {
+    if is_v4(key) { IP_MAX - ip_len(key) } else { IP_MAX }
+}
+
 impl Wire<'_> {
     /// Bytes from the virtio header to the L4 header.
     pub fn l4_at(&self) -> usize {
@@ -223,7 +228,7 @@ impl Wire<'_> {
         if v4 {
             let header = to.bytes.get_mut(VnetHdr::LEN + self.l2_len()..self.l4_at())?;
             let [id0, id1] = (id as u16).to_be_bytes();
-            let [f0, f1] = (offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes();
+            let [f0, f1] = ((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes();
             header.get_mut(4..8)?.copy_from_slice(&[id0, id1, f0, f1]);
             header.get_mut(10..12)?.fill(0);
             let check = !sum(header);
@@ -409,7 +414,7 @@ mod tests {
             let link = Link { mtu, ..link(false) };
             let key = key(v4, if udp { PROTO_UDP } else if v4 { PROTO_ICMP } else { PROTO_ICMPV6 });
             let wire = Wire { link: &link, key: &key };
-            let payload = payload.min(payload_max(&key, UDP_LEN));
+            let payload = payload.min(datagram_max(&key) - UDP_LEN);
             let mut out = vec![0x5a; 70_000];
             let len = if udp { wire.udp(&mut out, payload) } else { wire.echo(&mut out, payload + ECHO_LEN) }.unwrap();
             prop_assume!(!wire.fits(len));

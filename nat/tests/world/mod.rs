@@ -177,6 +177,8 @@ pub struct World {
     pub set: SocketSet<'static>,
     pub now: u64,
     pub outcomes: Vec<Outcome>,
+    /// Where packets of the container go.
+    pub way: Way,
     /// When the world has taken too long, in real time.
     deadline: Real,
 }
@@ -211,6 +213,7 @@ impl World {
             set: SocketSet::new(vec![]),
             now: now as u64,
             outcomes: Vec::new(),
+            way: Way::Out,
             deadline: Real::now() + Duration::from_secs(10),
         }
     }
@@ -241,7 +244,7 @@ impl World {
         let packet = parse(&frame, &VnetHdr::default(), PORT, 0).unwrap();
         self.wire.out.frame = frame;
         let now = self.tick();
-        let outcome = self.sockets.packet(&packet, &LINK, Way::Out, now, &mut self.wire.out);
+        let outcome = self.sockets.packet(&packet, &LINK, self.way, now, &mut self.wire.out);
         self.wire.out.frame.clear();
         outcome
     }

@@ -136,6 +136,7 @@ impl Policy for House {
     ) -> bool {
         let Some(uplink) = &mut self.uplink else { return false };
         let mut out = Out { desk, router: &mut self.router, snapshot, now, frame: None };
+        uplink.judge(&mut out);
         let more = uplink.sockets().flush(now, &mut out);
         (watched && uplink.sockets().ready(now, &mut out)) | more
     }

@@ -4,19 +4,21 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
 use nat::sockets::{Emit, Fault, Limits, Link, Outcome, Sockets, Way};
+use router::egress;
 use router::icmp::error::Problem;
 use router::service::{self, Service};
 use router::tables::Tables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switch::drop::DropReason;
-use switch::flow::Packet;
+use switch::flow::{FlowKey, Packet};
 use switch::frame::Frame;
 use switch::io::Io;
+use switch::parse::PROTO_TCP;
 use switch::policy::{Desk, Here};
 use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::Task;
+use switch::verdict::{Task, Unreachable};
 
 /// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
 const OTHERS: u64 = 4096;
@@ -24,6 +26,8 @@ const OTHERS: u64 = 4096;
 /// The sockets uplink of one worker.
 pub struct Uplink {
     sockets: Sockets,
+    /// The generation of the snapshot that its flows were judged by.
+    judged: u64,
 }
 
 /// Where frames of the uplink go.
@@ -82,7 +86,7 @@ impl Uplink {
         let flows = u32::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(u32::MAX);
         let flows = all.flows.min(flows.max(256));
         let limits = Limits { flows, flows_per_port: all.flows_per_port.min(flows / 2), ..all };
-        Ok(Self { sockets: Sockets::new(limits, now)? })
+        Ok(Self { sockets: Sockets::new(limits, now)?, judged: 0 })
     }
 
     /// The sockets.
@@ -100,6 +104,22 @@ impl Uplink {
         self.sockets.next_timer()
     }
 
+    /// Ends what containers have opened and may not have any more under this configuration, once for each.
+    pub fn judge<I: Io>(&mut self, out: &mut Out<'_, '_, I>) {
+        if self.judged == out.snapshot.generation {
+            return;
+        }
+        self.judged = out.snapshot.generation;
+        let (snapshot, now) = (out.snapshot, out.now);
+        let may = |port: PortId, key: &FlowKey| {
+            let tables = &snapshot.tables;
+            let gateway = snapshot.port(port).and_then(|port| tables.gateway(port.network));
+            let way = gateway.is_some_and(|it| if it.has(key.dst) { it.loopback } else { it.uplink });
+            way && tables.egress(port).is_none_or(|rules| egress::allows_key(rules, key))
+        };
+        self.sockets.end_unless(may, now, out);
+    }
+
     /// A packet leaves by the uplink. Says what the router must answer, if it leads nowhere.
     ///
     /// # Errors
@@ -112,7 +132,13 @@ impl Uplink {
         router: &mut Service,
         desk: &mut Desk<'_, I>,
     ) -> Result<Option<Task>, DropReason> {
-        let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
+        let tables = &here.snapshot.tables;
+        let gateway = tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
+        if !tables.may_open(packet.meta.port, packet) && !self.sockets.answers(&packet.key) {
+            return Ok(Some(Task::Unreachable(Unreachable::Egress)));
+        }
+        // A client of a published l4 port may stand behind the gateway's address, too.
+        let way = if gateway.has(packet.key.dst) { Way::Loopback } else { Way::Out };
         let link = Link {
             port: packet.meta.port,
             mac: packet.meta.src,
@@ -121,10 +147,17 @@ impl Uplink {
             mtu: u16::try_from(here.network.mtu).unwrap_or(u16::MAX),
         };
         let mut out = Out { desk, router, snapshot: here.snapshot, now: here.now, frame: Some(frame) };
-        match self.sockets.packet(packet, &link, Way::Out, here.now, &mut out) {
+        match self.sockets.packet(packet, &link, way, here.now, &mut out) {
             Outcome::Taken => Ok(None),
             Outcome::Unreachable(why) => Ok(Some(Task::Unreachable(why))),
             Outcome::TooBig { mtu } => Ok(Some(Task::TooBig { mtu })),
+            // RFC 5508 section 6: who asks for more than there is is told. TCP was, by a RST.
+            Outcome::Dropped(reason @ (DropReason::UplinkQuota | DropReason::UplinkError)) => {
+                if packet.key.proto != PROTO_TCP {
+                    router.refuse(reason, frame, packet, here, desk);
+                }
+                Err(reason)
+            }
             Outcome::Dropped(reason) => Err(reason),
         }
     }

@@ -28,6 +28,8 @@ pub struct Diff {
     pub containers_removed: Vec<String>,
     /// Names of containers that come.
     pub containers_added: Vec<String>,
+    /// Whether containers may reach the host's loopback now and could not before, or the other way round.
+    pub host_loopback: bool,
     /// Whether static routes came or went.
     pub routes: bool,
     /// Containers that stay, with what is new about them beside their interfaces.
@@ -129,7 +131,7 @@ fields! {
 }
 fields! {
     /// A setting of a container.
-    ContainerField of Container { Netns = netns, Create = create, Command = command }
+    ContainerField of Container { Netns = netns, Create = create, Command = command, Egress = egress }
 }
 fields! {
     /// A setting of an interface.
@@ -179,6 +181,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         daemon: DaemonField::changed(&old.daemon, &new.daemon),
         networks_removed: owned(&networks.removed),
         networks_added: owned(&networks.added),
+        host_loopback: old.daemon.host_loopback != new.daemon.host_loopback,
         routes: routes(old) != routes(new),
         containers_removed: owned(&containers.removed),
         containers_added: owned(&containers.added),

@@ -258,7 +258,8 @@ impl Config {
         if create && !matches!(netns, NetnsRef::Name(_)) {
             return Err(Problem::CreateNeedsName { netns: netns.to_string() });
         }
-        Ok(Container { name, netns, create, command: Vec::new(), interfaces: Vec::new() })
+        let (command, egress, interfaces) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Container { name, netns, create, command, egress, interfaces })
     }
 
     fn new_interface(

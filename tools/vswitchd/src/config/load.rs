@@ -7,11 +7,11 @@ use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 use toml::de::DeTable;
 
-use super::model::{Daemon, Network};
+use super::model::{Daemon, Network, Uplink};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
-use super::{Paths, value};
+use super::{Egress, Paths, egress, value};
 use crate::wire::NetnsRef;
 
 /// The key is there and wrong, and that has been reported: what depends on it is not worth a second message.
@@ -55,6 +55,7 @@ pub(super) struct RawContainer {
     pub netns: Setting<NetnsRef>,
     pub create: Option<At<bool>>,
     pub command: Vec<String>,
+    pub egress: Vec<Egress>,
     pub interfaces: Vec<RawInterface>,
     pub span: Range<usize>,
 }
@@ -89,6 +90,7 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     }
     for section in root.sections("uplink", &UPLINK, reporter) {
         fill(&mut settings.uplink, setting(&section, "kind", reporter, value::uplink));
+        host_loopback(&section, &mut settings, reporter);
     }
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
@@ -99,6 +101,19 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
         routes: routes.iter().map(|section| route(section, reporter)).collect(),
     }
+}
+
+fn host_loopback(section: &Section<'_>, settings: &mut Daemon, reporter: &mut Reporter<'_>) {
+    let Some(At { value, span }) = section.flag("host_loopback") else { return };
+    if value && settings.uplink != Uplink::Sockets {
+        let why = "it needs `kind = \"sockets\"`: without an uplink nothing leads to the host";
+        reporter.add(&span, || Problem::Invalid {
+            key: "host_loopback",
+            found: "true".into(),
+            why: why.into(),
+        });
+    }
+    settings.host_loopback = value;
 }
 
 // A text, checked by itself.
@@ -242,6 +257,7 @@ fn container(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawContainer
         netns: setting(section, "netns", reporter, str::parse),
         create: section.flag("create"),
         command,
+        egress: egress::rules(&section.texts_in_place("egress").unwrap_or_default(), reporter),
         interfaces: interfaces.iter().map(|section| interface(section, reporter)).collect(),
         span: section.span.clone(),
     }

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
-use super::Paths;
+use super::{Egress, Paths};
 use crate::wire::NetnsRef;
 
 /// What the daemon is to be. Two files that mean the same give equal values.
@@ -41,6 +41,9 @@ pub struct Daemon {
     pub io: Io,
     /// `[uplink] kind`: the way out.
     pub uplink: Uplink,
+    /// `[uplink] host_loopback`: to containers their gateway's address stands for the host's loopback. Unlike the
+    /// others it takes effect at once.
+    pub host_loopback: bool,
 }
 
 impl Daemon {
@@ -52,6 +55,7 @@ impl Daemon {
             workers: Workers::Auto,
             io: Io::Auto,
             uplink: Uplink::None,
+            host_loopback: false,
         }
     }
 }
@@ -236,6 +240,8 @@ pub struct Container {
     pub create: bool,
     /// Program and arguments to keep running in it; empty: none.
     pub command: Vec<String>,
+    /// What it may open connections to, first match; where none matches it may.
+    pub egress: Vec<Egress>,
     /// Its interfaces, names unique; none: it has loopback only.
     pub interfaces: Vec<Interface>,
 }

@@ -125,7 +125,7 @@ fn resolve_containers(
     let mut containers = Vec::new();
     let mut ports = Vec::new();
     let mut seen = HashMap::new();
-    for RawContainer { name, netns, create, command, interfaces, span } in raw {
+    for RawContainer { name, netns, create, command, egress, interfaces, span } in raw {
         if containers.len() == MAX_CONTAINERS {
             reporter.add(&span, || Problem::TooMany { what: What::Container, limit: MAX_CONTAINERS });
             break;
@@ -158,7 +158,7 @@ fn resolve_containers(
             ports.push(Port::new(containers.len(), network, span, raw));
         }
         let create = create.is_some_and(|at| at.value);
-        containers.push(Container { name, netns, create, command, interfaces: Vec::new() });
+        containers.push(Container { name, netns, create, command, egress, interfaces: Vec::new() });
     }
     (containers, ports)
 }

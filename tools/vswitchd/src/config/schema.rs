@@ -149,7 +149,7 @@ pub(super) static CONTAINER: Schema = Schema {
         key("create", Kind::Flag, "`create = true`"),
         key("command", Kind::Texts, "`command = [\"python3\", \"-m\", \"http.server\", \"80\"]`"),
         key("interface", Kind::Tables, "`[[container.interface]]`"),
-        key("egress", Kind::NotYet, "`egress`"),
+        key("egress", Kind::Texts, "`egress = [\"allow 10.0.0.0/8 tcp/443\", \"deny all\"]`"),
     ],
     synonyms: &[
         ("cmd", "command"),
@@ -211,7 +211,7 @@ pub(super) static UPLINK: Schema = Schema {
     title: "[uplink]",
     keys: &[
         key("kind", Kind::Text, "`kind = \"none\"`"),
-        key("host_loopback", Kind::NotYet, "`host_loopback`"),
+        key("host_loopback", Kind::Flag, "`host_loopback = true`"),
         key("netns", Kind::NotYet, "`netns`"),
         key("name", Kind::NotYet, "`name`"),
         key("address", Kind::NotYet, "`address`"),
@@ -358,6 +358,15 @@ impl<'t> Section<'t> {
         let value = self.get(name)?;
         let texts = value.get_ref().as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
         Some(At { value: texts.collect::<Option<_>>()?, span: value.span() })
+    }
+
+    /// The texts of an array with their places.
+    pub fn texts_in_place(&self, name: &str) -> Option<Vec<At<String>>> {
+        let items = self.get(name)?.get_ref().as_array()?.iter();
+        let text = |item: &Spanned<DeValue<'_>>| {
+            Some(At { value: item.get_ref().as_str()?.to_owned(), span: item.span() })
+        };
+        items.map(text).collect()
     }
 
     /// The texts of an array with their places, or `None` within for the text `"all"`.
