@@ -62,8 +62,19 @@ pub struct Gateway {
     /// To the containers of its network its addresses stand for the loopback of the host, where the uplink leads
     /// there.
     pub loopback: bool,
+    /// What it offers beside routing.
+    pub services: Services,
     /// Who is on the network.
     pub neighbors: Arc<Neighbors>,
+}
+
+/// Services of a gateway that the control plane gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// Names.
+    pub dns: bool,
+    /// Addresses.
+    pub dhcp: bool,
 }
 
 impl Gateway {

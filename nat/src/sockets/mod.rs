@@ -12,6 +12,7 @@ mod inbox;
 mod mapping;
 mod publish;
 mod sending;
+mod settings;
 mod sound;
 mod tcp;
 mod types;
@@ -46,7 +47,7 @@ use publish::{LISTENER, Listener};
 use wheel::Wheel;
 use wire::flag;
 
-pub use publish::{ListenerId, Target};
+pub use settings::{End, Published, Settings, Target};
 pub use types::{Connection, Counters, Emit, Fault, Limits, Link, Outcome, Unreachable, Way};
 
 /// Events taken at once.
@@ -379,7 +380,7 @@ impl Sockets {
         self.wheel.next()
     }
 
-    /// Ends all flows of a port that went away. What listens for it refuses its clients until it is retargeted.
+    /// Ends all flows of a port that went away. Clients of its l4 ports are refused until it is configured anew.
     pub fn forget(&mut self, port: PortId, now: Tick, out: &mut impl Emit) {
         self.refuse_clients(port);
         self.fragments.forget(port);

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use nat::sockets::{Emit, Fault, Limits, Link, Outcome, Sockets, Way};
+use arc_swap::{ArcSwap, Cache};
+use nat::sockets::{Emit, Fault, Limits, Link, Outcome, Settings, Sockets, Way};
 use router::egress;
 use router::icmp::error::Problem;
 use router::service::{self, Service};
@@ -23,11 +25,17 @@ use switch::verdict::{Task, Unreachable};
 /// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
 const OTHERS: u64 = 4096;
 
+/// Where the uplink's current settings are found.
+pub type Configured = Arc<ArcSwap<Settings>>;
+
 /// The sockets uplink of one worker.
 pub struct Uplink {
     sockets: Sockets,
     /// The generation of the snapshot that its flows were judged by.
     judged: u64,
+    settings: Cache<Configured, Arc<Settings>>,
+    /// The generation of what was taken in last.
+    configured: u64,
 }
 
 /// Where frames of the uplink go.
@@ -76,7 +84,7 @@ impl Uplink {
     ///
     /// # Syscalls
     /// `prlimit64`; those of [`Sockets::new`]
-    pub fn new(now: Tick) -> std::io::Result<Self> {
+    pub fn new(settings: Configured, now: Tick) -> std::io::Result<Self> {
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
         // Where it may not be raised the lower one counts.
@@ -86,7 +94,22 @@ impl Uplink {
         let flows = u32::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(u32::MAX);
         let flows = all.flows.min(flows.max(256));
         let limits = Limits { flows, flows_per_port: all.flows_per_port.min(flows / 2), ..all };
-        Ok(Self { sockets: Sockets::new(limits, now)?, judged: 0 })
+        Ok(Self {
+            sockets: Sockets::new(limits, now)?,
+            settings: Cache::new(settings),
+            configured: 0,
+            judged: 0,
+        })
+    }
+
+    /// Takes in what the control plane has published since: once a batch. Whoever publishes wakes the worker
+    /// ([`switch::mailbox::Mailbox::wake`]).
+    pub fn configure(&mut self) {
+        let settings = self.settings.load();
+        if settings.generation != self.configured {
+            self.configured = settings.generation;
+            self.sockets.configure(settings);
+        }
     }
 
     /// The sockets.

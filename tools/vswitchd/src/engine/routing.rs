@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use router::egress::Rule;
 use router::fib::{Fib, Next, Route};
 use router::neighbor::{GONE, REACHABLE};
-use router::tables::{Gateway, Tables};
+use router::tables::{Gateway, Services, Tables};
 use switch::mac::MacAddr;
 use switch::port::NetworkId;
 use switch::tick::Tick;
@@ -109,6 +109,7 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
                 && config.daemon.uplink == Uplink::Sockets
                 && !record.config.internal,
             fib: fib(ours, config, networks, gateways, &links),
+            services: Services::default(),
             neighbors: Arc::clone(&record.neighbors),
         });
     }
