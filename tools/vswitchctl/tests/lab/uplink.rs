@@ -8,16 +8,16 @@ use crate::harness::{Daemon, Host, random, run, wait_for};
 as_both!(streams_and_datagrams_leave_by_sockets, what_cannot_be_reached_is_said);
 
 /// A namespace that plays the outside, on a cable to the host's own.
-struct Outside {
-    netns: String,
+pub struct Outside {
+    pub netns: String,
     /// The host's address on the cable.
-    near: String,
+    pub near: String,
     /// The other end's.
-    far: String,
+    pub far: String,
 }
 
 impl Outside {
-    fn new(host: &mut Host) -> Self {
+    pub fn new(host: &mut Host) -> Self {
         let netns = host.netns("out");
         let number = random();
         let (cable, third, fourth) =
@@ -34,7 +34,7 @@ impl Outside {
     }
 
     /// A server out there, listening when this returns.
-    fn serve(&self, script: &str, table: &str) -> Server {
+    pub fn serve(&self, script: &str, table: &str) -> Server {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.netns, "/usr/bin/python3", "-c", script, &self.far]);
         let child = command.stdin(Stdio::null()).spawn().unwrap();
@@ -46,7 +46,7 @@ impl Outside {
     }
 }
 
-struct Server(Child);
+pub struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -139,7 +139,7 @@ fn lab(host: &Host) -> String {
 }
 
 #[track_caller]
-fn python(daemon: &Daemon, container: &str, script: &str, arguments: &[&str]) -> String {
+pub fn python(daemon: &Daemon, container: &str, script: &str, arguments: &[&str]) -> String {
     let mut words = vec!["/usr/bin/python3", "-c", script];
     words.extend(arguments);
     daemon.exec(container, &words)
