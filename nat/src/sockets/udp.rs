@@ -11,7 +11,7 @@ use switch::tick::Tick;
 
 use super::cx::{self, Cx, Fate, Watch};
 use super::inbox::Inbox;
-use super::types::{Emit, Outcome};
+use super::types::{Counters, Emit, Outcome};
 use super::wire::{UDP_LEN, Wire, payload_max};
 
 /// A flow that had no answer is kept for so long, milliseconds.
@@ -45,41 +45,13 @@ impl Udp {
     }
 
     pub fn deadline(&self, used: Tick) -> Tick {
-        used.plus_millis(if self.answered { BOTH_WAYS } else { ONE_WAY })
+        deadline(used, self.answered)
     }
 
     /// A datagram of the container, or a super-frame of many.
     pub fn packet<E: Emit>(&mut self, frame: &[u8], packet: &Packet, cx: &mut Cx<'_, E>) -> Outcome {
-        let Some(payload) = payload(frame, packet) else {
-            return Outcome::Dropped(DropReason::MalformedL4);
-        };
-        let size = match packet.meta.gso {
-            Gso::Udp { size } => usize::from(size.max(1)),
-            _ => payload.len().max(1),
-        };
-        // An empty datagram is one, too.
-        let first = payload.get(..size.min(payload.len())).unwrap_or_default();
-        let rest = payload.get(first.len()..).unwrap_or_default();
-        for datagram in std::iter::once(first).chain(rest.chunks(size)) {
-            match send(&self.socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => cx.counters.bytes_out += sent as u64,
-                Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
-                    return Outcome::Dropped(DropReason::UplinkFull);
-                }
-                Err(Errno::MSGSIZE) => return Outcome::Dropped(DropReason::ExceedsMtu),
-                // What was refused is an earlier one; the container learns of it all the same.
-                Err(errno) => {
-                    return match cx::unreachable(errno) {
-                        Some(why) => {
-                            cx.counters.unreachable += 1;
-                            Outcome::Unreachable(why)
-                        }
-                        None => Outcome::Dropped(DropReason::UplinkError),
-                    };
-                }
-            }
-        }
-        Outcome::Taken
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        pass(frame, packet, cx.counters, |bytes| send(&self.socket, bytes, flags))
     }
 
     pub fn event(&mut self, flags: EventFlags) -> Fate {
@@ -96,6 +68,50 @@ impl Udp {
             counters.bytes_in += len as u64;
         })
     }
+}
+
+/// When a flow that was used then is over.
+pub(super) fn deadline(used: Tick, answered: bool) -> Tick {
+    used.plus_millis(if answered { BOTH_WAYS } else { ONE_WAY })
+}
+
+/// Hands the datagrams of a packet, which may be a super-frame of many, to `send`.
+pub(super) fn pass(
+    frame: &[u8],
+    packet: &Packet,
+    counters: &mut Counters,
+    send: impl Fn(&[u8]) -> rustix::io::Result<usize>,
+) -> Outcome {
+    let Some(payload) = payload(frame, packet) else {
+        return Outcome::Dropped(DropReason::MalformedL4);
+    };
+    let size = match packet.meta.gso {
+        Gso::Udp { size } => usize::from(size.max(1)),
+        _ => payload.len().max(1),
+    };
+    // An empty datagram is one, too.
+    let first = payload.get(..size.min(payload.len())).unwrap_or_default();
+    let rest = payload.get(first.len()..).unwrap_or_default();
+    for datagram in std::iter::once(first).chain(rest.chunks(size)) {
+        match send(datagram) {
+            Ok(sent) => counters.bytes_out += sent as u64,
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
+                return Outcome::Dropped(DropReason::UplinkFull);
+            }
+            Err(Errno::MSGSIZE) => return Outcome::Dropped(DropReason::ExceedsMtu),
+            // What was refused is an earlier one; the container learns of it all the same.
+            Err(errno) => {
+                return match cx::unreachable(errno) {
+                    Some(why) => {
+                        counters.unreachable += 1;
+                        Outcome::Unreachable(why)
+                    }
+                    None => Outcome::Dropped(DropReason::UplinkError),
+                };
+            }
+        }
+    }
+    Outcome::Taken
 }
 
 /// The payload, to the end that the UDP header says, which may lie before that of the packet (RFC 9868).

@@ -11,6 +11,7 @@ pub mod channel;
 pub mod config;
 pub mod engine;
 pub mod keeper;
+pub mod listing;
 pub mod logging;
 pub mod policy;
 pub mod uplink;

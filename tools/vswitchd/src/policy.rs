@@ -30,7 +30,7 @@ use switch::policy::{Desk, Fate, Here, Policy};
 use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Verdict};
+use switch::verdict::{Hop, Task, Unreachable, Verdict};
 
 use crate::uplink::{Out, Uplink};
 
@@ -100,7 +100,10 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
         match (task, &mut self.uplink) {
-            (Task::Uplink, Some(uplink)) => {
+            // A gateway stands in for clients that the container is not shown.
+            (Task::Uplink | Task::Unreachable(Unreachable::Port), Some(uplink))
+                if task == Task::Uplink || uplink.has(packet) =>
+            {
                 match uplink.packet(frame, packet, here, &mut self.router, desk)? {
                     Some(why) => self.router.unreachable(why, frame, packet, here, desk),
                     None => Ok(Fate::Local),
@@ -134,7 +137,8 @@ impl Policy for House {
         uplink.configure();
         let mut out = Out { desk, router: &mut self.router, snapshot, now };
         let more = uplink.sockets().flush(now, &mut out);
-        (watched && uplink.sockets().ready(now, &mut out)) | more
+        let more = (watched && uplink.sockets().ready(now, &mut out)) | more;
+        uplink.tell(now) | more
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {

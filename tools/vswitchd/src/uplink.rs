@@ -18,6 +18,8 @@ use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::verdict::Unreachable;
 
+use crate::listing::{Clerk, Window};
+
 /// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
 const OTHERS: u64 = 4096;
 /// Bytes of the longest frame.
@@ -32,6 +34,7 @@ pub struct Uplink {
     settings: Cache<Configured, Arc<Settings>>,
     /// The generation of what was taken in last.
     configured: u64,
+    clerk: Clerk,
     /// The packet in hand: what it causes is made in the same pool that it lies in.
     packet: Vec<u8>,
 }
@@ -67,7 +70,7 @@ impl Uplink {
     ///
     /// # Syscalls
     /// `prlimit64`; those of [`Sockets::new`]
-    pub fn new(settings: Configured, now: Tick) -> std::io::Result<Self> {
+    pub fn new(settings: Configured, window: Arc<Window>, now: Tick) -> std::io::Result<Self> {
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
         // Where it may not be raised the lower one counts.
@@ -81,6 +84,7 @@ impl Uplink {
             sockets: Sockets::new(limits, now)?,
             settings: Cache::new(settings),
             configured: 0,
+            clerk: Clerk::new(window),
             packet: Vec::with_capacity(FRAME),
         })
     }
@@ -93,6 +97,21 @@ impl Uplink {
             self.configured = settings.generation;
             self.sockets.configure(settings);
         }
+    }
+
+    /// Says what there is to whoever asks: once a batch. Returns whether there is more to say.
+    pub fn tell(&mut self, now: Tick) -> bool {
+        self.clerk.work(&self.sockets, now)
+    }
+
+    /// The most flows there may be, by this process's limit of descriptors.
+    pub fn most(&self) -> u32 {
+        self.sockets.most()
+    }
+
+    /// Whether the packet belongs to a flow.
+    pub fn has(&self, packet: &Packet) -> bool {
+        self.sockets.has(&packet.key)
     }
 
     /// The sockets.

@@ -154,6 +154,10 @@ words! {
     }
 }
 
+mod nat;
+
+pub use nat::{ConnectionRow, Direction, NatRow, NatState, Transport, UplinkStatus};
+
 /// A type that is text in JSON, through `Display` and `FromStr`.
 pub mod text {
     use std::fmt::Display;
@@ -554,6 +558,8 @@ pub struct Status {
     pub offloads: OffloadStatus,
     /// Limits in force.
     pub limits: LimitStatus,
+    /// The way out.
+    pub uplink: UplinkStatus,
 }
 
 /// The I/O engine and why it was chosen.

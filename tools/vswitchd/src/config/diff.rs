@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 
+use super::Publish;
 use super::model::{Config, Container, Daemon, Interface, Network, Route};
 use crate::wire::NetnsRef;
 
@@ -139,6 +140,7 @@ fields! {
         Ip = ip,
         Mac = mac,
         DefaultVia = default_via,
+        Publish = publish,
     }
 }
 
@@ -150,6 +152,7 @@ struct PlacedInterface<'c> {
     ip: Option<Ipv4Net>,
     mac: MacAddr,
     default_via: Option<Ipv4Addr>,
+    publish: &'c [Publish],
 }
 
 impl<'c> PlacedInterface<'c> {
@@ -160,6 +163,7 @@ impl<'c> PlacedInterface<'c> {
             ip: interface.ip,
             mac: interface.mac,
             default_via: interface.default_via,
+            publish: &interface.publish,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::model::{Daemon, Network};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
-use super::{Paths, value};
+use super::{Paths, Publish, value};
 use crate::wire::NetnsRef;
 
 /// The key is there and wrong, and that has been reported: what depends on it is not worth a second message.
@@ -66,6 +66,8 @@ pub(super) struct RawInterface {
     pub name: Setting<String>,
     pub ip: Setting<Ipv4Addr>,
     pub mac: Setting<MacAddr>,
+    /// Without those that are wrong by themselves.
+    pub publish: Vec<At<Publish>>,
     pub span: Range<usize>,
 }
 
@@ -254,6 +256,14 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
         name: setting(section, "name", reporter, value::interface_name),
         ip: setting(section, "ip", reporter, |text| value::address("ip", text)),
         mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
+        publish: publish(section, reporter),
         span: section.span.clone(),
     }
+}
+
+fn publish(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<Publish>> {
+    let entries = section.texts_at("publish").into_iter();
+    let checked = entries
+        .map(|At { value, span }| reporter.check(&span, value.parse()).map(|value| At { value, span }));
+    checked.flatten().collect()
 }

@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
-use super::Paths;
+use super::{Paths, Publish};
 use crate::wire::NetnsRef;
 
 /// What the daemon is to be. Two files that mean the same give equal values.
@@ -255,6 +255,8 @@ pub struct Interface {
     pub mac: MacAddr,
     /// Where the container's default route points, on at most one of its interfaces.
     pub default_via: Option<Ipv4Addr>,
+    /// L4 ports of the host that lead here, in the order of the file.
+    pub publish: Vec<Publish>,
 }
 
 impl Config {

@@ -19,7 +19,7 @@ pub(super) fn resolve(raw: Raw, previous: Option<&Config>, reporter: &mut Report
     let Raw { daemon, networks, containers, routes } = raw;
     let (mut networks, facts) = resolve_networks(networks, reporter);
     let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
-    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(previous);
+    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(daemon.uplink, previous);
     for port in ports {
         if let (Some(container), Some(network)) =
             (containers.get_mut(port.container), networks.get(port.network))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Connect, FdbAdd, NetworkCreate};
+use crate::api::{Connect, FdbAdd, NetworkCreate, Publishing};
 
 /// Largest state file that is read, bytes.
 const MAX_BYTES: u64 = 16 << 20;
@@ -31,6 +31,9 @@ pub struct Kept {
     pub interfaces: Vec<Connected>,
     /// Static FDB entries.
     pub fdb: Vec<FdbAdd>,
+    /// Published l4 ports, with the interface they were given to.
+    #[serde(default)]
+    pub published: Vec<Publishing>,
 }
 
 /// One interface that was made at run time.
