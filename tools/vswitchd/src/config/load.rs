@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 use toml::de::DeTable;
 
-use super::model::{Daemon, Network};
+use super::model::{Daemon, Network, Uplink};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
@@ -92,12 +92,13 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     for section in root.sections("uplink", &UPLINK, reporter) {
         fill(&mut settings.uplink, setting(&section, "kind", reporter, value::uplink));
     }
+    let uplink = settings.uplink;
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
     let routes = root.sections("route", &ROUTE, reporter);
     Raw {
         daemon: settings,
-        networks: networks.iter().map(|section| network(section, reporter)).collect(),
+        networks: networks.iter().map(|section| network(section, uplink, reporter)).collect(),
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
         routes: routes.iter().map(|section| route(section, reporter)).collect(),
     }
@@ -159,7 +160,7 @@ fn default_socket(daemon: &Daemon, reporter: &mut Reporter<'_>) {
     }
 }
 
-fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
+fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -> RawNetwork {
     section.require("name", reporter);
     let name = section.text("name").map(|at| at.map(str::to_owned));
     setting(section, "name", reporter, |text| value::name(What::Network, text)).ok();
@@ -178,7 +179,7 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
     if let Some(internal) = section.flag("internal") {
         network.internal = internal.value;
     }
-    no_nat(section, reporter);
+    nat(section, uplink, reporter);
     RawNetwork {
         name,
         network,
@@ -211,11 +212,13 @@ fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter
     }
 }
 
-// Without an uplink no network is masqueraded: saying so is right, the contrary is for later.
-fn no_nat(section: &Section<'_>, reporter: &mut Reporter<'_>) {
-    if let Some(at) = section.flag("nat").filter(|at| at.value) {
+// What leaves as a socket of the host has the host's address; saying so is right, the contrary is for later uplinks.
+fn nat(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) {
+    if let Some(at) = section.flag("nat").filter(|at| !at.value && uplink == Uplink::Sockets) {
         reporter.add(&at.span, || {
-            Problem::not_supported("`nat` = true", ": no network has an uplink in this release; remove it")
+            let advice =
+                ": what leaves by sockets has the host's address; remove it, or set `internal` = true";
+            Problem::not_supported("`nat` = false", advice)
         });
     }
 }

@@ -51,7 +51,7 @@ impl Daemon {
             state: paths.state.clone(),
             workers: Workers::Auto,
             io: Io::Auto,
-            uplink: Uplink::None,
+            uplink: Uplink::Sockets,
         }
     }
 }

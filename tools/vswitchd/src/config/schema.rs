@@ -105,7 +105,7 @@ pub(super) static NETWORK: Schema = Schema {
         key("gateway", Kind::Text, "`gateway = \"10.1.0.1\"`"),
         key("gateway_mac", Kind::Text, "`gateway_mac = \"02:42:0a:01:00:01\"`"),
         key("mtu", Kind::Number, "`mtu = 1500`"),
-        key("nat", Kind::Flag, "`nat = false`"),
+        key("nat", Kind::Flag, "`nat = true`"),
         key("icc", Kind::Flag, "`icc = true`"),
         key("internal", Kind::Flag, "`internal = true`"),
         key("routes_to", Kind::TextsOrAll, "`routes_to = [\"red\"]`"),
@@ -210,7 +210,7 @@ pub(super) static INTERFACE: Schema = Schema {
 pub(super) static UPLINK: Schema = Schema {
     title: "[uplink]",
     keys: &[
-        key("kind", Kind::Text, "`kind = \"none\"`"),
+        key("kind", Kind::Text, "`kind = \"sockets\"`"),
         key("host_loopback", Kind::NotYet, "`host_loopback`"),
         key("netns", Kind::NotYet, "`netns`"),
         key("name", Kind::NotYet, "`name`"),

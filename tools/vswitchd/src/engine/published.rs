@@ -201,10 +201,11 @@ impl Control {
         self.unpublished = true;
         let port = self.ports.find(&key.0, &key.1);
         let up = port.and_then(|id| self.ports.get(id)).is_some_and(|port| port.is_up());
-        let record = self.published.records.get_mut(&key);
-        let Some(record) = record.filter(|record| matches!(record.state, State::Opening)) else {
-            // It was taken back meanwhile.
-            return self.unlisten(listen(&key, 0));
+        let record = match self.published.records.get_mut(&key) {
+            Some(record) if matches!(record.state, State::Opening) => record,
+            // Taken back and asked for once more, which was answered first: these are the same sockets.
+            Some(Record { state: State::Listening(..), .. }) => return,
+            _ => return self.unlisten(listen(&key, 0)),
         };
         record.state = State::Waiting;
         match result {

@@ -308,12 +308,12 @@ fn shown_as_json_with_texts_as_users_write_them() {
     assert_eq!(
         serde_json::to_value(valid(&text)).unwrap(),
         json!({
-            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto", "uplink": "none" },
+            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto", "uplink": "sockets" },
             "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
             "containers": [{
                 "name": "a", "netns": "a", "create": false, "command": [],
                 "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24",
-                                 "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1" }],
+                                 "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1", "publish": [] }],
             }],
             "routes": [],
         })
