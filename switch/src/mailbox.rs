@@ -119,7 +119,7 @@ impl Mailbox {
     }
 }
 
-fn ring(wake: &OwnedFd) {
+pub(crate) fn ring(wake: &OwnedFd) {
     // EAGAIN would mean that the counter is at its maximum: it is readable all the same.
     let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
 }
