@@ -119,7 +119,7 @@ impl Inbox {
 }
 
 /// Emits what was put into the cutter, `len` bytes; whether all of it was taken.
-fn cut<E: Emit>(cx: &mut Cx<'_, E>, len: usize) -> bool {
+pub(super) fn cut<E: Emit>(cx: &mut Cx<'_, E>, len: usize) -> bool {
     let wire = cx.wire();
     let cutter = &mut *cx.cutter;
     cutter.id = cutter.id.wrapping_add(1);

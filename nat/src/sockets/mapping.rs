@@ -10,7 +10,6 @@ use std::net::Ipv6Addr;
 
 use foldhash::fast::RandomState;
 use switch::flow::FlowKey;
-use switch::parse::PROTO_UDP;
 
 /// Where flows come from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,11 +45,8 @@ impl Mappings {
         outside.flows = outside.flows.saturating_add(1);
     }
 
-    /// A flow of any protocol ended.
+    /// A flow that was added ended.
     pub fn remove(&mut self, key: &FlowKey) {
-        if key.proto != PROTO_UDP {
-            return;
-        }
         let inside = inside(key);
         if let Some(outside) = self.0.get_mut(&inside) {
             outside.flows = outside.flows.saturating_sub(1);

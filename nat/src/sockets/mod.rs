@@ -12,6 +12,7 @@ mod inbox;
 mod mapping;
 mod publish;
 mod sending;
+mod served;
 mod settings;
 mod sound;
 mod tcp;
@@ -20,12 +21,13 @@ mod udp;
 mod wheel;
 mod wire;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use foldhash::fast::RandomState;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
@@ -44,11 +46,12 @@ use flows::{Flow, Flows, Kind};
 use fragments::{Added, Fragments};
 use mapping::Mappings;
 use publish::{LISTENER, Listener};
+use served::Client;
 use wheel::Wheel;
 use wire::flag;
 
 pub use settings::{End, Published, Settings, Target};
-pub use types::{Connection, Counters, Emit, Fault, Limits, Link, Outcome, Unreachable, Way};
+pub use types::{Connection, Counters, Emit, Fault, Limits, Link, Outcome, Query, Unreachable, Way};
 
 /// Events taken at once.
 const EVENTS: usize = 64;
@@ -62,6 +65,10 @@ pub struct Sockets {
     epoll: OwnedFd,
     flows: Flows,
     listeners: Vec<Option<Listener>>,
+    /// The flows of clients of published UDP ports.
+    clients: HashMap<Client, u32, RandomState>,
+    /// Where datagrams of those clients are read to; empty as long as there is no such port.
+    datagram: Vec<u8>,
     wheel: Wheel,
     /// Flows with work left, each at most once.
     due: VecDeque<u32>,
@@ -89,6 +96,8 @@ impl Sockets {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             flows: Flows::new(&limits),
             listeners: Vec::new(),
+            clients: HashMap::default(),
+            datagram: Vec::new(),
             wheel: Wheel::new(limits.flows as usize, now),
             due: VecDeque::with_capacity(limits.flows as usize),
             own: OwnAddresses::new()?,
@@ -179,6 +188,10 @@ impl Sockets {
                 outcome = udp.packet(bytes, packet, cx);
                 Fate::Keep
             }
+            Kind::Served(served) => {
+                outcome = served.packet(bytes, packet, cx);
+                Fate::Keep
+            }
             Kind::Echo(echo) => {
                 outcome = echo.packet(bytes, packet, cx);
                 Fate::Keep
@@ -249,7 +262,8 @@ impl Sockets {
             return Err(Outcome::Dropped(DropReason::UplinkQuota));
         };
         let to = cx::destination(&key, way);
-        if way == Way::Out && !self.is_allowed(to).map_err(|_| self.no_socket())? {
+        let allowed = way == Way::Loopback || self.is_allowed(to).map_err(|_| self.no_socket())?;
+        if !allowed && !self.is_published(key.proto, to) {
             self.counters.unreachable += 1;
             return Err(Outcome::Unreachable(Unreachable::Prohibited));
         }
@@ -267,7 +281,7 @@ impl Sockets {
             _ => echo::Echo::connect(to, watch).map(Kind::Echo),
         };
         let kind = kind.map_err(|errno| self.not_opened(key.proto, errno))?;
-        self.insert(Flow { key, link: *link, used: now, inbound: false, kind });
+        self.insert(Flow { key, link: *link, used: now, inbound: false, bytes: (0, 0), kind });
         Ok(id)
     }
 
@@ -326,6 +340,7 @@ impl Sockets {
             self.with(id, now, out, |kind, cx| match kind {
                 Kind::Tcp(tcp) => tcp.serve(cx),
                 Kind::Udp(udp) => udp.serve(cx),
+                Kind::Served(_) => Fate::Keep,
                 Kind::Echo(echo) => echo.serve(cx),
             });
         }
@@ -343,7 +358,7 @@ impl Sockets {
         for event in events {
             let (token, flags) = (event.data.u64(), event.flags);
             if token & LISTENER != 0 {
-                self.accept(token, now, out);
+                self.arrived(token, now, out);
             } else if let Some(id) = self.flows.of_token(token) {
                 // RFC 5508 section 4.3: an ICMP error refreshes nothing.
                 if flags.intersects(EventFlags::IN | EventFlags::OUT)
@@ -354,6 +369,7 @@ impl Sockets {
                 self.with(id, now, out, |kind, cx| match kind {
                     Kind::Tcp(tcp) => tcp.event(flags, cx),
                     Kind::Udp(udp) => udp.event(flags),
+                    Kind::Served(_) => Fate::Keep,
                     Kind::Echo(echo) => echo.event(flags),
                 });
             }
@@ -370,7 +386,7 @@ impl Sockets {
             }
             self.with(id, now, out, |kind, cx| match kind {
                 Kind::Tcp(tcp) => tcp.timer(cx),
-                Kind::Udp(_) | Kind::Echo(_) => Fate::Gone,
+                Kind::Udp(_) | Kind::Served(_) | Kind::Echo(_) => Fate::Gone,
             });
         }
     }
@@ -426,6 +442,16 @@ impl Sockets {
         &self.counters
     }
 
+    /// Whether a packet belongs to a flow. One that is for a gateway may: that of a client whose address is not shown.
+    pub fn has(&self, key: &FlowKey) -> bool {
+        self.flows.find(key).is_some()
+    }
+
+    /// How many flows there may be.
+    pub const fn most(&self) -> u32 {
+        self.limits.flows
+    }
+
     /// How many flows there are.
     pub fn len(&self) -> usize {
         self.flows.len()
@@ -436,17 +462,32 @@ impl Sockets {
         self.len() == 0
     }
 
-    /// All flows, for a listing. `getsockname` is asked for each.
+    /// All flows, for a listing. `getsockname` and `getpeername` are asked for each.
     pub fn connections(&self, now: Tick) -> impl Iterator<Item = Connection> {
-        self.flows.iter().map(move |(_, flow)| Connection {
-            key: flow.key,
-            port: flow.link.port,
-            state: flow.kind.state(),
-            local: rustix::net::getsockname(flow.kind.socket())
-                .ok()
-                .and_then(|local| SocketAddr::try_from(local).ok()),
-            idle: now.millis().saturating_sub(flow.used.millis()),
-        })
+        self.flows.iter().map(move |(_, flow)| connection(flow, now))
+    }
+
+    /// Those flows in the places `range` that are asked for, as many as `rows` has room for without growing. Returns
+    /// the place to go on from; `None`: that was all.
+    ///
+    /// # Syscalls
+    /// `getsockname`, `getpeername` for each.
+    pub fn list(
+        &self,
+        query: &Query,
+        range: std::ops::Range<u32>,
+        now: Tick,
+        rows: &mut Vec<Connection>,
+    ) -> Option<u32> {
+        for id in range.clone() {
+            if id >= self.limits.flows || rows.len() == rows.capacity() {
+                return None;
+            }
+            if let Some(flow) = self.flows.get(id).filter(|flow| query.matches(&flow.key, flow.link.port)) {
+                rows.push(connection(flow, now));
+            }
+        }
+        Some(range.end)
     }
 
     /// Lets a flow do something, and does what follows from it.
@@ -458,6 +499,7 @@ impl Sockets {
         act: impl FnOnce(&mut Kind, &mut Cx<'_, E>) -> Fate,
     ) {
         let Some((flow, token)) = self.flows.get_mut(id) else { return };
+        let before = (self.counters.bytes_out, self.counters.bytes_in);
         let mut cx = Cx {
             now,
             out,
@@ -468,19 +510,27 @@ impl Sockets {
             skip: &mut self.skip,
             cutter: &mut self.cutter,
         };
-        match act(&mut flow.kind, &mut cx) {
-            Fate::Gone => {
-                self.wheel.clear(id);
-                if let Some(flow) = self.flows.remove(id) {
-                    self.mappings.remove(&flow.key);
-                }
-                self.counters.closed += 1;
-                return;
-            }
+        let fate = act(&mut flow.kind, &mut cx);
+        flow.bytes.0 += self.counters.bytes_out - before.0;
+        flow.bytes.1 += self.counters.bytes_in - before.1;
+        match fate {
+            Fate::Gone => return self.remove(id),
             Fate::More if self.flows.queue(id) => self.due.push_back(id),
             Fate::More | Fate::Keep => {}
         }
         self.rearm(id);
+    }
+
+    fn remove(&mut self, id: u32) {
+        self.wheel.clear(id);
+        self.counters.closed += 1;
+        match self.flows.remove(id) {
+            Some(Flow { kind: Kind::Served(served), .. }) => {
+                self.clients.remove(&served.client);
+            }
+            Some(Flow { kind: Kind::Udp(_), key, .. }) => self.mappings.remove(&key),
+            _ => {}
+        }
     }
 
     fn rearm(&mut self, id: u32) {
@@ -495,7 +545,22 @@ fn deadline(flow: &Flow) -> Tick {
     match &flow.kind {
         Kind::Tcp(tcp) => tcp.deadline(flow.used),
         Kind::Udp(udp) => udp.deadline(flow.used),
+        Kind::Served(served) => served.deadline(flow.used),
         Kind::Echo(echo) => echo.deadline(flow.used),
+    }
+}
+
+fn connection(flow: &Flow, now: Tick) -> Connection {
+    let (local, peer) = flow.kind.ends();
+    Connection {
+        key: flow.key,
+        port: flow.link.port,
+        inbound: flow.inbound,
+        state: flow.kind.state(),
+        local,
+        peer,
+        bytes: flow.bytes,
+        idle: now.millis().saturating_sub(flow.used.millis()),
     }
 }
 

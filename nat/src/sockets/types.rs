@@ -138,6 +138,75 @@ pub struct Counters {
     pub window_refused: u64,
 }
 
+impl Counters {
+    /// What they are called, in the order of [`Counters::values`].
+    pub const NAMES: [&str; 16] = [
+        "opened",
+        "closed",
+        "over_quota",
+        "no_socket",
+        "masked",
+        "refused",
+        "unreachable",
+        "path_errors",
+        "reassembled",
+        "fragments_lost",
+        "bytes_out",
+        "bytes_in",
+        "retransmits",
+        "not_taken",
+        "out_of_order",
+        "window_refused",
+    ];
+
+    /// All of them.
+    pub const fn values(&self) -> [u64; Self::NAMES.len()] {
+        let Self { opened, closed, over_quota, no_socket, masked, refused, unreachable, .. } = *self;
+        let Self { path_errors, reassembled, fragments_lost, .. } = *self;
+        let Self { bytes_out, bytes_in, retransmits, not_taken, out_of_order, window_refused, .. } = *self;
+        [
+            opened,
+            closed,
+            over_quota,
+            no_socket,
+            masked,
+            refused,
+            unreachable,
+            path_errors,
+            reassembled,
+            fragments_lost,
+            bytes_out,
+            bytes_in,
+            retransmits,
+            not_taken,
+            out_of_order,
+            window_refused,
+        ]
+    }
+}
+
+// One that is added has a name, too.
+const _: () = assert!(size_of::<Counters>() == Counters::NAMES.len() * size_of::<u64>());
+
+/// Which connections are asked for: those that match all that is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Of this protocol, as in IP packets.
+    pub proto: Option<u8>,
+    /// With this l4 port on either side.
+    pub l4_port: Option<u16>,
+    /// Of the container behind this port.
+    pub port: Option<PortId>,
+}
+
+impl Query {
+    pub(super) fn matches(&self, key: &FlowKey, port: PortId) -> bool {
+        self.proto.is_none_or(|proto| proto == key.proto)
+            && self.l4_port.is_none_or(|l4| l4 == key.sport || l4 == key.dport)
+            && self.port.is_none_or(|wanted| wanted == port)
+    }
+}
+
 /// A line of `show connections`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -145,10 +214,16 @@ pub struct Connection {
     pub key: FlowKey,
     /// The container's port.
     pub port: PortId,
+    /// A client of a published l4 port opened it.
+    pub inbound: bool,
     /// State of the connection.
     pub state: &'static str,
     /// Our end of the socket, where the kernel says.
     pub local: Option<SocketAddr>,
+    /// The other end, likewise.
+    pub peer: Option<SocketAddr>,
+    /// Payload from the container and to it.
+    pub bytes: (u64, u64),
     /// Milliseconds since it was last used.
     pub idle: u64,
 }

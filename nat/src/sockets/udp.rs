@@ -71,11 +71,7 @@ impl Udp {
     }
 
     pub fn deadline(&self, used: Tick) -> Tick {
-        used.plus_millis(match (self.names, self.answered) {
-            (true, _) => NAMES,
-            (false, true) => BOTH_WAYS,
-            (false, false) => ONE_WAY,
-        })
+        if self.names { used.plus_millis(NAMES) } else { deadline(used, self.answered) }
     }
 
     /// A datagram of the container, or a super-frame of many.
@@ -84,10 +80,7 @@ impl Udp {
             return Outcome::Dropped(DropReason::MalformedL4);
         };
         self.sending.follow(self.socket.as_fd(), &packet.meta);
-        let size = match packet.meta.gso {
-            Gso::Udp { size } => usize::from(size.max(1)),
-            _ => end.saturating_sub(at).max(1),
-        };
+        let size = datagram_len(packet, end.saturating_sub(at));
         let mut again = true;
         loop {
             // An empty datagram is one, too.
@@ -165,4 +158,54 @@ fn payload(frame: &[u8], packet: &Packet) -> Option<(usize, usize)> {
     let &[_, _, _, _, l0, l1, _, _] = header.first_chunk::<UDP_LEN>()?;
     let len = usize::from(u16::from_be_bytes([l0, l1]));
     (UDP_LEN..=header.len()).contains(&len).then_some((start + UDP_LEN, start + len))
+}
+
+/// When a flow that was used then is over.
+pub(super) fn deadline(used: Tick, answered: bool) -> Tick {
+    used.plus_millis(if answered { BOTH_WAYS } else { ONE_WAY })
+}
+
+/// Hands the datagrams of a packet, which may be a super-frame of many, to `send`.
+pub(super) fn pass<E: Emit>(
+    bytes: Bytes<'_>,
+    packet: &Packet,
+    cx: &mut Cx<'_, E>,
+    send: impl Fn(&[u8]) -> rustix::io::Result<usize>,
+) -> Outcome {
+    let frame = bytes.of(cx.out);
+    let Some((start, end)) = payload(frame, packet) else {
+        return Outcome::Dropped(DropReason::MalformedL4);
+    };
+    let size = datagram_len(packet, end.saturating_sub(start));
+    // An empty datagram is one, too.
+    let first = frame.get(start..end.min(start.saturating_add(size))).unwrap_or_default();
+    let rest = frame.get(start.saturating_add(first.len())..end).unwrap_or_default();
+    for datagram in std::iter::once(first).chain(rest.chunks(size)) {
+        match send(datagram) {
+            Ok(sent) => cx.counters.bytes_out += sent as u64,
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
+                return Outcome::Dropped(DropReason::UplinkFull);
+            }
+            Err(Errno::MSGSIZE) => return Outcome::Dropped(DropReason::ExceedsMtu),
+            // What was refused is an earlier one; the container learns of it all the same.
+            Err(errno) => {
+                return match cx::unreachable(errno) {
+                    Some(why) => {
+                        cx.counters.unreachable += 1;
+                        Outcome::Unreachable(why)
+                    }
+                    None => Outcome::Dropped(DropReason::UplinkError),
+                };
+            }
+        }
+    }
+    Outcome::Taken
+}
+
+/// Bytes of each datagram of a packet, at least 1.
+fn datagram_len(packet: &Packet, payload: usize) -> usize {
+    match packet.meta.gso {
+        Gso::Udp { size } => usize::from(size.max(1)),
+        _ => payload.max(1),
+    }
 }

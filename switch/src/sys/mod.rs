@@ -3,6 +3,7 @@
 
 pub mod bulk;
 pub mod caps;
+pub mod datagram;
 pub mod fds;
 pub mod netns;
 pub mod path;

@@ -12,6 +12,7 @@ pub mod config;
 pub mod engine;
 pub mod ipam;
 pub mod keeper;
+pub mod listing;
 pub mod logging;
 pub mod policy;
 pub mod uplink;

@@ -33,7 +33,7 @@ use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Verdict};
+use switch::verdict::{Hop, Task, Unreachable, Verdict};
 
 use crate::uplink::{Out, Uplink};
 
@@ -116,7 +116,10 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
         match (task, &mut self.uplink) {
-            (Task::Uplink, Some(uplink)) => {
+            // A gateway stands in for clients that the container is not shown.
+            (Task::Uplink | Task::Unreachable(Unreachable::Port), Some(uplink))
+                if task == Task::Uplink || uplink.has(packet) =>
+            {
                 match uplink.packet(frame, packet, here, &mut self.router, desk)? {
                     Some(task) => self.router.serve(task, frame, packet, here, desk),
                     None => Ok(Fate::Local),
@@ -167,7 +170,8 @@ impl Policy for House {
         let mut out = Out { desk, router: &mut self.router, snapshot, now, frame: None };
         uplink.judge(&mut out);
         more |= uplink.sockets().flush(now, &mut out);
-        (watched && uplink.sockets().ready(now, &mut out)) | more
+        more |= watched && uplink.sockets().ready(now, &mut out);
+        uplink.tell(now) | more
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {

@@ -22,6 +22,8 @@ use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::verdict::{Task, Unreachable};
 
+use crate::listing::{Clerk, Window};
+
 /// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
 const OTHERS: u64 = 4096;
 
@@ -36,6 +38,7 @@ pub struct Uplink {
     settings: Cache<Configured, Arc<Settings>>,
     /// The generation of what was taken in last.
     configured: u64,
+    clerk: Clerk,
 }
 
 /// Where frames of the uplink go.
@@ -84,7 +87,7 @@ impl Uplink {
     ///
     /// # Syscalls
     /// `prlimit64`; those of [`Sockets::new`]
-    pub fn new(settings: Configured, now: Tick) -> std::io::Result<Self> {
+    pub fn new(settings: Configured, window: Arc<Window>, now: Tick) -> std::io::Result<Self> {
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
         // Where it may not be raised the lower one counts.
@@ -99,6 +102,7 @@ impl Uplink {
             settings: Cache::new(settings),
             configured: 0,
             judged: 0,
+            clerk: Clerk::new(window),
         })
     }
 
@@ -110,6 +114,21 @@ impl Uplink {
             self.configured = settings.generation;
             self.sockets.configure(settings);
         }
+    }
+
+    /// Says what there is to whoever asks: once a batch. Returns whether there is more to say.
+    pub fn tell(&mut self, now: Tick) -> bool {
+        self.clerk.work(&self.sockets, now)
+    }
+
+    /// The most flows there may be, by this process's limit of descriptors.
+    pub fn most(&self) -> u32 {
+        self.sockets.most()
+    }
+
+    /// Whether the packet belongs to a flow.
+    pub fn has(&self, packet: &Packet) -> bool {
+        self.sockets.has(&packet.key)
     }
 
     /// The sockets.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::api::rows::CommandState;
+use crate::config::Publish;
 
 /// Longest message, bytes; a longer one is a fault of ours and is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -49,6 +50,19 @@ pub struct AttachSpec {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Default route, where there is one.
     pub default_via: Option<IpAddr>,
+}
+
+/// L4 ports of the host to listen on for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// The container.
+    pub container: String,
+    /// Its interface.
+    pub interface: String,
+    /// What is published.
+    pub publish: Publish,
+    /// Where the l4 port is to be chosen: the one it had before; 0: none yet.
+    pub prefer: u16,
 }
 
 /// What an attached interface turned out to be.
@@ -151,6 +165,16 @@ pub enum Op {
         /// Where its namespace is.
         netns: NetnsRef,
     },
+    /// Listen on l4 ports of the host, if they are not listened on already; the answer carries the sockets from the
+    /// `skip`th on, as many as a message takes.
+    Listen {
+        /// Where.
+        listen: Listen,
+        /// Sockets that the engine has already.
+        skip: u16,
+    },
+    /// Listen there no more.
+    Unlisten(Listen),
     /// Read the configuration file again; the answer carries its text.
     ReadConfig,
 }
@@ -167,7 +191,8 @@ impl Op {
             | Self::Halt { container }
             | Self::Locate { container, .. }
             | Self::Identify { container, .. } => Some(container),
-            Self::ReadConfig => None,
+            // Not a thing of its namespace, which may be gone.
+            Self::Listen { .. } | Self::Unlisten(_) | Self::ReadConfig => None,
         }
     }
 }
@@ -186,6 +211,8 @@ pub enum Answer {
     Identity(u64),
     /// The configuration's text comes with the message as a memory file.
     Config,
+    /// The first l4 port; the sockets come with the message.
+    Listening(u16),
 }
 
 /// How a process enters a container: what `vswitchctl exec` needs.
@@ -212,7 +239,10 @@ pub enum ToEngine {
         /// As it turned out.
         info: AttachInfo,
     },
-    /// First message after all [`ToEngine::Adopt`]: begin. Descriptors: listening control socket, configuration.
+    /// Sockets that an engine before this one had listen. It asks for those that it wants ([`Op::Listen`]), and closes
+    /// the others.
+    Listening(Listen),
+    /// First message after all [`ToEngine::Adopt`] and [`ToEngine::Listening`]: begin. Descriptors: listening control socket, configuration.
     Begin(Begin),
     /// The answer to request `id`.
     Reply {

@@ -7,6 +7,7 @@ mod harness;
 mod basics;
 mod hostile;
 mod namespaces;
+mod publish;
 mod reach;
 mod routing;
 mod traffic;

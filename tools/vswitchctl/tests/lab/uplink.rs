@@ -10,7 +10,9 @@ as_both!(streams_and_datagrams_leave_by_sockets, what_cannot_be_reached_is_said)
 /// A namespace that plays the outside, on a cable to the host's own.
 pub struct Outside {
     pub netns: String,
-    /// The host's address on the cable.
+    /// The host's end of the cable.
+    pub cable: String,
+    /// The host's address on it.
     pub near: String,
     /// The other end's.
     pub far: String,
@@ -30,7 +32,7 @@ impl Outside {
         run("ip", &["link", "set", &cable, "up"]);
         run("ip", &["-n", &netns, "address", "add", &format!("{far}/29"), "dev", "eth0"]);
         run("ip", &["-n", &netns, "link", "set", "eth0", "up"]);
-        Self { netns, near, far }
+        Self { netns, cable, near, far }
     }
 
     /// A server out there, listening when this returns.

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 
+use super::Publish;
 use super::model::{Config, Container, Daemon, Interface, Network, Route};
 use crate::wire::NetnsRef;
 
@@ -141,6 +142,7 @@ fields! {
         Ip = ip,
         Mac = mac,
         DefaultVia = default_via,
+        Publish = publish,
     }
 }
 
@@ -152,6 +154,7 @@ struct PlacedInterface<'c> {
     ip: Option<Ipv4Net>,
     mac: MacAddr,
     default_via: Option<Ipv4Addr>,
+    publish: &'c [Publish],
 }
 
 impl<'c> PlacedInterface<'c> {
@@ -162,6 +165,7 @@ impl<'c> PlacedInterface<'c> {
             ip: interface.ip,
             mac: interface.mac,
             default_via: interface.default_via,
+            publish: &interface.publish,
         }
     }
 }

@@ -252,7 +252,7 @@ impl Config {
         found.ok_or_else(|| unknown_network(name, self.networks.iter().map(|network| network.name.as_str())))
     }
 
-    fn container_index(&self, name: &str) -> Result<usize, Problem> {
+    pub(super) fn container_index(&self, name: &str) -> Result<usize, Problem> {
         let names = self.containers.iter().map(|container| container.name.as_str());
         names.clone().position(|known| known == name).ok_or_else(|| {
             let advice = match nearest(name, names.clone()) {
@@ -327,11 +327,12 @@ impl Config {
             None => registry.default_mac(index, network, ip, owner),
         };
         let ip: Option<Ipv4Net> = ip.and_then(|ip| in_network(ip, network));
-        Ok(Interface { network: network.name.clone(), name, ip, mac, default_via: None })
+        let publish = Vec::new();
+        Ok(Interface { network: network.name.clone(), name, ip, mac, default_via: None, publish })
     }
 }
 
-fn owner(container: &str, interface: &str) -> Owner {
+pub(super) fn owner(container: &str, interface: &str) -> Owner {
     Owner { container: container.to_owned(), interface: interface.to_owned(), place: Place(None) }
 }
 

@@ -30,7 +30,7 @@ impl Serialize for Egress {
 }
 
 /// The rules of a container; those that are wrong are reported and left out.
-pub(super) fn rules(texts: &[At<String>], reporter: &mut Reporter<'_>) -> Vec<Egress> {
+pub(super) fn rules(texts: &[At<&str>], reporter: &mut Reporter<'_>) -> Vec<Egress> {
     let mut rules: Vec<Egress> = Vec::new();
     for (index, At { value: text, span }) in texts.iter().enumerate() {
         if index == MAX_RULES {

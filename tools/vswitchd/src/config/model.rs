@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
-use super::{Egress, Paths};
+use super::{Egress, Paths, Publish};
 use crate::wire::NetnsRef;
 
 /// What the daemon is to be. Two files that mean the same give equal values.
@@ -54,7 +54,7 @@ impl Daemon {
             state: paths.state.clone(),
             workers: Workers::Auto,
             io: Io::Auto,
-            uplink: Uplink::None,
+            uplink: Uplink::Sockets,
             host_loopback: false,
         }
     }
@@ -261,6 +261,8 @@ pub struct Interface {
     pub mac: MacAddr,
     /// Where the container's default route points, on at most one of its interfaces.
     pub default_via: Option<Ipv4Addr>,
+    /// L4 ports of the host that lead here, in the order of the file.
+    pub publish: Vec<Publish>,
 }
 
 impl Config {

@@ -19,7 +19,8 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
     let Raw { daemon, networks, containers, routes } = raw;
     let (mut networks, facts) = resolve_networks(networks, reporter);
     let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
-    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(context);
+    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter);
+    let ports = ports.run(daemon.uplink, context);
     for port in ports {
         if let (Some(container), Some(network)) =
             (containers.get_mut(port.container), networks.get(port.network))

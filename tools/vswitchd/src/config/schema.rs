@@ -105,7 +105,7 @@ pub(super) static NETWORK: Schema = Schema {
         key("gateway", Kind::Text, "`gateway = \"10.1.0.1\"`"),
         key("gateway_mac", Kind::Text, "`gateway_mac = \"02:42:0a:01:00:01\"`"),
         key("mtu", Kind::Number, "`mtu = 1500`"),
-        key("nat", Kind::Flag, "`nat = false`"),
+        key("nat", Kind::Flag, "`nat = true`"),
         key("icc", Kind::Flag, "`icc = true`"),
         key("internal", Kind::Flag, "`internal = true`"),
         key("routes_to", Kind::TextsOrAll, "`routes_to = [\"red\"]`"),
@@ -172,11 +172,11 @@ pub(super) static INTERFACE: Schema = Schema {
         key("name", Kind::Text, "`name = \"eth0\"`"),
         key("ip", Kind::Text, "`ip = \"10.1.0.10\"`"),
         key("mac", Kind::Text, "`mac = \"02:42:0a:01:00:0a\"`"),
+        key("publish", Kind::Texts, "`publish = [\"8080:80\"]`"),
         key("ip6", Kind::NotYet, "`ip6`"),
         key("vlan", Kind::NotYet, "`vlan`"),
         key("trunk", Kind::NotYet, "`trunk`"),
         key("aliases", Kind::NotYet, "`aliases`"),
-        key("publish", Kind::NotYet, "`publish`"),
         key("isolated", Kind::NotYet, "`isolated`"),
     ],
     synonyms: &[
@@ -210,7 +210,7 @@ pub(super) static INTERFACE: Schema = Schema {
 pub(super) static UPLINK: Schema = Schema {
     title: "[uplink]",
     keys: &[
-        key("kind", Kind::Text, "`kind = \"none\"`"),
+        key("kind", Kind::Text, "`kind = \"sockets\"`"),
         key("host_loopback", Kind::Flag, "`host_loopback = true`"),
         key("netns", Kind::NotYet, "`netns`"),
         key("name", Kind::NotYet, "`name`"),
@@ -361,12 +361,10 @@ impl<'t> Section<'t> {
     }
 
     /// The texts of an array with their places.
-    pub fn texts_in_place(&self, name: &str) -> Option<Vec<At<String>>> {
-        let items = self.get(name)?.get_ref().as_array()?.iter();
-        let text = |item: &Spanned<DeValue<'_>>| {
-            Some(At { value: item.get_ref().as_str()?.to_owned(), span: item.span() })
-        };
-        items.map(text).collect()
+    pub fn texts_at(&self, name: &str) -> Vec<At<&'t str>> {
+        let items = self.get(name).and_then(|value| value.get_ref().as_array());
+        let items = items.map(|items| items.iter()).into_iter().flatten();
+        items.filter_map(|item| Some(At { value: item.get_ref().as_str()?, span: item.span() })).collect()
     }
 
     /// The texts of an array with their places, or `None` within for the text `"all"`.
@@ -512,7 +510,7 @@ mod tests {
         for word in ["address", "Address", "addr", "ipv4", "ipv4_address", "IPv4-Address", "ipAddress"] {
             assert_eq!(said(&INTERFACE, word), "; did you mean `ip`?", "{word}");
         }
-        assert_eq!(said(&INTERFACE, "ports"), "; did you mean `publish`? it is not supported yet");
+        assert_eq!(said(&INTERFACE, "ports"), "; did you mean `publish`?");
         assert_eq!(said(&INTERFACE, "mtu"), "; it belongs in [[network]]");
         assert_eq!(said(&CONTAINER, "address"), "; did you mean `ip` in [[container.interface]]?");
         assert_eq!(said(&CONTAINER, "mac"), "; it belongs in [[container.interface]]");

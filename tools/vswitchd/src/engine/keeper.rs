@@ -113,7 +113,9 @@ impl Keeper {
                 ToEngine::Command { container, state } => return Notice::Command(container, state),
                 ToEngine::Reload => return Notice::Reload,
                 ToEngine::Shutdown => return Notice::Shutdown,
-                ToEngine::Adopt { .. } | ToEngine::Begin(_) => tracing::error!("the keeper began twice"),
+                ToEngine::Adopt { .. } | ToEngine::Listening(_) | ToEngine::Begin(_) => {
+                    tracing::error!("the keeper began twice")
+                }
             }
         }
     }

@@ -46,6 +46,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
                     ip: Some(ip),
                     mac,
                     default_via: None,
+                    publish: Vec::new(),
                 }],
             });
         }

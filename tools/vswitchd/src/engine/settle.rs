@@ -9,6 +9,7 @@ use switch::port::PortId;
 use super::control::{Bare, Control, Outcome};
 use super::ports::State;
 use super::reconcile::pause;
+use crate::api::Answer as ApiAnswer;
 use crate::api::rows::CommandState;
 use crate::wire::{Answer, AttachInfo, Op, Refusal, RefusalKind};
 
@@ -46,6 +47,12 @@ impl Control {
             Outcome::Identified { port, result } => self.identified(port, result),
             Outcome::Prepared(name, result) => self.prepared(&name, result),
             Outcome::FileRead { result, reply } => self.file_read(result, reply),
+            Outcome::Connections { rows, container, reply } => {
+                let rows = self.connection_rows(&rows, container.as_deref());
+                // The caller may have given up.
+                let _ = reply.send(Ok(ApiAnswer::Connections(rows)));
+            }
+            Outcome::Listening(key, result) => self.listening(key, result),
             Outcome::Nothing => {}
         }
     }

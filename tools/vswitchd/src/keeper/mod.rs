@@ -12,6 +12,7 @@ mod host;
 mod lanes;
 mod limits;
 mod link;
+mod listen;
 mod namespaces;
 mod outside;
 mod places;

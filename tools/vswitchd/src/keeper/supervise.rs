@@ -19,6 +19,7 @@ use super::engine::{Deaths, Engine, Received};
 use super::gate::Gate;
 use super::host::Host;
 use super::lanes::Lanes;
+use super::listen::Listeners;
 use super::places::ControlSocket;
 use super::{KeeperOptions, MAX_CONFIG, complain};
 use crate::wire::{Begin, NetnsRef, Op, ToEngine, ToKeeper};
@@ -62,6 +63,7 @@ pub(super) struct Keeper {
     deaths: Deaths,
     restart_at: Option<Instant>,
     commands: Commands<Then>,
+    listeners: Listeners,
     /// Where each container is, as last said.
     references: HashMap<String, NetnsRef>,
     /// Containers that are being released.
@@ -96,6 +98,7 @@ impl Keeper {
             deaths: Deaths::default(),
             restart_at: Some(Instant::now()),
             commands: Commands::new(nofile),
+            listeners: Listeners::default(),
             references: HashMap::new(),
             gate: Gate::new(),
             ready: false,
@@ -290,6 +293,9 @@ impl Keeper {
         let mut engine = Engine::start(&self.options.engine, self.starts)?;
         for (tap, spec, info) in adoptable {
             engine.send(&ToEngine::Adopt { spec, info }, vec![tap]);
+        }
+        for listen in self.listeners.held() {
+            engine.send(&ToEngine::Listening(listen), Vec::new());
         }
         let begin = Begin {
             config_name: self.options.config.display().to_string(),
