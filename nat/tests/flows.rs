@@ -82,6 +82,36 @@ fn datagrams_go_and_come_back() {
 }
 
 #[test]
+fn a_batch_of_datagrams_arrives_as_it_was_sent() {
+    let mut world = World::clean();
+    let (one, one_port) = udp_peer(LOCALHOST.into());
+    let (other, other_port) = udp_peer(LOCALHOST.into());
+    let handle = udp_socket(&mut world, 5000);
+    // Equal ones, shorter and longer ones, empty ones, large ones; of two flows in between.
+    let lengths = [100, 100, 100, 40, 100, 0, 100, 200, 200, 1399, 1400, 1400, 7, 7, 7, 0, 0, 300];
+    let datagram = |index: usize| vec![index as u8; lengths[index % lengths.len()]];
+    let (mut got, mut expected) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for index in 0..54 {
+        let second = usize::from(index > 36 && index % 3 == 0);
+        let to = IpEndpoint::new(LOCALHOST.into(), [one_port, other_port][second]);
+        world.set.get_mut::<udp::Socket>(handle).send_slice(&datagram(index), to).unwrap();
+        expected[second].push(datagram(index));
+    }
+    let mut buffer = [0; 2000];
+    world.until(|_| {
+        for (peer, got) in [&one, &other].into_iter().zip(&mut got) {
+            while let Ok(len) = peer.recv(&mut buffer) {
+                got.push(buffer[..len].to_vec());
+            }
+        }
+        got[0].len() + got[1].len() == 54
+    });
+    assert_eq!(got, expected);
+    assert_eq!(world.sockets.counters().unsent, 0);
+    assert_eq!(world.sockets.counters().bytes_out, (0..54).map(|index| datagram(index).len() as u64).sum());
+}
+
+#[test]
 fn a_datagram_that_nobody_takes_is_reported() {
     let mut world = World::clean();
     let (peer, port) = udp_peer(LOCALHOST.into());

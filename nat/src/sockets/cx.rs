@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, connec
 use switch::flow::FlowKey;
 use switch::tick::Tick;
 
+use super::burst::Burst;
 use super::types::{Counters, Emit, Fault, Link, Unreachable, Way};
 use super::wire::{Wire, is_v4};
 
@@ -62,6 +63,8 @@ pub(super) struct Cx<'a, E> {
     /// Where peeks throw what was seen before; empty where the kernel skips it (`SO_PEEK_OFF`).
     pub skip: &'a mut [u8],
     pub cutter: &'a mut Cutter,
+    /// What the flow whose packets these are has for its socket.
+    pub burst: &'a mut Burst,
 }
 
 impl<'a, E: Emit> Cx<'a, E> {

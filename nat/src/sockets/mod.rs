@@ -4,6 +4,7 @@
 //! them [`Sockets::flush`]; when its descriptor is readable [`Sockets::ready`], when [`Sockets::next_timer`] is due
 //! [`Sockets::timers`]. Frames for containers come out through [`Emit`].
 
+mod burst;
 mod cx;
 mod echo;
 mod flows;
@@ -41,6 +42,7 @@ use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 
+use burst::Burst;
 use cx::{Bytes, Cutter, Cx, Fate, OwnAddresses, Watch};
 use flows::{Flow, Flows, Kind};
 use fragments::{Added, Fragments};
@@ -76,6 +78,7 @@ pub struct Sockets {
     /// See [`Cx::skip`].
     skip: Vec<u8>,
     cutter: Cutter,
+    burst: Burst,
     fragments: Fragments,
     mappings: Mappings,
     limits: Limits,
@@ -103,6 +106,7 @@ impl Sockets {
             own: OwnAddresses::new()?,
             skip,
             cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: sequence()? },
+            burst: Burst::new(),
             fragments: Fragments::new(),
             mappings: Mappings::new(limits.flows),
             limits,
@@ -181,11 +185,15 @@ impl Sockets {
                 Err(outcome) => return outcome,
             },
         };
+        if let Some(other) = self.burst.other(id) {
+            self.send_burst(other, now, out);
+        }
+        let more = self.burst.comes(id);
         let mut outcome = Outcome::Taken;
         self.with(id, now, out, |kind, cx| match kind {
             Kind::Tcp(tcp) => tcp.packet(bytes, packet, cx),
             Kind::Udp(udp) => {
-                outcome = udp.packet(bytes, packet, cx);
+                outcome = udp.packet(bytes, packet, more, cx);
                 Fate::Keep
             }
             Kind::Served(served) => {
@@ -334,6 +342,9 @@ impl Sockets {
     /// Acknowledgments and data that the packets since the last call made due: call it after every batch of them.
     /// Returns whether more is left; then call it again, when others have had their turn.
     pub fn flush(&mut self, now: Tick, out: &mut impl Emit) -> bool {
+        if let Some(id) = self.burst.end() {
+            self.send_burst(id, now, out);
+        }
         for _ in 0..self.due.len() {
             let Some(id) = self.due.pop_front() else { break };
             self.flows.unqueue(id);
@@ -509,6 +520,7 @@ impl Sockets {
             counters: &mut self.counters,
             skip: &mut self.skip,
             cutter: &mut self.cutter,
+            burst: &mut self.burst,
         };
         let fate = act(&mut flow.kind, &mut cx);
         flow.bytes.0 += self.counters.bytes_out - before.0;
@@ -521,8 +533,22 @@ impl Sockets {
         self.rearm(id);
     }
 
+    /// What was kept for the socket of a flow leaves.
+    fn send_burst(&mut self, id: u32, now: Tick, out: &mut impl Emit) {
+        if self.burst.len() == 0 {
+            return;
+        }
+        self.with(id, now, out, |kind, cx| {
+            if let Kind::Udp(udp) = kind {
+                udp.send_burst(cx);
+            }
+            Fate::Keep
+        });
+    }
+
     fn remove(&mut self, id: u32) {
         self.wheel.clear(id);
+        self.burst.forget(id);
         self.counters.closed += 1;
         match self.flows.remove(id) {
             Some(Flow { kind: Kind::Served(served), .. }) => {

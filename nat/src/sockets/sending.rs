@@ -24,6 +24,11 @@ impl Sending {
         Self { hops: HOPS, tos: 0, df: None }
     }
 
+    /// Whether [`Sending::follow`] has anything to tell.
+    pub fn differs(&self, meta: &Meta) -> bool {
+        (self.hops, self.tos, self.df) != (meta.ttl, meta.tos, Some(meta.df))
+    }
+
     /// Tells the socket what this packet has and the one before had not: TTL, less one for us, so that traceroute sees
     /// the hops behind us; DSCP and ECN; whether it may be fragmented.
     pub fn follow(&mut self, socket: BorrowedFd<'_>, meta: &Meta) {

@@ -132,6 +132,8 @@ pub struct Counters {
     pub retransmits: u64,
     /// Frames that a port or the pool did not take.
     pub not_taken: u64,
+    /// Datagrams of a burst that the socket did not take.
+    pub unsent: u64,
     /// Segments that came too early, after one that was lost.
     pub out_of_order: u64,
     /// Times that a socket took less than the window we had offered.
@@ -140,7 +142,7 @@ pub struct Counters {
 
 impl Counters {
     /// What they are called, in the order of [`Counters::values`].
-    pub const NAMES: [&str; 16] = [
+    pub const NAMES: [&str; 17] = [
         "opened",
         "closed",
         "over_quota",
@@ -155,6 +157,7 @@ impl Counters {
         "bytes_in",
         "retransmits",
         "not_taken",
+        "unsent",
         "out_of_order",
         "window_refused",
     ];
@@ -163,7 +166,9 @@ impl Counters {
     pub const fn values(&self) -> [u64; Self::NAMES.len()] {
         let Self { opened, closed, over_quota, no_socket, masked, refused, unreachable, .. } = *self;
         let Self { path_errors, reassembled, fragments_lost, .. } = *self;
-        let Self { bytes_out, bytes_in, retransmits, not_taken, out_of_order, window_refused, .. } = *self;
+        let Self {
+            bytes_out, bytes_in, retransmits, not_taken, unsent, out_of_order, window_refused, ..
+        } = *self;
         [
             opened,
             closed,
@@ -179,6 +184,7 @@ impl Counters {
             bytes_in,
             retransmits,
             not_taken,
+            unsent,
             out_of_order,
             window_refused,
         ]

@@ -9,13 +9,15 @@ use rustix::net::sockopt::set_socket_reuseport;
 use rustix::net::{RecvFlags, SendFlags, SocketType, bind, connect, getsockname, recv, send};
 use switch::drop::DropReason;
 use switch::flow::{Gso, Packet};
+use switch::sys::bulk::set_segment_size;
 use switch::sys::path::{keep_path_errors, path_mtu};
 use switch::tick::Tick;
 
+use super::burst::Burst;
 use super::cx::{self, Bytes, Cx, Fate, Watch};
 use super::inbox::Inbox;
 use super::sending::Sending;
-use super::types::{Emit, Outcome};
+use super::types::{Emit, Fault, Outcome};
 use super::wire::{UDP_LEN, Wire, datagram_max, is_v4};
 
 /// A flow that had no answer is kept for so long, milliseconds (RFC 4787 section 4.3: no less).
@@ -35,6 +37,10 @@ pub(super) struct Udp {
     answered: bool,
     names: bool,
     sending: Sending,
+    /// What the socket cuts longer sends in; 0: nothing.
+    segment: u16,
+    /// It takes bursts.
+    bursts: bool,
     inbox: Inbox,
 }
 
@@ -58,7 +64,15 @@ impl Udp {
         while recv(&socket, &mut [0; 1], RecvFlags::DONTWAIT).is_ok() {}
         watch.add(&socket)?;
         let names = to.port() == NAME_SERVER;
-        let udp = Self { socket, answered: false, names, sending: Sending::new(), inbox: Inbox::new(TURN) };
+        let udp = Self {
+            socket,
+            answered: false,
+            names,
+            sending: Sending::new(),
+            segment: 0,
+            bursts: true,
+            inbox: Inbox::new(TURN),
+        };
         Ok((udp, local.port()))
     }
 
@@ -74,19 +88,38 @@ impl Udp {
         if self.names { used.plus_millis(NAMES) } else { deadline(used, self.answered) }
     }
 
-    /// A datagram of the container, or a super-frame of many.
-    pub fn packet<E: Emit>(&mut self, bytes: Bytes<'_>, packet: &Packet, cx: &mut Cx<'_, E>) -> Outcome {
+    /// A datagram of the container, or a super-frame of many; `more`: the packet before it in this batch was of the same
+    /// flow.
+    pub fn packet<E: Emit>(
+        &mut self,
+        bytes: Bytes<'_>,
+        packet: &Packet,
+        more: bool,
+        cx: &mut Cx<'_, E>,
+    ) -> Outcome {
         let Some((mut at, end)) = payload(bytes.of(cx.out), packet) else {
             return Outcome::Dropped(DropReason::MalformedL4);
         };
-        self.sending.follow(self.socket.as_fd(), &packet.meta);
         let size = datagram_len(packet, end.saturating_sub(at));
+        if self.sending.differs(&packet.meta) {
+            self.send_burst(cx);
+            self.sending.follow(self.socket.as_fd(), &packet.meta);
+        }
+        if more && self.bursts && packet.meta.gso == Gso::None && Burst::suits(end.saturating_sub(at)) {
+            let datagram = bytes.of(cx.out).get(at..end).unwrap_or_default();
+            if !cx.burst.put(datagram) {
+                self.send_burst(cx);
+                cx.burst.put(bytes.of(cx.out).get(at..end).unwrap_or_default());
+            }
+            return Outcome::Taken;
+        }
+        self.send_burst(cx);
         let mut again = true;
         loop {
             // An empty datagram is one, too.
             let to = end.min(at.saturating_add(size));
             let datagram = bytes.of(cx.out).get(at..to).unwrap_or_default();
-            match send(&self.socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match self.send(datagram) {
                 Ok(sent) => {
                     cx.counters.bytes_out += sent as u64;
                     at = to;
@@ -98,6 +131,74 @@ impl Udp {
                 Err(_) if again && self.inbox.troubles(&self.socket, cx) => again = false,
                 Err(errno) => return self.not_sent(errno, packet, cx),
             }
+        }
+    }
+
+    /// One datagram.
+    fn send(&mut self, datagram: &[u8]) -> rustix::io::Result<usize> {
+        if self.segment != 0 && datagram.len() > usize::from(self.segment) {
+            self.cut_in(0)?;
+        }
+        send(&self.socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+    }
+
+    fn cut_in(&mut self, size: u16) -> rustix::io::Result<()> {
+        if self.segment != size {
+            set_segment_size(&self.socket, size)?;
+            self.segment = size;
+        }
+        Ok(())
+    }
+
+    /// What was kept leaves now, in its order.
+    pub fn send_burst<E: Emit>(&mut self, cx: &mut Cx<'_, E>) {
+        let (count, size) = (cx.burst.len(), cx.burst.size());
+        if count > 1 && self.bursts {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let sent = u16::try_from(size)
+                .map_err(|_| Errno::MSGSIZE)
+                .and_then(|size| self.cut_in(size))
+                .and_then(|()| send(&self.socket, cx.burst.bytes(), flags));
+            match sent {
+                Ok(sent) => {
+                    cx.counters.bytes_out += sent as u64;
+                    return cx.burst.clear();
+                }
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
+                    cx.counters.unsent += count as u64;
+                    return cx.burst.clear();
+                }
+                // The kernel, the device or the path does not take it so (udp(7)): one by one, from now on.
+                Err(Errno::INVAL | Errno::IO | Errno::MSGSIZE | Errno::NOPROTOOPT | Errno::OPNOTSUPP) => {
+                    self.bursts = false;
+                }
+                // An earlier one was refused, or they will be, each: it is said of each.
+                Err(_) => {}
+            }
+        }
+        for index in 0..count {
+            let datagram = cx.burst.bytes().chunks(size).nth(index).unwrap_or_default();
+            match self.send(datagram) {
+                Ok(sent) => cx.counters.bytes_out += sent as u64,
+                Err(errno) => self.late(errno, cx),
+            }
+        }
+        cx.burst.clear();
+    }
+
+    /// A datagram of a burst was not taken; its packet is gone.
+    fn late<E: Emit>(&mut self, errno: Errno, cx: &mut Cx<'_, E>) {
+        cx.counters.unsent += 1;
+        if self.inbox.troubles(&self.socket, cx) {
+            return;
+        }
+        let mtu = || path_mtu(&self.socket, is_v4(cx.key)).ok().map(|mtu| Fault::TooBig { mtu });
+        let fault = match errno {
+            Errno::MSGSIZE => mtu(),
+            errno => cx::unreachable(errno).map(Fault::Unreachable),
+        };
+        if let Some(fault) = fault {
+            cx.failed(fault, None, &[0; 4]);
         }
     }
 

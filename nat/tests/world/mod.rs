@@ -239,8 +239,16 @@ impl World {
         self.set.get_mut::<tcp::Socket>(handle)
     }
 
-    /// A frame of the container, which parses.
+    /// A frame of the container, which parses: a batch of its own.
     pub fn give(&mut self, frame: Vec<u8>) -> Outcome {
+        let outcome = self.hand(frame);
+        let now = self.tick();
+        self.sockets.flush(now, &mut self.wire.out);
+        outcome
+    }
+
+    /// A frame of a batch.
+    fn hand(&mut self, frame: Vec<u8>) -> Outcome {
         let packet = parse(&frame, &VnetHdr::default(), PORT, 0).unwrap();
         self.wire.out.frame = frame;
         let now = self.tick();
@@ -265,7 +273,7 @@ impl World {
             if packet.key.dst.is_multicast() {
                 continue;
             }
-            let outcome = self.give(frame);
+            let outcome = self.hand(frame);
             if outcome != Outcome::Taken {
                 self.outcomes.push(outcome);
             }
