@@ -63,7 +63,6 @@ for address in sys.argv[2:]:
     s.connect((address, int(sys.argv[1])))
     s.send(b'asked ' + address.encode())
     print(s.recv(1000).decode())
-    s.connect(('', 0))
 ";
 
 /// L4 ports of the host that nobody has, in a row.
