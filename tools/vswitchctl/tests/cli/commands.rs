@@ -145,7 +145,7 @@ fn usage_is_exit_2() {
     let nowhere = Folder::new();
     for (line, words) in [
         ("", "requires a subcommand"),
-        ("show connections", "'show connections' is not supported yet"),
+        ("show vxlan", "'show vxlan' is not supported yet"),
         ("capture web", "'capture' is not supported yet"),
         ("fdb del blue nonsense", "a MAC address is six pairs"),
         ("exec web", "<CMD>..."),

@@ -149,9 +149,9 @@ fn nat_and_connections() {
     assert_eq!(
         daemon.good("show nat"),
         "\
-PROTO ADDRESS   PORTS     CONTAINER IFACE TARGET             STATE  CLIENTS ORIGIN REASON
-tcp   *         8080      web       eth0  10.1.0.10:80       up           7 file   -
-udp   127.0.0.1 9000-9010 web       eth0  10.1.0.10:53-63    failed       0 api    Address already in use
+PROTO ADDRESS   PORTS     CONTAINER IFACE TARGET          STATE  CLIENTS ORIGIN REASON
+tcp   *         8080      web       eth0  10.1.0.10:80    up           7 file   -
+udp   127.0.0.1 9000-9010 web       eth0  10.1.0.10:53-63 failed       0 api    Address already in use
 "
     );
     assert_eq!(daemon.good("show nat --port 9005 --protocol udp").lines().count(), 2);
@@ -174,8 +174,8 @@ fn stats() {
 PORT NETWORK CONTAINER IFACE RX-FRAMES/s RX-BITS/s TX-FRAMES/s TX-BITS/s RX-FRAMES TX-FRAMES DROPS
    3 blue    web       eth0           77     88.0k           0         0      1000         5     0
 
-WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS
-     0 1005         0        0      1000       0      0     0    0     5      40       0
+WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS SPINS
+     0 1005         0        0      1000       0      0     0    0     5      40       0     0
 "
     );
 }

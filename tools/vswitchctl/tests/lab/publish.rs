@@ -57,13 +57,12 @@ for port in sys.argv[2:]:
 /// Asks from a connected socket, which takes no answer from another address.
 const ASK_UDP: &str = "\
 import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(10)
 for address in sys.argv[2:]:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(10)
     s.connect((address, int(sys.argv[1])))
     s.send(b'asked ' + address.encode())
     print(s.recv(1000).decode())
-    s.connect(('', 0))
 ";
 
 /// L4 ports of the host that nobody has, in a row.

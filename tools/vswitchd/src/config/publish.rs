@@ -138,7 +138,7 @@ fn parse(text: &str) -> Result<Publish, String> {
     let ((host, count), (port, targets)) = (range("host", host)?, range("container", port)?);
     if count != targets {
         let (one, other) = (l4_ports(count), l4_ports(targets));
-        return Err(format!("{one} of the host and {other} of the container: both ranges are as long"));
+        return Err(format!("{one} of the host and {other} of the container: both must be as many"));
     }
     Ok(Publish { address, host, port, count, protocol })
 }

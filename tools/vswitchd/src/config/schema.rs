@@ -453,6 +453,10 @@ impl Key {
         if words.trim().is_empty() || words.len() > 60 || !words.chars().all(plain) {
             return format!("`{} = [\"sh\", \"-c\", \"...\"]`", self.name).into();
         }
+        if self.name == "egress" {
+            // Its blanks are within a rule.
+            return format!("`egress = [\"{words}\"]`").into();
+        }
         let split = |c: char| c.is_whitespace() || (self.kind == Kind::TextsOrAll && c == ',');
         let words = words.split(split).filter(|word| !word.is_empty());
         let words: Vec<_> = words.map(|word| format!("\"{word}\"")).collect();

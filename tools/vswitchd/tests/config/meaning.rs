@@ -308,10 +308,11 @@ fn shown_as_json_with_texts_as_users_write_them() {
     assert_eq!(
         serde_json::to_value(valid(&text)).unwrap(),
         json!({
-            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto", "uplink": "sockets" },
+            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto",
+                        "uplink": "sockets", "host_loopback": false },
             "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
             "containers": [{
-                "name": "a", "netns": "a", "create": false, "command": [],
+                "name": "a", "netns": "a", "create": false, "command": [], "egress": [],
                 "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24",
                                  "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1", "publish": [] }],
             }],
@@ -370,4 +371,29 @@ fn publishing_at_run_time_passes_the_same_checks() {
     assert_eq!(problem, "container `c` has no `publish` = \"9090:80/tcp\"");
     let fields = &vswitchd::config::diff(&before, &config).interfaces_changed[0].fields;
     assert_eq!(fields.iter().map(ToString::to_string).collect::<Vec<_>>(), ["publish"]);
+}
+
+#[test]
+fn egress_is_shown_as_it_is_written() {
+    let rules = "\"deny 10.9.0.0/16\", \"allow 10.0.0.0/8 tcp/443\", \"allow udp/53\", \"allow fd00::/8 tcp/8000-8100\", \
+                 \"allow 192.0.2.7 udp\", \"allow icmp\", \"allow  tcp\", \"deny all\"";
+    let config = valid(&format!("[[container]]\nname = \"a\"\negress = [{rules}]\n"));
+    let container = config.container("a").unwrap();
+    let said: Vec<String> = container.egress.iter().map(ToString::to_string).collect();
+    let expected = [
+        "deny 10.9.0.0/16",
+        "allow 10.0.0.0/8 tcp/443",
+        "allow udp/53",
+        "allow fd00::/8 tcp/8000-8100",
+        "allow 192.0.2.7/32 udp",
+        "allow icmp",
+        "allow tcp",
+        "deny all",
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(serde_json::to_value(&container.egress).unwrap(), json!(expected));
+    // What is shown says the same when it is read.
+    let again = expected.map(|rule| format!("\"{rule}\"")).join(", ");
+    let again = valid(&format!("[[container]]\nname = \"a\"\negress = [{again}]\n"));
+    assert_eq!(again, config);
 }
