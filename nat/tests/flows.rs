@@ -244,7 +244,7 @@ fn datagrams_of_clients_are_answered_from_where_was_asked() {
     assert_eq!((world.sockets.len(), world.sockets.counters().masked), (2, 2));
     assert_eq!(clients.load(Ordering::Relaxed), 2);
     assert!(world.sockets.connections(world.tick()).any(|c| c.key.dport == local));
-    let end = world.now + 181_000;
+    let end = world.now + 301_000;
     world.until(|world| world.now > end);
     assert!(world.sockets.is_empty());
     client.send_to(b"again", (LOCALHOST, port)).unwrap();
