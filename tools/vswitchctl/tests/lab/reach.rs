@@ -278,7 +278,8 @@ fn the_path_behind_the_host_is_seen(mut host: Host) {
     let path = Path::new(&mut host);
     host.before = vec!["nsenter".into(), format!("--net=/run/netns/{}", path.near), "--".into()];
     let configuration = host.lab(&["a"], "") + UPLINK;
-    let outside = Outside { netns: path.far.clone(), near: "198.19.1.1".into(), far: "198.19.2.2".into() };
+    let (cable, near, far) = ("l1".into(), "198.19.1.1".into(), "198.19.2.2".into());
+    let outside = Outside { netns: path.far.clone(), cable, near, far };
     let _server = outside.serve(ECHO, "/proc/net/tcp");
     let daemon = host.start(&configuration);
     assert_eq!(
