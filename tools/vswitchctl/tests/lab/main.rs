@@ -9,6 +9,7 @@ mod hostile;
 mod namespaces;
 mod publish;
 mod routing;
+mod takeover;
 mod traffic;
 mod uplink;
 mod wire;
