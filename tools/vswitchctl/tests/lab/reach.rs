@@ -270,6 +270,8 @@ for _ in range(100):
         break
     time.sleep(0.05)
 print(s.getsockopt(socket.IPPROTO_IP, 14))  # IP_MTU
+time.sleep(0.3)
+s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # of those that were sent before it was known
 s.send(b'm' * 1200)
 print(len(s.recv(2000)))
 s.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_PMTUDISC_DONT: fragments, both ways
