@@ -71,6 +71,8 @@ pub struct Sockets {
     clients: HashMap<Client, u32, RandomState>,
     /// Where datagrams of those clients are read to; empty as long as there is no such port.
     datagram: Vec<u8>,
+    /// A descriptor to spare: see [`Sockets::turn_away`].
+    spare: Option<OwnedFd>,
     wheel: Wheel,
     /// Flows with work left, each at most once.
     due: VecDeque<u32>,
@@ -97,6 +99,7 @@ impl Sockets {
         let skip = if skips { Vec::new() } else { vec![0; SKIP] };
         Ok(Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            spare: Some(probe),
             flows: Flows::new(&limits),
             listeners: Vec::new(),
             clients: HashMap::default(),
@@ -494,7 +497,7 @@ impl Sockets {
             if id >= self.limits.flows || rows.len() == rows.capacity() {
                 return None;
             }
-            if let Some(flow) = self.flows.get(id).filter(|flow| query.matches(&flow.key, flow.link.port)) {
+            if let Some(flow) = self.flows.get(id).filter(|flow| query.matches(&flow.key)) {
                 rows.push(connection(flow, now));
             }
         }

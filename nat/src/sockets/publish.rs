@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{ipv6_v6only, set_socket_linger};
-use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, getsockname, socket};
 use switch::flow::FlowKey;
 use switch::parse::{PROTO_TCP, PROTO_UDP};
 use switch::port::PortId;
@@ -135,10 +135,21 @@ impl Sockets {
                 Err(Errno::AGAIN) => return,
                 Err(_) => {
                     self.counters.no_socket += 1;
-                    return;
+                    return self.turn_away(index);
                 }
             }
         }
+    }
+
+    /// There is no descriptor for a client. One that waited would wake us for ever, so it is taken by the one we spare
+    /// and refused.
+    fn turn_away(&mut self, index: usize) {
+        self.spare = None;
+        let Some(Some(listener)) = self.listeners.get(index) else { return };
+        if let Ok((socket, _)) = acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
+            let _ = set_socket_linger(&socket, Some(Duration::ZERO));
+        }
+        self.spare = socket(AddressFamily::INET, SocketType::STREAM, None).ok();
     }
 
     /// One client. Its socket is closed where that leads nowhere, and there is nothing.

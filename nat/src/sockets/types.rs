@@ -201,15 +201,12 @@ pub struct Query {
     pub proto: Option<u8>,
     /// With this l4 port on either side.
     pub l4_port: Option<u16>,
-    /// Of the container behind this port.
-    pub port: Option<PortId>,
 }
 
 impl Query {
-    pub(super) fn matches(&self, key: &FlowKey, port: PortId) -> bool {
+    pub(super) fn matches(&self, key: &FlowKey) -> bool {
         self.proto.is_none_or(|proto| proto == key.proto)
             && self.l4_port.is_none_or(|l4| l4 == key.sport || l4 == key.dport)
-            && self.port.is_none_or(|wanted| wanted == port)
     }
 }
 

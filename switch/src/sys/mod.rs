@@ -7,6 +7,7 @@ pub mod datagram;
 pub mod fds;
 pub mod netns;
 pub mod path;
+pub mod process;
 mod returns;
 pub mod signals;
 pub mod socket;

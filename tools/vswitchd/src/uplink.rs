@@ -24,8 +24,9 @@ use switch::verdict::{Task, Unreachable};
 
 use crate::listing::{Clerk, Window};
 
-/// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
-const OTHERS: u64 = 4096;
+/// Descriptors that are not the uplink's flows: TAPs and their twins, published l4 ports, the control socket and its
+/// clients.
+const OTHERS: u64 = 4096 + crate::config::MAX_PUBLISHED as u64;
 
 /// Where the uplink's current settings are found.
 pub type Configured = Arc<ArcSwap<Settings>>;

@@ -159,8 +159,8 @@ udp   127.0.0.1 9000-9010 web       eth0  10.1.0.10:53-63 failed       0 api    
     assert_eq!(
         daemon.good("show connections --protocol tcp"),
         "\
-PROTO DIR CONTAINER SOURCE             DESTINATION  LOCAL             PEER               STATE       IDLE BYTES-OUT BYTES-IN
-tcp   in  web       198.18.0.1:40000   10.1.0.10:80 198.18.0.10:8080  198.18.0.1:40000   established    2     1.50k      300
+PROTO DIR CONTAINER SOURCE           DESTINATION  LOCAL            PEER             STATE       IDLE BYTES-OUT BYTES-IN
+tcp   in  web       198.18.0.1:40000 10.1.0.10:80 198.18.0.10:8080 198.18.0.1:40000 established    2     1.50k      300
 "
     );
 }

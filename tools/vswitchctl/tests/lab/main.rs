@@ -10,6 +10,7 @@ mod namespaces;
 mod publish;
 mod reach;
 mod routing;
+mod takeover;
 mod traffic;
 mod uplink;
 mod wire;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::as_both;
-use crate::harness::{As, Daemon, Host, PATIENCE, PYTHON, random, run, text, wait_for};
+use crate::harness::{As, Daemon, Host, PATIENCE, PYTHON, gone, random, run, text, wait_for};
 use crate::uplink::Outside;
 
 as_both!(
@@ -17,7 +17,7 @@ as_both!(
     l4_ports_come_and_go_with_their_container,
     what_the_host_refuses_is_said,
     publishing_at_run_time,
-    an_engine_that_dies_loses_no_listening_socket,
+    listening_sockets_outlive_engine_and_keeper,
 );
 
 /// Answers each connection with who it comes from, at l4 ports 80 to 82.
@@ -346,10 +346,10 @@ fn publishing_at_run_time(host: Host) {
     daemon.stop();
 }
 
-fn an_engine_that_dies_loses_no_listening_socket(host: Host) {
+fn listening_sockets_outlive_engine_and_keeper(host: Host) {
     let port = free(1);
     let configuration = lab(&host, WEB, &[format!("{port}:80"), "0:80".into()]);
-    let daemon = host.start(&configuration);
+    let mut daemon = host.start(&configuration);
     wait_told("127.0.0.1", port);
     let chosen = nat(&daemon)[1]["ports"].clone();
     let engine = daemon.engine();
@@ -369,9 +369,24 @@ fn an_engine_that_dies_loses_no_listening_socket(host: Host) {
         told += usize::from(client.read_to_string(&mut said).is_ok() && said == "80 10.1.0.1\n");
     }
     assert!(told > 0);
-    // Half-open and silent clients take no more than their share, and others are served.
+    // Silent clients do not keep others out.
     let silent: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     assert_eq!(wait_told("127.0.0.1", port), "80 10.1.0.1");
     drop(silent);
+
+    // Another daemon goes on with them: an upgrade, and after the death of the keeper.
+    daemon.take_over();
+    assert_eq!(nat(&daemon)[1]["ports"], chosen);
+    assert_eq!(wait_told("127.0.0.1", port), "80 10.1.0.1");
+    let engine = daemon.engine();
+    daemon.kill_keeper();
+    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    daemon.begin();
+    gone(engine);
+    drop(client);
+    assert_eq!(nat(&daemon)[1]["ports"], chosen);
+    assert_eq!(wait_told("127.0.0.1", port), "80 10.1.0.1");
+    daemon.ctl(&["unpublish", "web", &format!("{port}:80")]);
+    wait_for("the l4 port to be free", || TcpListener::bind(("::", port)).ok());
     daemon.stop();
 }

@@ -97,7 +97,6 @@ impl Control {
                 Transport::Icmp6 => PROTO_ICMPV6,
             }),
             l4_port: filter.port,
-            port: None,
         };
         let (sender, answer) = oneshot::channel();
         let question = Question { query, rows: Vec::with_capacity(self.uplink.room()), reply: sender };

@@ -44,6 +44,13 @@ pub struct Record {
     pub clients: Arc<AtomicU64>,
 }
 
+impl Record {
+    /// What the keeper was asked for.
+    pub fn listen(&self, key: &Key) -> Listen {
+        listen(key, self.chosen)
+    }
+}
+
 /// Where an entry stands.
 #[derive(Default)]
 pub enum State {

@@ -1,6 +1,7 @@
 //! What came of what was asked: answers of the keeper, and what workers noticed.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use switch::fdb::Flush;
 use switch::mailbox::Command;
@@ -53,6 +54,10 @@ impl Control {
                 let _ = reply.send(Ok(ApiAnswer::Connections(rows)));
             }
             Outcome::Listening(key, result) => self.listening(key, result),
+            Outcome::HandedOver(heir) => {
+                self.handing_over = false;
+                self.heir = heir;
+            }
             Outcome::Nothing => {}
         }
     }
@@ -95,8 +100,9 @@ impl Control {
             port = port.0,
             "interface is up"
         );
-        let command = Command::Attach { port, tap, gso: info.gso_writes };
-        record.state = State::Up { info, link_down: false, gso_refused: false };
+        let tap = Arc::new(tap);
+        let command = Command::Attach { port, tap: Arc::clone(&tap), gso: info.gso_writes };
+        record.state = State::Up { info, tap, link_down: false, gso_refused: false };
         self.unpublished = true;
         if self.mailbox.tell(command).is_err() {
             record.state = State::Failed { reason: "the worker does not listen".into() };
@@ -136,7 +142,7 @@ impl Control {
         if let Some(known) = self.containers.get_mut(&spec.container) {
             known.rerun = true;
         }
-        let keeper = std::sync::Arc::clone(&self.keeper);
+        let keeper = Arc::clone(&self.keeper);
         self.jobs.spawn(async move {
             let _ = keeper.ask(Op::Detach { container: spec.container.clone(), ifname: spec.ifname }).await;
             let result = keeper.ask(Op::Identify { container: spec.container, netns: spec.netns }).await;
@@ -162,10 +168,13 @@ impl Control {
         }
     }
 
-    fn prepared(&mut self, name: &str, result: Result<(), Refusal>) {
+    fn prepared(&mut self, name: &str, result: Result<Option<OwnedFd>, Refusal>) {
         let Some(known) = self.containers.get_mut(name) else { return };
         known.bare = match result {
-            Ok(()) => Bare::Ready,
+            Ok(namespace) => {
+                known.namespace = namespace.map(Arc::new);
+                Bare::Ready
+            }
             Err(refusal) if refusal.kind == RefusalKind::Absent => Bare::Absent(refusal.to_string()),
             Err(refusal) => {
                 tracing::error!(container = name, %refusal, "no namespace");

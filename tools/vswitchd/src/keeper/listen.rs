@@ -24,7 +24,7 @@ const UNPRIVILEGED: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 #[derive(Debug, Default)]
 pub(super) struct Listeners(BTreeMap<(String, String, Publish), Held>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Held {
     /// The first l4 port.
     first: u16,
@@ -50,6 +50,29 @@ impl Listeners {
     /// Closes what was opened. What is not open is no error.
     pub(super) fn close(&mut self, asked: &Listen) {
         self.0.remove(&key(asked));
+    }
+
+    /// All of it for another keeper, in pieces that fit a message.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub(super) fn heritage(&self) -> io::Result<Vec<(Listen, Vec<OwnedFd>)>> {
+        let held = self.held().zip(self.0.values());
+        let pieces = held.flat_map(|(listen, held)| {
+            held.sockets.chunks(MAX_DESCRIPTORS).map(move |piece| (listen.clone(), piece))
+        });
+        pieces
+            .map(|(listen, piece)| {
+                Ok((listen, piece.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?))
+            })
+            .collect()
+    }
+
+    /// Takes over a piece of what another keeper held.
+    pub(super) fn inherit(&mut self, listen: &Listen, sockets: Vec<OwnedFd>) {
+        let held = self.0.entry(key(listen)).or_default();
+        held.first = listen.prefer;
+        held.sockets.extend(sockets);
     }
 
     /// What is open, for an engine that begins.
@@ -186,6 +209,19 @@ mod tests {
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
         let again = Listen { prefer: port, ..asked };
         assert_eq!(listeners.listen(&again, 0).unwrap().0, port, "the same as before");
+    }
+
+    #[test]
+    fn another_keeper_goes_on_with_the_same_sockets() {
+        let mut listeners = Listeners::default();
+        let (port, _) = listeners.listen(&asked("127.0.0.1:0:80"), 0).unwrap();
+        let mut heir = Listeners::default();
+        for (listen, sockets) in listeners.heritage().unwrap() {
+            heir.inherit(&listen, sockets);
+        }
+        drop(listeners);
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert_eq!(heir.listen(&asked("127.0.0.1:0:80"), 0).unwrap().0, port);
     }
 
     #[test]
