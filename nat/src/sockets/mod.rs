@@ -291,18 +291,20 @@ impl Sockets {
             }),
             _ => echo::Echo::connect(to, watch).map(Kind::Echo),
         };
-        let kind = kind.map_err(|errno| self.not_opened(key.proto, errno))?;
+        let kind = kind.map_err(|errno| self.not_opened(key.proto, to, errno))?;
         self.insert(Flow { key, link: *link, used: now, inbound: false, bytes: (0, 0), kind });
         Ok(id)
     }
 
     /// What a socket that could not be made or connected means for the packet.
-    fn not_opened(&mut self, proto: u8, errno: Errno) -> Outcome {
+    fn not_opened(&mut self, proto: u8, to: SocketAddr, errno: Errno) -> Outcome {
         // A ping socket may not be made by everybody; nothing is wrong with the destination.
         if matches!(proto, PROTO_ICMP | PROTO_ICMPV6) && errno == Errno::ACCESS {
             return Outcome::Dropped(DropReason::UplinkProtocol);
         }
-        match cx::unreachable(errno) {
+        // Where IPv6 is switched off the kernel finds no address to speak from, and says that instead.
+        let no_source = errno == Errno::ADDRNOTAVAIL && !cx::has_source(to);
+        match cx::unreachable(if no_source { Errno::NETUNREACH } else { errno }) {
             Some(Unreachable::Port) => Outcome::Unreachable(Unreachable::Port),
             Some(why) => {
                 self.counters.unreachable += 1;

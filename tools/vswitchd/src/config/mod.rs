@@ -11,6 +11,7 @@
 mod diff;
 mod edit;
 mod egress;
+mod family;
 mod load;
 mod model;
 mod netns;
@@ -26,6 +27,7 @@ mod routing;
 mod schema;
 mod syntax;
 mod value;
+mod value6;
 mod words;
 mod zones;
 
@@ -35,6 +37,7 @@ pub use diff::{
 };
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
 pub use egress::Egress;
+pub use family::Family;
 pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};

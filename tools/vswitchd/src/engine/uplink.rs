@@ -148,7 +148,7 @@ fn ends(port: &PortRecord, gateway: &Gateway) -> Box<[End]> {
 /// Whether what the container answers to somebody far away comes to us: its default route leads here.
 fn answers_by_us(port: &PortRecord, ends: &[End], v4: bool) -> bool {
     let gateway = |via: IpAddr| ends.iter().any(|end| end.gateway.to_canonical() == via);
-    port.spec.default_via.is_some_and(|via| via.is_ipv4() == v4 && gateway(via))
+    port.spec.default_via.iter().any(|via| via.is_ipv4() == v4 && gateway(*via))
 }
 
 /// What leads elsewhere than out: our networks and routes behind them.
