@@ -6,6 +6,7 @@
 
 pub mod arp;
 mod build;
+pub mod explain;
 pub mod fib;
 pub mod forward;
 pub mod fragment;
@@ -18,6 +19,7 @@ pub mod pending;
 pub mod returns;
 pub mod route;
 pub mod service;
+pub mod source;
 pub mod tables;
 #[cfg(test)]
 mod testing;

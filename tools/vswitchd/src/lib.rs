@@ -13,5 +13,6 @@ pub mod engine;
 pub mod keeper;
 pub mod logging;
 pub mod policy;
+pub mod trace;
 pub mod uplink;
 pub mod wire;

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use nat::sockets::{Emit, Limits, Link, Outcome, Sockets};
+use router::forward::header_verifies;
 use router::service::Service;
 use router::tables::Tables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -99,6 +100,10 @@ impl Uplink {
         router: &mut Service,
         desk: &mut Desk<'_, I>,
     ) -> Result<Option<Unreachable>, DropReason> {
+        // RFC 1812 section 5.2.2: what leaves by a socket gets another header, which would hide the damage.
+        if !header_verifies(desk.bytes(frame), &packet.meta) {
+            return Err(DropReason::BadChecksum);
+        }
         let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
         let link = Link {
             port: packet.meta.port,

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::wire::Target;
 use rows::{
     ContainerRow, Done, DropRow, FdbRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow, Spoof,
-    Stats, Status, optional_text, text,
+    Stats, Status, TraceAsk, TraceRow, optional_text, text,
 };
 
 /// One question to the control plane, and where its answer goes.
@@ -98,6 +98,8 @@ pub enum Request {
     Status,
     /// The running configuration; [`Answer::Config`].
     Config,
+    /// What would become of a packet; [`Answer::Trace`].
+    Trace(TraceAsk),
     /// Read the configuration file again and apply the difference; [`Answer::Done`].
     Reload,
     /// Apply this configuration; [`Answer::Done`].
@@ -141,6 +143,8 @@ pub enum Answer {
     Status(Status),
     /// The running configuration.
     Config(serde_json::Value),
+    /// What would become of a packet.
+    Trace(Box<TraceRow>),
     /// Done.
     Done(Done),
 }

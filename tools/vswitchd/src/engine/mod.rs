@@ -17,6 +17,7 @@ mod publish;
 mod reconcile;
 mod routing;
 mod settle;
+mod trace;
 
 pub use publish::all_up;
 

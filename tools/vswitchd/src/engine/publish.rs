@@ -63,6 +63,7 @@ fn build(
         if let Some(slot) = by_network.get_mut(id.index()) {
             let mut network = network(id, record, ports, is_up);
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
+            routing::claim_routed(config, &record.config.name, &mut network.claims);
             let ours = Ours::of(id, config, &record.config);
             if let Some(Ours { address, mac, .. }) = ours {
                 // Whoever gets the gateway's address is asked to forward what leaves the network: it is ours alone.
