@@ -5,13 +5,15 @@ mod world;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 
-use nat::sockets::{Limits, Outcome, Target, Unreachable};
+use nat::sockets::{End, Limits, Outcome, Published, Settings, Target, Unreachable};
 use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress, IpEndpoint};
 use switch::drop::DropReason;
+use switch::parse::PROTO_TCP;
 
 use world::{ADDRESS, GATEWAY, LINK, Line, World};
 
@@ -142,15 +144,15 @@ fn publish(world: &mut World) -> u16 {
     let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let target = Target {
-        zone: 0,
-        address: ADDRESS.to_ipv6_mapped(),
-        port: 80,
-        link: LINK,
-        gateway: GATEWAY.to_ipv6_mapped(),
-    };
-    world.sockets.listen(listener.into(), target).unwrap();
+    let published =
+        Published { id: 1, proto: PROTO_TCP, socket: Arc::new(listener.into()), target: target() };
+    world.sockets.configure(&Settings { generation: 1, published: Box::new([published]) });
     port
+}
+
+fn target() -> Target {
+    let end = End { address: ADDRESS.to_ipv6_mapped(), gateway: GATEWAY.to_ipv6_mapped() };
+    Target { zone: 0, link: LINK, port: 80, ends: Box::new([end]), hidden: Arc::new([]) }
 }
 
 fn server(world: &mut World) -> SocketHandle {

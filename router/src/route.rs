@@ -3,12 +3,14 @@
 //! `why` is told every step and what came of it. A worker passes a function that does nothing and is compiled away; a
 //! trace passes one that remembers, so that what it prints is what was decided.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use switch::drop::DropReason;
 use switch::flow::{Arp, Body, Fragment, Gso, L3, Meta, Nd, NdKind, Packet};
+use switch::mac::MacAddr;
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use switch::policy::Here;
+use switch::punt::Service;
 use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
 
 use crate::explain::Step;
@@ -18,6 +20,10 @@ use crate::{martian, source};
 
 /// `ff02::1`, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// l4 port of names.
+const DNS: u16 = 53;
+/// l4 port of addresses.
+const DHCP: u16 = 67;
 /// Bytes of an Ethernet header without tags.
 const ETHERNET_LEN: u16 = 14;
 
@@ -38,17 +44,43 @@ pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step
         why(Step::Neighbor);
         return Some(verdict);
     }
+    if meta.dst == MacAddr::BROADCAST && is_ethernet_2(meta) && asks_for_address(packet, gateway) {
+        return Some(Verdict::Local(Task::Punt(Service::Dhcp)));
+    }
     why(Step::GatewayMac(meta.dst == gateway.mac));
     if meta.dst != gateway.mac {
         return None;
     }
     // RFC 894: IP is in Ethernet II frames. What is wrapped in LLC and SNAP nobody asked us to route.
-    let tags = 4 * (u16::from(meta.vlan.is_some()) + u16::from(meta.inner_vlan.is_some()));
-    if !matches!(meta.l3, L3::V4 | L3::V6) || meta.l3_off != ETHERNET_LEN.saturating_add(tags) {
+    if !is_ethernet_2(meta) {
         why(Step::NotIp);
         return Some(Verdict::Drop(DropReason::NoService));
     }
     Some(internet(packet, gateway, here, why))
+}
+
+fn is_ethernet_2(meta: &Meta) -> bool {
+    let tags = 4 * (u16::from(meta.vlan.is_some()) + u16::from(meta.inner_vlan.is_some()));
+    matches!(meta.l3, L3::V4 | L3::V6) && meta.l3_off == ETHERNET_LEN.saturating_add(tags)
+}
+
+/// RFC 2131 section 4.1: by broadcast to all, or by a client that knows its subnet to all of it. Nobody else on the
+/// network hears it: its addresses are ours to give.
+fn asks_for_address(packet: &Packet, gateway: &Gateway) -> bool {
+    let (key, meta) = (&packet.key, &packet.meta);
+    let to_all = |dst: Ipv4Addr| {
+        let host = u32::MAX.checked_shr(u32::from(gateway.prefix_len)).unwrap_or(0);
+        dst.is_broadcast()
+            || gateway
+                .addresses
+                .iter()
+                .filter_map(Ipv6Addr::to_ipv4_mapped)
+                .any(|own| own.to_bits() | host == dst.to_bits())
+    };
+    gateway.services.dhcp
+        && (key.proto, key.dport) == (PROTO_UDP, DHCP)
+        && meta.fragment == Fragment::No
+        && key.dst.to_ipv4_mapped().is_some_and(to_all)
 }
 
 /// ARP and neighbour discovery that concern the gateway, whoever the frame is for.
@@ -85,7 +117,7 @@ fn internet(
     let (key, meta) = (&packet.key, &packet.meta);
     if gateway.has(key.dst) {
         why(Step::Ours(key.dst));
-        return local(packet);
+        return local(packet, gateway);
     }
     if let Err(martian) = martian::check(packet) {
         why(Step::Martian(martian));
@@ -100,7 +132,7 @@ fn internet(
     let entry = gateway.fib.entry(key.dst);
     why(Step::Route(entry));
     let next = match entry.map(|entry| entry.route) {
-        Some(Route::Local) => return local(packet),
+        Some(Route::Local) => return local(packet, gateway),
         Some(Route::Nobody) => return Verdict::Drop(DropReason::Martian),
         Some(Route::Next(next)) => next,
         None if gateway.uplink => return uplink(packet, why),
@@ -191,7 +223,7 @@ fn length(meta: &Meta) -> u32 {
 }
 
 /// To an address of a gateway: a host requirement now (RFC 1122 sections 3.2.2.1 and 3.2.2.6).
-fn local(packet: &Packet) -> Verdict {
+fn local(packet: &Packet, gateway: &Gateway) -> Verdict {
     let (key, meta) = (&packet.key, &packet.meta);
     match (key.proto, meta.l3) {
         (PROTO_ICMP, L3::V4) | (PROTO_ICMPV6, L3::V6) => {
@@ -203,7 +235,26 @@ fn local(packet: &Packet) -> Verdict {
                 Verdict::Drop(DropReason::NoService)
             }
         }
-        (PROTO_TCP | PROTO_UDP, _) => Verdict::Local(Task::Unreachable(Unreachable::Port)),
+        (PROTO_TCP | PROTO_UDP, _) => match service(packet, gateway) {
+            None => Verdict::Local(Task::Unreachable(Unreachable::Port)),
+            // Of a fragment nothing is reassembled.
+            Some(_) if meta.fragment != Fragment::No => Verdict::Drop(DropReason::NoService),
+            Some(service) => Verdict::Local(Task::Punt(service)),
+        },
         _ => Verdict::Local(Task::Unreachable(Unreachable::Protocol)),
+    }
+}
+
+/// The service that a packet to a gateway's address is for.
+fn service(packet: &Packet, gateway: &Gateway) -> Option<Service> {
+    let key = &packet.key;
+    // Whoever asks is answered: it must be somebody.
+    if key.src.is_unspecified() || key.src.is_multicast() || key.sport == 0 {
+        return None;
+    }
+    match (key.proto, key.dport) {
+        (PROTO_TCP | PROTO_UDP, DNS) if gateway.services.dns => Some(Service::Dns),
+        (PROTO_UDP, DHCP) if gateway.services.dhcp => Some(Service::Dhcp),
+        _ => None,
     }
 }

@@ -79,6 +79,8 @@ impl Service {
             Task::TooBig { mtu } => {
                 self.error(Problem::TooBig { mtu }, DropReason::TooBig, frame, packet, &place, desk)
             }
+            // Whoever has a way to the control plane serves it.
+            Task::Punt(_) => Err(DropReason::NoService),
             // Whoever has one serves it; without one there is no route.
             Task::Uplink => self.unreachable(Unreachable::Network, frame, packet, here, desk),
             Task::Fragment { out, hop, mtu } => fragments(frame, packet, out, &hop, mtu, desk),

@@ -46,8 +46,19 @@ pub struct Gateway {
     pub fib: Fib,
     /// What is in no prefix of the FIB leaves by the uplink.
     pub uplink: bool,
+    /// What it offers beside routing.
+    pub services: Services,
     /// Who is on the network.
     pub neighbors: Arc<Neighbors>,
+}
+
+/// Services of a gateway that the control plane gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// Names.
+    pub dns: bool,
+    /// Addresses.
+    pub dhcp: bool,
 }
 
 impl Gateway {

@@ -87,6 +87,10 @@ drop_reasons! {
     TooBig = "too_big",
     /// for a gateway, which does not offer that
     NoService = "no_service",
+    /// for a service of the gateway (names, addresses), which is busy: all its queue, or the container's share of it, is in use
+    ServiceQueue = "service_queue",
+    /// for a service of the gateway, and longer than any request is
+    OversizedRequest = "oversized_request",
     /// nobody answered for the destination's address
     NeighborUnresolved = "neighbor_unresolved",
     /// too many packets wait for an answer for the destination's address

@@ -23,6 +23,7 @@ pub mod mailbox;
 pub mod parse;
 pub mod policy;
 pub mod port;
+pub mod punt;
 pub mod segment;
 pub mod snapshot;
 pub mod stats;

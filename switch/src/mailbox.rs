@@ -85,6 +85,12 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Wakes a sleeping worker, so that it looks at what was published for it. Cheap, and not lost: a worker that is
+    /// awake looks once more.
+    pub fn wake(&self) {
+        ring(&self.command_wake);
+    }
+
     /// The next command, for the worker.
     pub fn next_command(&self) -> Option<Command> {
         self.commands.pop()
@@ -113,7 +119,7 @@ impl Mailbox {
     }
 }
 
-fn ring(wake: &OwnedFd) {
+pub(crate) fn ring(wake: &OwnedFd) {
     // EAGAIN would mean that the counter is at its maximum: it is readable all the same.
     let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
 }

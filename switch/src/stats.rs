@@ -82,6 +82,8 @@ pub struct WorkerCounters {
     pub batches: Counter,
     /// Times the worker slept and was woken.
     pub wakeups: Counter,
+    /// Times it looked again for a moment instead, and something came.
+    pub spins: Counter,
     /// Super-frames that a port refused and that were segmented here.
     pub segmented: Counter,
     /// FDB entries that could not be learned: the table was full of other ports' entries.

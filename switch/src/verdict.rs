@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use crate::drop::DropReason;
 use crate::mac::MacAddr;
 use crate::port::{NetworkId, PortId};
+use crate::punt::Service;
 
 /// What is to happen with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub enum Task {
         /// Bytes of an IP packet.
         mtu: u32,
     },
+    /// For a service of the gateway that the control plane gives.
+    Punt(Service),
     /// Leaves by the uplink.
     Uplink,
     /// Waits until the next hop's MAC is known.

@@ -189,6 +189,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         }
         let stats = self.io.take_stats();
         self.counters.worker.wakeups.add(stats.wakeups);
+        self.counters.worker.spins.add(stats.spins);
         self.counters.worker.segmented.add(stats.segmented);
         more
     }

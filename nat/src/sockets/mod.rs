@@ -9,6 +9,7 @@ mod echo;
 mod flows;
 mod inbox;
 mod publish;
+mod settings;
 mod tcp;
 mod types;
 mod udp;
@@ -39,7 +40,7 @@ use publish::{LISTENER, Listener};
 use wheel::Wheel;
 use wire::flag;
 
-pub use publish::{ListenerId, Target};
+pub use settings::{End, Published, Settings, Target};
 pub use types::{Connection, Counters, Emit, Limits, Link, Outcome, Unreachable};
 
 /// Events taken at once.
@@ -309,7 +310,7 @@ impl Sockets {
         self.wheel.next()
     }
 
-    /// Ends all flows of a port that went away. What listens for it refuses its clients until it is retargeted.
+    /// Ends all flows of a port that went away. Clients of its l4 ports are refused until it is configured anew.
     pub fn forget(&mut self, port: PortId, now: Tick, out: &mut impl Emit) {
         self.refuse_clients(port);
         let ids: Vec<u32> =

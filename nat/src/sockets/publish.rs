@@ -1,9 +1,12 @@
 //! Published l4 ports: listening sockets whose clients become connections to a container, with the client's address.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_linger;
@@ -14,7 +17,8 @@ use switch::port::PortId;
 use switch::tick::Tick;
 
 use super::flows::{Flow, Kind};
-use super::types::{Emit, Link};
+use super::settings::{Published, Settings, Target};
+use super::types::Emit;
 use super::{Sockets, tcp};
 
 /// Set in the tokens of listening sockets.
@@ -22,66 +26,61 @@ pub(super) const LISTENER: u64 = 1 << 31;
 /// Clients taken at once before other sockets have their turn.
 const TURN: usize = 16;
 
-/// Where the clients of a listening socket go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The container's address plan.
-    pub zone: u16,
-    /// The container's address, IPv4 as v4-mapped.
-    pub address: Ipv6Addr,
-    /// The container's l4 port.
-    pub port: u16,
-    /// How the container is reached.
-    pub link: Link,
-    /// The gateway of the container in the family of `address`: stands in for clients whose own address the container
-    /// could not answer.
-    pub gateway: Ipv6Addr,
-}
-
 pub(super) struct Listener {
-    socket: OwnedFd,
-    /// `None`: the container went away, clients are refused.
+    id: u64,
+    socket: Arc<OwnedFd>,
+    /// `None`: the container went away, clients are refused until the control plane says what follows.
     target: Option<Target>,
 }
 
-/// A listening socket of a [`Sockets`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenerId(u32);
-
 impl Sockets {
-    /// From now on the clients of `socket`, which listens and does not block, are connections to `target`.
-    ///
-    /// # Errors
-    /// What the kernel said to watching it.
+    /// Takes in what changed: new sockets are watched, those that are not published any more are let go, clients of
+    /// the others go where they go now. Connections that are there stay.
     ///
     /// # Syscalls
-    /// `epoll_ctl`.
-    pub fn listen(&mut self, socket: OwnedFd, target: Target) -> rustix::io::Result<ListenerId> {
+    /// `epoll_ctl` for each socket that comes or goes.
+    pub fn configure(&mut self, settings: &Settings) {
+        let mut wanted: HashMap<u64, &Published, RandomState> =
+            settings.published.iter().map(|published| (published.id, published)).collect();
+        for index in 0..self.listeners.len() {
+            let Some(Some(listener)) = self.listeners.get_mut(index) else { continue };
+            match wanted.remove(&listener.id) {
+                Some(published) => listener.target = Some(published.target.clone()),
+                None => self.unlisten(index),
+            }
+        }
+        for published in settings.published.iter().filter(|published| wanted.contains_key(&published.id)) {
+            if self.listen(published).is_err() {
+                self.counters.no_socket += 1;
+            }
+        }
+    }
+
+    /// # Errors
+    /// What the kernel said to watching it.
+    fn listen(&mut self, published: &Published) -> rustix::io::Result<()> {
         let free = self.listeners.iter().position(Option::is_none);
-        let id = free.unwrap_or(self.listeners.len());
-        let token = LISTENER | id as u64;
-        epoll::add(&self.epoll, &socket, EventData::new_u64(token), EventFlags::IN)?;
-        let listener = Some(Listener { socket, target: Some(target) });
-        match self.listeners.get_mut(id) {
+        let index = free.unwrap_or(self.listeners.len());
+        let token = EventData::new_u64(LISTENER | index as u64);
+        epoll::add(&self.epoll, &published.socket, token, EventFlags::IN)?;
+        let listener = Some(Listener {
+            id: published.id,
+            socket: Arc::clone(&published.socket),
+            target: Some(published.target.clone()),
+        });
+        match self.listeners.get_mut(index) {
             Some(place) => *place = listener,
             None => self.listeners.push(listener),
         }
-        Ok(ListenerId(id as u32))
+        Ok(())
     }
 
-    /// New clients of it go to `target`: the container came back, or has another MAC.
-    pub fn retarget(&mut self, id: ListenerId, target: Target) {
-        if let Some(Some(listener)) = self.listeners.get_mut(id.0 as usize) {
-            listener.target = Some(target);
+    /// Others hold the same socket, so epoll would go on reporting it: it is taken out explicitly.
+    fn unlisten(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index).and_then(Option::take) {
+            // It fails only for what is not watched.
+            let _ = epoll::delete(&self.epoll, &listener.socket);
         }
-    }
-
-    /// Takes no more clients; gives back the socket. Connections that are there stay.
-    pub fn unlisten(&mut self, id: ListenerId) -> Option<OwnedFd> {
-        let listener = self.listeners.get_mut(id.0 as usize)?.take()?;
-        // It fails only for what is not watched.
-        let _ = epoll::delete(&self.epoll, &listener.socket);
-        Some(listener.socket)
     }
 
     /// Takes clients. What is left when there is no room for more is refused.
@@ -95,8 +94,8 @@ impl Sockets {
                     let client = client.and_then(|client| SocketAddr::try_from(client).ok());
                     // Until it belongs to a connection that works, closing it is a refusal.
                     let _ = set_socket_linger(&socket, Some(Duration::ZERO));
-                    if let (Some(client), Some(target)) = (client, listener.target) {
-                        self.begin(socket, client, target, now, out);
+                    if let (Some(client), Some(target)) = (client, listener.target.clone()) {
+                        self.begin(socket, client, &target, now, out);
                     }
                 }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
@@ -110,8 +109,15 @@ impl Sockets {
     }
 
     /// One client. Its socket is closed where that leads nowhere.
-    fn begin(&mut self, socket: OwnedFd, client: SocketAddr, target: Target, now: Tick, out: &mut impl Emit) {
-        let Some(key) = self.key_of(client, &target) else {
+    fn begin(
+        &mut self,
+        socket: OwnedFd,
+        client: SocketAddr,
+        target: &Target,
+        now: Tick,
+        out: &mut impl Emit,
+    ) {
+        let Some(key) = self.key_of(client, target) else {
             self.counters.over_quota += 1;
             return;
         };
@@ -138,23 +144,24 @@ impl Sockets {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
+        let v4 = ip.to_ipv4_mapped().is_some();
+        let end = target.end(v4)?;
         let key = |dst, dport| FlowKey {
             zone: target.zone,
             proto: PROTO_TCP,
-            src: target.address,
+            src: end.address,
             dst,
             sport: target.port,
             dport,
         };
-        let same_family = ip.to_ipv4_mapped().is_some() == target.address.to_ipv4_mapped().is_some();
-        let answerable = same_family && !ip.to_canonical().is_loopback() && ip != target.address;
-        if answerable && self.flows.find(&key(ip, client.port())).is_none() {
+        let same_family = end.address.to_ipv4_mapped().is_some() == v4;
+        if same_family && can_answer(target, ip) && self.flows.find(&key(ip, client.port())).is_none() {
             return Some(key(ip, client.port()));
         }
         self.counters.masked += 1;
         // Any l4 port will do where the client's own is taken.
         (0..64).map(|step| client.port().wrapping_add(step).max(1024)).find_map(|port| {
-            let key = key(target.gateway, port);
+            let key = key(end.gateway, port);
             self.flows.find(&key).is_none().then_some(key)
         })
     }
@@ -162,7 +169,20 @@ impl Sockets {
     /// Clients for a container on this port are refused until their listening socket is retargeted.
     pub(super) fn refuse_clients(&mut self, port: PortId) {
         for listener in self.listeners.iter_mut().flatten() {
-            listener.target = listener.target.filter(|target| target.link.port != port);
+            if listener.target.as_ref().is_some_and(|target| target.link.port == port) {
+                listener.target = None;
+            }
         }
     }
+}
+
+/// Whether what the container answers to this client comes back to us.
+fn can_answer(target: &Target, ip: Ipv6Addr) -> bool {
+    let (canonical, own) = (ip.to_canonical(), target.ends.iter().any(|end| end.address == ip));
+    let local = canonical.is_loopback()
+        || match canonical {
+            IpAddr::V4(v4) => v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+    !own && !local && !target.hidden.iter().any(|net| net.contains(&canonical))
 }

@@ -7,18 +7,20 @@
 //!
 //! A batch starts small after a sleep and doubles while there is more: a lone packet is on its way after one read, a
 //! burst gets full batches. It is bounded in bytes too: super-frames push each other out of the cache before they are
-//! written.
+//! written. When it spins before it sleeps is in [`super::spin`].
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use super::spin::{Look, Spin};
 use super::{BATCH, Batch, Io, IoStats, Wait};
 use crate::drop::DropReason;
 use crate::flow::{Gso, Meta};
@@ -69,6 +71,9 @@ pub struct EpollIo {
     turns: usize,
     /// One segment, with its virtio header.
     scratch: Box<[u8]>,
+    spin: Spin,
+    /// What epoll said last.
+    heard: Vec<Heard>,
     stats: IoStats,
     /// Ports that were let go since the last batch.
     let_go: Vec<PortId>,
@@ -102,6 +107,8 @@ impl EpollIo {
             spent: 0,
             turns: 0,
             scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
+            spin: Spin::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            heard: Vec::with_capacity(BATCH),
             stats: IoStats::default(),
             let_go: Vec::new(),
             watched: false,
@@ -131,31 +138,64 @@ impl EpollIo {
 
     /// Asks epoll which ports became ready; sleeps if told so.
     fn poll(&mut self, wait: Wait) -> io::Result<()> {
-        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match wait {
+            Wait::Poll => self.look(Some(Duration::ZERO))?,
+            Wait::Sleep => self.wait(None)?,
+            Wait::Until(deadline) => self.wait(Some(deadline))?,
+        }
+        self.hear();
+        Ok(())
+    }
+
+    /// Nothing is to be done: waits for what comes, at first by looking again where that is worth it.
+    fn wait(&mut self, deadline: Option<Tick>) -> io::Result<()> {
+        let mut next = self.spin.begin(nanos());
+        loop {
+            let sleeps = next == Look::Sleep;
+            self.look(if sleeps { deadline.map(span) } else { Some(Duration::ZERO) })?;
+            let now = nanos();
+            match self.heard.first() {
+                Some(first) => {
+                    self.spin.heard(first.token, now, &mut self.stats, sleeps);
+                    return Ok(());
+                }
+                None if sleeps => return Ok(()),
+                None => next = self.spin.missed(now),
+            }
+        }
+    }
+
+    /// What epoll has, after at most `timeout`.
+    fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut space = [const { MaybeUninit::uninit() }; BATCH];
-        let timeout = match wait {
-            Wait::Poll => Some(NOW),
-            Wait::Sleep => None,
-            Wait::Until(deadline) => Some(span(deadline)),
-        };
-        let events = match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
-            Ok((events, _)) => events,
-            Err(Errno::INTR) => return Ok(()),
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        });
+        self.heard.clear();
+        match epoll::wait(&self.epoll, &mut space, timeout.as_ref()) {
+            Ok((events, _)) => self.heard.extend(events.iter().map(Heard::new)),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-        };
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self) {
         let before = self.ready.len();
         let mut commands = false;
-        for event in events {
-            let flags = event.flags;
-            match event.data.u64() {
+        let heard = std::mem::take(&mut self.heard);
+        for &Heard { token, gone } in &heard {
+            match token {
                 MAILBOX => commands = true,
                 WATCHED => self.watched = true,
                 // A TAP reports this only when it does not exist any more, and a read at that very moment may still say
                 // EAGAIN; edge-triggered, it would never be heard of again.
-                token if flags.contains(epoll::EventFlags::ERR) => self.gone(PortId(token as u16)),
+                token if gone => self.gone(PortId(token as u16)),
                 token => self.mark_ready(PortId(token as u16)),
             }
         }
+        self.heard = heard;
         // The new ones first, in their order; after them one of those that were here.
         let new = self.ready.len().saturating_sub(before);
         self.ready.rotate_right(new);
@@ -164,7 +204,6 @@ impl EpollIo {
             silence(self.mailbox.command_wake());
             self.obey();
         }
-        Ok(())
     }
 
     fn mark_ready(&mut self, port: PortId) {
@@ -312,9 +351,28 @@ impl EpollIo {
 }
 
 /// How long until `deadline`; one coarse tick of the clock longer, or it would be waited for twice.
-fn span(deadline: Tick) -> Timespec {
-    let millis = deadline.millis().saturating_sub(Tick::now().millis()).min(3_600_000) + 4;
-    Timespec { tv_sec: (millis / 1000) as i64, tv_nsec: (millis % 1000 * 1_000_000) as i64 }
+fn span(deadline: Tick) -> Duration {
+    Duration::from_millis(deadline.millis().saturating_sub(Tick::now().millis()).min(3_600_000) + 4)
+}
+
+/// Nanoseconds of the monotonic clock, no system call.
+fn nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs())
+}
+
+/// One event of epoll.
+#[derive(Clone, Copy)]
+struct Heard {
+    token: u64,
+    gone: bool,
+}
+
+impl Heard {
+    fn new(event: &epoll::Event) -> Self {
+        let flags = event.flags;
+        Self { token: event.data.u64(), gone: flags.contains(epoll::EventFlags::ERR) }
+    }
 }
 
 enum Read {
@@ -344,11 +402,12 @@ impl Io for EpollIo {
         if self.ready.is_empty() {
             self.poll(wait)?;
             self.limit = 1;
-            self.stats.wakeups += u64::from(wait != Wait::Poll);
         } else if self.turns == 0 {
             self.poll(Wait::Poll)?;
         }
         batch.watched = std::mem::take(&mut self.watched);
+        // What is sent to no port may go to the policy's descriptor, and be answered there.
+        self.spin.sent(WATCHED);
         batch.gone.append(&mut self.let_go);
         let mut bytes = 0;
         while self.turns > 0
@@ -370,6 +429,7 @@ impl Io for EpollIo {
         }
         match rustix::io::write(&tap.fd, pool.wire(frame)) {
             Ok(_) => {
+                self.spin.sent(u64::from(out.0));
                 if gso {
                     tap.refusals = 0;
                 }

@@ -7,6 +7,7 @@
 
 pub mod epoll;
 pub mod mem;
+mod spin;
 
 use std::io;
 
@@ -65,6 +66,8 @@ pub enum Wait {
 pub struct IoStats {
     /// Sleeps that ended.
     pub wakeups: u64,
+    /// Sleeps that were saved by looking again for a moment.
+    pub spins: u64,
     /// Super-frames that a port refused and that were written as segments.
     pub segmented: u64,
 }

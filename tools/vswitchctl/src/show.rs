@@ -412,6 +412,7 @@ fn workers(stats: &Stats) -> String {
         number("DROPS"),
         number("BATCHES"),
         number("WAKEUPS"),
+        number("SPINS"),
     ];
     let cells = stats.workers.iter().map(|row| {
         [
@@ -427,6 +428,7 @@ fn workers(stats: &Stats) -> String {
             row.drops,
             row.batches,
             row.wakeups,
+            row.spins,
         ]
         .map(|counter| counter.to_string())
     });

@@ -17,6 +17,7 @@
 //! wait) is out of line, in [`router::service`].
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use router::explain::Step;
 use router::service::Service;
@@ -26,9 +27,11 @@ use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::flow::{Meta, Packet};
 use switch::frame::Frame;
-use switch::io::Io;
+use switch::io::{BATCH, Io};
+use switch::mac::MacAddr;
 use switch::policy::{Desk, Fate, Here, Policy};
-use switch::port::PortId;
+use switch::port::{NetworkId, PortId};
+use switch::punt::Punt;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Verdict};
@@ -39,6 +42,7 @@ use crate::uplink::{Out, Uplink};
 pub struct House {
     router: Service,
     uplink: Option<Uplink>,
+    punt: Option<Arc<Punt>>,
 }
 
 /// Fifth hop: what is to happen with `packet`, and `why`. Changes nothing, sees no bytes.
@@ -51,10 +55,22 @@ pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Ste
     bridge(&packet.meta, here.network)
 }
 
+/// Who answers on a port for the gateway of `network`, if it is a port of that network.
+fn gateway_mac(snapshot: &Snapshot<Tables>, port: PortId, network: NetworkId) -> Option<MacAddr> {
+    let known = snapshot.port(port)?;
+    (known.network == network).then(|| snapshot.tables.gateway(network)).flatten().map(|gateway| gateway.mac)
+}
+
 impl House {
     /// For ports `0..ports`, with a way out or without one.
     pub fn new(ports: usize, uplink: Option<Uplink>) -> Self {
-        Self { router: Service::new(ports), uplink }
+        Self { router: Service::new(ports), uplink, punt: None }
+    }
+
+    /// With the control plane behind it for names and addresses.
+    #[must_use]
+    pub fn with_services(self, punt: Arc<Punt>) -> Self {
+        Self { punt: Some(punt), ..self }
     }
 
     /// The descriptor that the I/O engine must have an eye on.
@@ -107,6 +123,10 @@ impl Policy for House {
                     None => Ok(Fate::Local),
                 }
             }
+            (Task::Punt(service), _) => {
+                let punt = self.punt.as_ref().ok_or(DropReason::NoService)?;
+                punt.up(service, frame, packet, here.id, desk)
+            }
             (task, _) => self.router.serve(task, frame, packet, here, desk),
         }
     }
@@ -119,6 +139,9 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) {
         self.router.forget(port, desk);
+        if let Some(punt) = &self.punt {
+            punt.forget(port);
+        }
         if let Some(uplink) = &mut self.uplink {
             uplink.sockets().forget(port, now, &mut Out { desk, router: &mut self.router, snapshot, now });
         }
@@ -131,9 +154,15 @@ impl Policy for House {
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) -> bool {
-        let Some(uplink) = &mut self.uplink else { return false };
+        let mut more = false;
+        if let Some(punt) = &self.punt {
+            punt.ring();
+            more = punt.down(BATCH, desk, |port, network| gateway_mac(snapshot, port, network));
+        }
+        let Some(uplink) = &mut self.uplink else { return more };
+        uplink.configure();
         let mut out = Out { desk, router: &mut self.router, snapshot, now };
-        let more = uplink.sockets().flush(now, &mut out);
+        more |= uplink.sockets().flush(now, &mut out);
         (watched && uplink.sockets().ready(now, &mut out)) | more
     }
 

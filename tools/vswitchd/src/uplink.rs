@@ -1,8 +1,10 @@
 //! Between the packet's way and the sockets uplink: who the container is, where frames go, what an error becomes.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
-use nat::sockets::{Emit, Limits, Link, Outcome, Sockets};
+use arc_swap::{ArcSwap, Cache};
+use nat::sockets::{Emit, Limits, Link, Outcome, Settings, Sockets};
 use router::forward::header_verifies;
 use router::service::Service;
 use router::tables::Tables;
@@ -22,9 +24,15 @@ const OTHERS: u64 = 4096;
 /// Bytes of the longest frame.
 const FRAME: usize = 66 * 1024;
 
+/// Where the uplink's current settings are found.
+pub type Configured = Arc<ArcSwap<Settings>>;
+
 /// The sockets uplink of one worker.
 pub struct Uplink {
     sockets: Sockets,
+    settings: Cache<Configured, Arc<Settings>>,
+    /// The generation of what was taken in last.
+    configured: u64,
     /// The packet in hand: what it causes is made in the same pool that it lies in.
     packet: Vec<u8>,
 }
@@ -60,7 +68,7 @@ impl Uplink {
     ///
     /// # Syscalls
     /// `prlimit64`; those of [`Sockets::new`]
-    pub fn new(now: Tick) -> std::io::Result<Self> {
+    pub fn new(settings: Configured, now: Tick) -> std::io::Result<Self> {
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
         // Where it may not be raised the lower one counts.
@@ -70,7 +78,22 @@ impl Uplink {
         let flows = u32::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(u32::MAX);
         let flows = all.flows.min(flows.max(256));
         let limits = Limits { flows, flows_per_port: all.flows_per_port.min(flows / 2), ..all };
-        Ok(Self { sockets: Sockets::new(limits, now)?, packet: Vec::with_capacity(FRAME) })
+        Ok(Self {
+            sockets: Sockets::new(limits, now)?,
+            settings: Cache::new(settings),
+            configured: 0,
+            packet: Vec::with_capacity(FRAME),
+        })
+    }
+
+    /// Takes in what the control plane has published since: once a batch. Whoever publishes wakes the worker
+    /// ([`switch::mailbox::Mailbox::wake`]).
+    pub fn configure(&mut self) {
+        let settings = self.settings.load();
+        if settings.generation != self.configured {
+            self.configured = settings.generation;
+            self.sockets.configure(settings);
+        }
     }
 
     /// The sockets.

@@ -487,6 +487,8 @@ pub struct WorkerRow {
     pub batches: u64,
     /// Times it slept and was woken.
     pub wakeups: u64,
+    /// Times it looked again for a moment instead, and something came.
+    pub spins: u64,
 }
 
 impl Stats {

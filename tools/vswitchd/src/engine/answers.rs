@@ -225,6 +225,7 @@ impl Control {
             drops: worker.dropped(),
             batches: worker.batches.get(),
             wakeups: worker.wakeups.get(),
+            spins: worker.spins.get(),
         }];
         let at_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         Stats { at_ms, ports: ports.collect(), workers }

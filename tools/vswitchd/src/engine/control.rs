@@ -26,10 +26,12 @@ use super::keeper::{Keeper, Notice};
 use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{PortRecord, Ports, State};
+use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
 use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Reply};
 use crate::config::Config;
+use crate::uplink::Configured;
 use crate::wire::{AttachInfo, AttachSpec, Begin, NetnsRef, Refusal, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
@@ -52,6 +54,7 @@ pub struct Control {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) counters: Arc<Counters>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    pub(super) uplink: UplinkControl,
     pub(super) generation: u64,
     pub(super) hosts: Hosts,
     pub(super) jobs: JoinSet<Outcome>,
@@ -191,12 +194,14 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// What the worker reads.
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    /// What the worker's uplink reads.
+    pub uplink_settings: Configured,
 }
 
 impl Control {
     /// A control plane that wants what the file says and what was made through the API before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot } = parts;
+        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot, uplink_settings } = parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
             desired: file.clone(),
@@ -209,6 +214,7 @@ impl Control {
             mailbox,
             counters,
             snapshot,
+            uplink: UplinkControl::new(uplink_settings),
             generation: 0,
             hosts,
             jobs: JoinSet::new(),
@@ -363,6 +369,8 @@ impl Control {
                     record.fdb.flush(Flush::PortGone(port));
                 }
             }
+            // What is up and where containers are concerns the uplink too.
+            self.configure_uplink();
         }
     }
 

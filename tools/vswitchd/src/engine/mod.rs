@@ -18,6 +18,7 @@ mod reconcile;
 mod routing;
 mod settle;
 mod trace;
+mod uplink;
 
 pub use publish::all_up;
 
@@ -42,7 +43,7 @@ use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::policy::House;
-use crate::uplink::Uplink;
+use crate::uplink::{Configured, Uplink};
 use crate::wire::{Begin, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
@@ -167,8 +168,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
+    let uplink_settings = Configured::default();
     let uplink = match file.daemon.uplink {
-        config::Uplink::Sockets => Some(Uplink::new(Tick::now())?),
+        config::Uplink::Sockets => Some(Uplink::new(Arc::clone(&uplink_settings), Tick::now())?),
         config::Uplink::None => None,
     };
     let house = House::new(ports::MAX_PORTS, uplink);
@@ -196,8 +198,16 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     }));
 
     let keeper = Arc::new(Keeper::new(channel)?);
-    let mailbox_of_control = Arc::clone(&mailbox);
-    let parts = Parts { begin, file, objects, keeper, mailbox: mailbox_of_control, counters, snapshot };
+    let parts = Parts {
+        begin,
+        file,
+        objects,
+        keeper,
+        mailbox: Arc::clone(&mailbox),
+        counters,
+        snapshot,
+        uplink_settings,
+    };
     let mut control = Control::new(parts);
     control.adopt(adopted);
     let code = control.run(called).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use router::fib::{Fib, Next, Route};
 use router::neighbor::{GONE, REACHABLE};
-use router::tables::{Gateway, Tables};
+use router::tables::{Gateway, Services, Tables};
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Claims, Owner, Routed};
@@ -79,6 +79,7 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
             prefix6_len: 0,
             uplink: config.daemon.uplink == Uplink::Sockets && !record.config.internal,
             fib: fib(ours, config, networks, gateways, &links),
+            services: Services::default(),
             neighbors: Arc::clone(&record.neighbors),
         });
     }

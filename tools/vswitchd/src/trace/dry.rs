@@ -20,6 +20,7 @@ use switch::io::mem::MemIo;
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, Here, Policy};
 use switch::port::{NetworkId, PortId};
+use switch::punt::Punt;
 use switch::snapshot::Snapshot;
 use switch::stats::Counter;
 use switch::table::TableError;
@@ -180,6 +181,11 @@ impl Policy for Dry {
             // Sockets of the host are beyond what can be tried without being done.
             Task::Uplink if header_verifies(desk.bytes(frame), &packet.meta) => Ok(Fate::Local),
             Task::Uplink => Err(DropReason::BadChecksum),
+            // Into a queue that nobody reads.
+            Task::Punt(service) => match Punt::new(here.snapshot.ports.len()) {
+                Ok(punt) => punt.up(service, frame, packet, here.id, desk),
+                Err(_) => Ok(Fate::Local),
+            },
             task => self.router.serve(task, frame, packet, here, desk),
         }
     }

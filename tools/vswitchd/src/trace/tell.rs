@@ -8,6 +8,7 @@ use switch::drop::DropReason;
 use switch::flow::{Gso, L3, Meta, Packet};
 use switch::parse::parse;
 use switch::port::{NetworkId, PortId};
+use switch::punt::Service;
 use switch::snapshot::{Network, Owner, Snapshot, Spoof};
 use switch::verdict::{Action, Hop as Way, Task, Unreachable, Verdict};
 use switch::vnet::VnetHdr;

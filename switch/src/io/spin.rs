@@ -1,0 +1,188 @@
+//! Whether to look again for a moment instead of going to sleep.
+//!
+//! Waking a thread costs more than a packet's whole way: about 5 us, and 20 to 50 where the idle core of a virtual
+//! machine must be fetched back. Whoever waits for an answer pays that on every leg. So a worker that has nothing to do
+//! looks again for [`SPIN`], but only where that is likely to be worth it:
+//!
+//! - **Only while traffic is ping-pong**: what was heard came from whoever was sent to last, within [`SOON`]. That earns
+//!   one point, anything else costs two, and from [`ENOUGH`] points on there is a spin before a sleep. A stream one way
+//!   never earns a point, however fast it is: it can wait in its queue, and the core is somebody else's.
+//! - **Bounded**: a spin that finds nothing halves the points, so that the end of a conversation costs four spins, 200
+//!   us in all.
+//! - **Never when idle**: without answers there are no points. One ping a second answers once within [`SOON`] and once
+//!   not: it loses more than it earns.
+//! - **Off when cores are short**: a spin in which the clock jumps was interrupted, by somebody who needs the core. Then
+//!   there is none for [`PAUSE`]. With one core there is never any.
+//!
+//! The clock is read twice for a sleep and once for each look of a spin, never for a packet.
+
+use super::IoStats;
+
+/// Nanoseconds of one spin: two thirds of the round trips between two containers answer within it.
+pub const SPIN: u64 = 50_000;
+/// An answer that comes later than this, in nanoseconds, a spin would not have caught; what sleeping itself added is in it.
+const SOON: u64 = 2 * SPIN;
+/// Points from which on a spin is tried.
+const ENOUGH: u8 = 4;
+/// Points that can be had: after so many answers the first one that is missing is forgiven.
+const MOST: u8 = 32;
+/// Nanoseconds between two looks of a spin that mean that another thread had the core.
+const JUMP: u64 = 30_000;
+/// Nanoseconds without spins after one that was interrupted.
+const PAUSE: u64 = 20_000_000;
+
+/// What a spin has come to at one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Look again.
+    Again,
+    /// Go to sleep.
+    Sleep,
+}
+
+/// The points of one worker. Time is an argument: nanoseconds of a monotonic clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spin {
+    /// There are cores to spare.
+    allowed: bool,
+    points: u8,
+    /// Whose answer is awaited.
+    awaited: u64,
+    /// No spin before this moment.
+    paused: u64,
+    /// When this spin began.
+    began: u64,
+    /// When it was looked last.
+    looked: u64,
+}
+
+impl Spin {
+    /// For a thread that may run on so many cores.
+    pub fn new(cores: usize) -> Self {
+        Self { allowed: cores > 1, awaited: u64::MAX, ..Self::default() }
+    }
+
+    /// Something was sent to `token`: it may answer.
+    pub const fn sent(&mut self, token: u64) {
+        self.awaited = token;
+    }
+
+    /// There is nothing to do since `now`. Whether to spin.
+    pub const fn begin(&mut self, now: u64) -> Look {
+        (self.began, self.looked) = (now, now);
+        if self.allowed && self.points >= ENOUGH && now >= self.paused { Look::Again } else { Look::Sleep }
+    }
+
+    /// Nothing was there at a look of a spin.
+    pub const fn missed(&mut self, now: u64) -> Look {
+        if now.saturating_sub(self.looked) > JUMP {
+            (self.points, self.paused) = (0, now.saturating_add(PAUSE));
+            return Look::Sleep;
+        }
+        self.looked = now;
+        if now.saturating_sub(self.began) < SPIN {
+            return Look::Again;
+        }
+        self.points /= 2;
+        Look::Sleep
+    }
+
+    /// After having had nothing to do, `token` was the first to be heard, at `now`.
+    pub fn heard(&mut self, token: u64, now: u64, stats: &mut IoStats, slept: bool) {
+        stats.wakeups += u64::from(slept);
+        stats.spins += u64::from(!slept);
+        let answers = token == self.awaited && now.saturating_sub(self.began) < SOON;
+        self.points = if answers { (self.points + 1).min(MOST) } else { self.points.saturating_sub(2) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: u64 = 1;
+    const B: u64 = 2;
+
+    /// One thing heard `wait` nanoseconds after there was nothing to do, and forwarded to `to`; looks come every
+    /// microsecond. Says whether it was found by a spin.
+    fn heard(spin: &mut Spin, clock: &mut u64, wait: u64, from: u64, to: u64) -> bool {
+        let comes = *clock + wait;
+        let mut look = spin.begin(*clock);
+        while look == Look::Again && *clock + 1000 < comes {
+            *clock += 1000;
+            look = spin.missed(*clock);
+        }
+        let caught = look == Look::Again;
+        *clock = comes;
+        spin.heard(from, *clock, &mut IoStats::default(), !caught);
+        spin.sent(to);
+        caught
+    }
+
+    fn conversation(spin: &mut Spin, clock: &mut u64, exchanges: u32) -> u32 {
+        (0..exchanges)
+            .map(|_| {
+                let there = heard(spin, clock, 20_000, A, B);
+                u32::from(there) + u32::from(heard(spin, clock, 20_000, B, A))
+            })
+            .sum()
+    }
+
+    #[test]
+    fn a_conversation_is_caught_after_a_few_answers() {
+        let (mut spin, mut clock) = (Spin::new(2), 0);
+        assert!(conversation(&mut spin, &mut clock, 50) >= 100 - 2 * u32::from(ENOUGH));
+    }
+
+    #[test]
+    fn its_end_costs_few_spins_and_nothing_is_spun_when_idle() {
+        let (mut spin, mut clock) = (Spin::new(2), 0);
+        conversation(&mut spin, &mut clock, 50);
+        let spins = (0..100)
+            .filter(|_| {
+                let tried = spin.begin(clock) == Look::Again;
+                heard(&mut spin, &mut clock, 1_000_000_000, A, B);
+                tried
+            })
+            .count();
+        assert!(spins <= 4, "{spins}");
+    }
+
+    #[test]
+    fn a_stream_one_way_is_never_spun_for() {
+        let (mut spin, mut clock) = (Spin::new(2), 0);
+        assert!((0..1000).all(|_| !heard(&mut spin, &mut clock, 5_000, A, B)));
+    }
+
+    #[test]
+    fn a_slow_ping_is_not_spun_for() {
+        let (mut spin, mut clock) = (Spin::new(2), 0);
+        for _ in 0..100 {
+            assert!(!heard(&mut spin, &mut clock, 1_000_000_000, A, B));
+            assert!(!heard(&mut spin, &mut clock, 20_000, B, A));
+        }
+    }
+
+    #[test]
+    fn who_needs_the_core_gets_it() {
+        let (mut spin, mut clock) = (Spin::new(2), 0);
+        conversation(&mut spin, &mut clock, 50);
+        assert_eq!(spin.begin(clock), Look::Again);
+        assert_eq!(spin.missed(clock + 1000), Look::Again);
+        clock += 1000 + JUMP + 1;
+        assert_eq!(spin.missed(clock), Look::Sleep);
+        let until = clock + PAUSE;
+        while clock + 100_000 < until {
+            assert!(!heard(&mut spin, &mut clock, 20_000, A, B));
+            assert!(!heard(&mut spin, &mut clock, 20_000, B, A));
+        }
+        clock = until;
+        assert!(conversation(&mut spin, &mut clock, 10) > 0);
+    }
+
+    #[test]
+    fn one_core_never_spins() {
+        let (mut spin, mut clock) = (Spin::new(1), 0);
+        assert_eq!(conversation(&mut spin, &mut clock, 50), 0);
+    }
+}
