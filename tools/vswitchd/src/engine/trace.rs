@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn hexadecimal_digits() {
         assert_eq!(bytes("00fFa5").unwrap(), [0, 0xff, 0xa5]);
-        assert_eq!(bytes("").unwrap(), []);
+        assert!(bytes("").unwrap().is_empty());
         for (text, words) in
             [("0", "odd"), ("0g", "digits are"), ("\u{e9}", "digits are"), ("0 00", "digits")]
         {

@@ -460,7 +460,8 @@ mod tests {
                 ttl: Some(ttl),
                 ..to(if six { "fd00:2::3" } else { "10.2.0.3" })
             };
-            prop_assert!(crafted(&what).unwrap().ends_with(&format!("length {length}")));
+            let end = format!("length {length}");
+            prop_assert!(crafted(&what).unwrap().ends_with(&end));
         }
     }
 }

@@ -286,6 +286,8 @@ impl Teller<'_> {
             Task::Fragment { out, mtu, .. } => {
                 format!("to {}, in fragments of {mtu} bytes", self.names.port(out))
             }
+            Task::Punt(Service::Dns) => "for the gateway's DNS, whose answer is not tried".into(),
+            Task::Punt(Service::Dhcp) => "for the gateway's DHCP, whose answer is not tried".into(),
             Task::Uplink => "to a socket of the daemon's own; what the host makes of it is not tried".into(),
             Task::Hold { network, address } => format!(
                 "waits; {} is asked for on network {}",

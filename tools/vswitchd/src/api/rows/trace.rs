@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use switch::mac::MacAddr;
 
-use super::optional_text;
+use super::{UnknownWord, optional_text};
 
 words! {
     /// A hop of a packet's way, in their order.
