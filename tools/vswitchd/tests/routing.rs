@@ -70,7 +70,8 @@ fn lab() -> Worker<MemIo, House> {
 
 fn lab_of(text: &str, ports: u16) -> Worker<MemIo, House> {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config = parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None }).unwrap();
+    let config =
+        parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
     let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
     let house = House::new(usize::from(ports), None);
     let mut worker = Worker::new(MemIo::new(ports), 128, usize::from(ports), snapshot, house);

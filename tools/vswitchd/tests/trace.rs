@@ -225,8 +225,9 @@ impl Lab {
     fn new(shape: &Shape) -> Self {
         let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
         let text = shape.configuration();
-        let config = parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None })
-            .unwrap_or_else(|errors| panic!("{errors}"));
+        let config =
+            parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None })
+                .unwrap_or_else(|errors| panic!("{errors}"));
         let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
         let house = House::new(usize::from(PORTS), None);
         let io = MemIo::new(PORTS);
