@@ -324,3 +324,45 @@ fn errors_are_few_however_many_are_asked_for() {
     assert!((100..=151).contains(&answers), "{answers}");
     assert_eq!(plain(&mut worker, 2, &edited(datagram(B, A, [1, 2]), 8, 1, true)).len(), 1, "b has its own");
 }
+
+#[test]
+fn options_pass_as_they_are_and_source_routes_do_not() {
+    // RFC 1812 section 5.2.4.1: what is not understood is left alone; record route among it, which we do not fill in.
+    let with = |options: [u8; 8]| {
+        let plain = datagram(A, B, [1, 2]);
+        let mut frame = [&plain[..34], &options, &plain[34..]].concat();
+        frame[16..18].copy_from_slice(&44u16.to_be_bytes());
+        frame[14] = 0x47;
+        frame[24..26].fill(0);
+        let check = !sum(&frame[14..42]);
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+        frame
+    };
+    let mut worker = routed("");
+    for options in [[7, 7, 4, 0, 0, 0, 0, 0], [148, 4, 0, 0, 1, 1, 1, 1], [222, 8, 1, 2, 3, 4, 5, 6]] {
+        let out = plain(&mut worker, 0, &with(options));
+        assert_eq!((out.len(), out[0].0, &out[0].1[34..42]), (1, 2, &options[..]));
+    }
+    for kind in [131, 137] {
+        assert_eq!(plain(&mut worker, 0, &with([kind, 7, 4, 10, 2, 0, 2, 0])), []);
+    }
+    assert_eq!(dropped(&worker, DropReason::SourceRoute), 2);
+}
+
+#[test]
+fn what_went_to_many_is_not_routed_and_nobody_is_told() {
+    let mut worker = routed("");
+    // RFC 1812 section 5.3.4: by a broadcast frame. The bridge floods it, the router leaves it.
+    let mut broadcast = datagram(A, B, [1, 2]);
+    broadcast[..6].fill(0xff);
+    assert_eq!(plain(&mut worker, 0, &broadcast), [(1, broadcast.clone())], "to r, who is on blue, alone");
+    // Sections 5.3.5.1 and 5.3.5.2 (RFC 2644), and what is never routed; link-local and loopback sources.
+    let blue_and_red =
+        [[255, 255, 255, 255], [10, 1, 0, 255], [10, 2, 0, 255], [10, 2, 0, 0], [224, 0, 0, 251]];
+    for to in
+        blue_and_red.into_iter().chain([[127, 0, 0, 1], [169, 254, 169, 254], [0, 0, 0, 0], [240, 0, 0, 1]])
+    {
+        assert_eq!(plain(&mut worker, 0, &datagram(A, to.into(), [1, 2])), [], "to {to:?}");
+    }
+    assert_eq!(dropped(&worker, DropReason::Martian), 9);
+}

@@ -76,7 +76,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
         prop::array::uniform3(prop::bool::weighted(0.8)),
         prop::array::uniform3(prop::sample::select(vec![1500u16, 600, 1400])),
         prop::array::uniform6(prop::bool::weighted(0.6)),
-        prop::sample::select(vec![16u16, 8192]),
+        prop::sample::select(vec![64u16, 8192]),
     )
         .prop_map(|(spoof, icc, mtu, ways, fdb_limit)| Shape { spoof, icc, mtu, ways, fdb_limit })
 }

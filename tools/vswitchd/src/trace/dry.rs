@@ -15,8 +15,8 @@ use switch::drop::DropReason;
 use switch::fdb::Fdb;
 use switch::flow::{Meta, Packet};
 use switch::frame::Frame;
-use switch::io::Wait;
 use switch::io::mem::MemIo;
+use switch::io::{Io, Wait};
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, Here, Policy};
 use switch::port::{NetworkId, PortId};
@@ -71,7 +71,8 @@ pub fn run(
     now: Tick,
 ) -> Result<Option<Run>, TableError> {
     let Some(network) = snapshot.port(port).map(|port| port.network) else { return Ok(None) };
-    let copy = Arc::new(ArcSwap::from_pointee(copy(snapshot, network)?));
+    let next = next_network(snapshot, port, vnet, frame, now);
+    let copy = Arc::new(ArcSwap::from_pointee(copy(snapshot, network, next)?));
     let seen = Rc::new(RefCell::new(Seen::default()));
     let ports = snapshot.ports.len();
     let dry = Dry { router: Service::new(ports), seen: Rc::clone(&seen) };
@@ -123,16 +124,38 @@ fn counted(counter: Option<&Counter>) -> bool {
     counter.is_some_and(|counter| counter.get() > 0)
 }
 
-/// The same snapshot with tables of its own where a frame that comes in by `network` may write: its FDB, and who its
-/// gateway knows. Of the other networks' tables it is only read.
-fn copy(snapshot: &Snapshot<Tables>, network: NetworkId) -> Result<Snapshot<Tables>, TableError> {
+/// The network that the frame is routed to. What its source address teaches does not change that.
+fn next_network(
+    snapshot: &Snapshot<Tables>,
+    port: PortId,
+    vnet: &VnetHdr,
+    frame: &[u8],
+    now: Tick,
+) -> Option<NetworkId> {
+    let id = snapshot.port(port)?.network;
+    let network = snapshot.network(id)?;
+    let packet = parse(frame, vnet, port, network.zone).ok()?;
+    match policy::decide(&packet, &Here { snapshot, id, network, now }, &mut |_| ()) {
+        Verdict::Forward(action) => action.hop.map(|hop| hop.network),
+        _ => None,
+    }
+}
+
+/// The same snapshot with tables of its own where a frame that comes in by `network` may write: its FDB, who its
+/// gateway knows, and whom the gateway of the network that it goes on to asks.
+fn copy(
+    snapshot: &Snapshot<Tables>,
+    network: NetworkId,
+    next: Option<NetworkId>,
+) -> Result<Snapshot<Tables>, TableError> {
     let mut copy = snapshot.clone();
     if let Some(Some(network)) = copy.networks.get_mut(network.index()) {
         let fdb = Fdb::new(network.fdb.capacity())?;
         network.fdb.copy_into(&fdb);
         network.fdb = Arc::new(fdb);
     }
-    if let Some(Some(gateway)) = copy.tables.gateways.get_mut(network.index()) {
+    for network in std::iter::once(network).chain(next.filter(|next| *next != network)) {
+        let Some(Some(gateway)) = copy.tables.gateways.get_mut(network.index()) else { continue };
         let neighbors = Neighbors::new(gateway.neighbors.capacity())?;
         gateway.neighbors.copy_into(&neighbors);
         gateway.neighbors = Arc::new(neighbors);
@@ -147,8 +170,7 @@ struct Seen {
     verdict: Option<Verdict>,
 }
 
-/// The policy of the house, but that it remembers why, expects nothing back, asks nobody who was not asked for and has
-/// no way out.
+/// The policy of the house, but that it remembers why, expects nothing back and has no way out.
 struct Dry {
     router: Service,
     seen: Rc<RefCell<Seen>>,
@@ -169,7 +191,11 @@ impl Policy for Dry {
         House::edit(hop, meta, frame)
     }
 
-    fn serve<I: switch::io::Io>(
+    fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
+        self.router.ask(verdict, here, desk);
+    }
+
+    fn serve<I: Io>(
         &mut self,
         task: Task,
         frame: &Frame,

@@ -209,7 +209,7 @@ impl Teller<'_> {
             }
             Step::NextHop(address, Some(known)) => {
                 let asked =
-                    if known.ask { ", not confirmed for a while: would be asked as well" } else { "" };
+                    if known.ask { ", which was not confirmed for a while: it is asked as well" } else { "" };
                 format!("next hop {} is at {}{asked}", address.to_canonical(), known.mac)
             }
             Step::Fdb(mac, None) => format!("{mac} is not in the FDB"),
@@ -354,9 +354,15 @@ impl Teller<'_> {
 
     /// What came out; equal packets once, with all their ports.
     fn out(&self) -> Vec<TraceOut> {
-        let made = !matches!(self.run.verdict, Some(Verdict::Forward(_) | Verdict::Flood));
+        // The packet itself comes first, and then what had to be asked because of it.
+        let itself = match self.run.verdict {
+            Some(Verdict::Forward(_)) => 1,
+            Some(Verdict::Flood) => usize::MAX,
+            _ => 0,
+        };
         let mut out: Vec<TraceOut> = Vec::new();
-        for (port, vnet, bytes) in &self.run.out {
+        for (index, (port, vnet, bytes)) in self.run.out.iter().enumerate() {
+            let made = index >= itself;
             let hex = hex(bytes);
             let place = self.names.row(self.snapshot, *port);
             match out.iter_mut().find(|one| one.packet.hex == hex) {
