@@ -191,8 +191,8 @@ fn stats() {
 PORT NETWORK CONTAINER IFACE RX-FRAMES/s RX-BITS/s TX-FRAMES/s TX-BITS/s RX-FRAMES TX-FRAMES DROPS
    3 blue    web       eth0           77     88.0k           0         0      1000         5     0
 
-WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS
-     0 1005         0        0      1000       0      0     0    0     5      40       0
+WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS SPINS
+     0 1005         0        0      1000       0      0     0    0     5      40       0     0
 "
     );
 }

@@ -110,13 +110,16 @@ goldens! {
     reverse_path in "reverse-path";
 }
 
-/// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host.
+/// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host, services
+/// of the control plane.
 const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::StaleEntry,
     DropReason::PortGone,
     DropReason::TxFull,
     DropReason::TxDown,
     DropReason::TxError,
+    DropReason::ServiceQueue,
+    DropReason::OversizedRequest,
     DropReason::UplinkQuota,
     DropReason::UplinkProtocol,
     DropReason::UplinkFull,
