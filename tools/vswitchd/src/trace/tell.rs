@@ -107,7 +107,7 @@ impl Teller<'_> {
             _ => return Vec::new(),
         };
         match hop {
-            Hop::Parse => vec![line(self.frame, Ok(packet))],
+            Hop::Parse => vec![self.parsed(&packet.meta)],
             Hop::Admit => self.admit(packet),
             Hop::Learn => {
                 self.run.learned.map(|learned| self.learn(&packet.meta, learned)).into_iter().collect()
@@ -121,6 +121,11 @@ impl Teller<'_> {
 
     fn network(&self) -> Option<&Network> {
         self.snapshot.network(self.run.network)
+    }
+
+    fn parsed(&self, meta: &Meta) -> String {
+        let payload = meta.l3_end.saturating_sub(u32::from(meta.headers_len));
+        format!("sound: {} bytes of headers, {payload} of payload", meta.headers_len)
     }
 
     fn admit(&self, packet: &Packet) -> Vec<String> {
