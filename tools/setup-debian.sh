@@ -13,7 +13,7 @@ tests=(
     curl jq                         # the control socket by hand
     passwd util-linux uidmap        # the ordinary user that tests make
 )
-peers=(openvswitch-switch vde2 bridge-utils nftables)
+peers=(openvswitch-switch vde2 bridge-utils nftables passt slirp4netns)
 
 wanted=("${tests[@]}")
 [ "${1:-}" = --tests ] || wanted+=("${peers[@]}")
