@@ -149,7 +149,7 @@ fn digits(text: &str) -> Result<String, HexError> {
         let line = line.trim_start();
         push(&mut digits, line.split_once("  ").map_or(line, |(bytes, _)| bytes))?;
     }
-    if digits.len() % 2 == 0 { Ok(digits) } else { Err(HexError::Odd) }
+    if digits.len().is_multiple_of(2) { Ok(digits) } else { Err(HexError::Odd) }
 }
 
 /// `0x0010:  4500 ...` as its offset and the rest.
