@@ -216,6 +216,9 @@ impl Sent {
     }
 }
 
+/// A frame that came out of a port.
+type Sending = (PortId, VnetHdr, Vec<u8>);
+
 struct Lab {
     worker: Worker<MemIo, House>,
     snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
@@ -258,7 +261,7 @@ impl Lab {
     }
 
     /// What the worker does with a frame: what it drops it for, and what comes out.
-    fn happens(&mut self, port: u16, frame: &[u8]) -> (Vec<DropReason>, Vec<(PortId, VnetHdr, Vec<u8>)>) {
+    fn happens(&mut self, port: u16, frame: &[u8]) -> (Vec<DropReason>, Vec<Sending>) {
         let before = drops(self.worker.counters());
         self.worker.io.inject(PortId(port), &VnetHdr::default(), frame);
         self.worker.step(Wait::Poll).unwrap();
@@ -378,7 +381,7 @@ const OPEN: Shape = Shape {
 #[test]
 fn every_step_has_its_reason() {
     let asks = plain(2, Host::Gateway(1), 0);
-    let (verdict, said) = lines(&OPEN, &[asks.clone()], &plain(0, Host::Port(2), 5));
+    let (verdict, said) = lines(&OPEN, &[asks], &plain(0, Host::Port(2), 5));
     assert_eq!(verdict, Fate::Forward);
     assert_eq!(
         said[1..],
