@@ -8,6 +8,7 @@ mod basics;
 mod hostile;
 mod namespaces;
 mod routing;
+mod takeover;
 mod trace;
 mod traffic;
 mod uplink;
