@@ -26,6 +26,8 @@ pub enum Step {
     NotIp,
     /// For an address of the gateway itself.
     Ours(Ipv6Addr),
+    /// The gateway has no address of the packet's family.
+    NoFamily,
     /// An address that is never routed.
     Martian(Martian),
     /// Where its source address belongs.

@@ -119,6 +119,11 @@ fn internet(
         why(Step::Ours(key.dst));
         return local(packet, gateway);
     }
+    // Without an address of the family it is no gateway for it, whatever the FIB or the uplink would do.
+    if (if meta.l3 == L3::V4 { gateway.prefix_len } else { gateway.prefix6_len }) == 0 {
+        why(Step::NoFamily);
+        return Verdict::Drop(DropReason::NoService);
+    }
     if let Err(martian) = martian::check(packet) {
         why(Step::Martian(martian));
         return Verdict::Drop(DropReason::Martian);

@@ -6,6 +6,7 @@ mod harness;
 
 mod basics;
 mod hostile;
+mod ipv6;
 mod namespaces;
 mod routing;
 mod takeover;

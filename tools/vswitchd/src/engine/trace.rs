@@ -126,7 +126,8 @@ fn next_mac(
         .addresses
         .iter()
         .any(|(address, length)| IpNet::new(*address, *length).is_ok_and(|net| net.contains(&to)));
-    let next = match (on_link, gateway, port.spec.default_via) {
+    let via = port.spec.default_via.iter().copied().find(|via| via.is_ipv4() == to.is_ipv4());
+    let next = match (on_link, gateway, via) {
         (true, ..) => to,
         (false, Some(gateway), _) => return Ok(gateway.mac),
         (false, None, Some(via)) => via,

@@ -199,6 +199,7 @@ impl Teller<'_> {
             Step::GatewayMac(false) => "its destination MAC is not the gateway's: for the bridge".into(),
             Step::NotIp => "to the gateway, and not IP in an Ethernet II frame".into(),
             Step::Ours(address) => format!("{} is the gateway itself", address.to_canonical()),
+            Step::NoFamily => "the gateway has no address of its family".into(),
             Step::Martian(martian) => martian.to_string(),
             Step::Source(belongs) => self.source(*belongs),
             Step::Route(None) => "no route to its destination".into(),

@@ -108,6 +108,7 @@ goldens! {
     malformed in "malformed";
     routing in "routing";
     reverse_path in "reverse-path";
+    routing6 in "routing6";
 }
 
 /// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host, services
