@@ -118,7 +118,7 @@ fn hops(criterion: &mut Criterion) {
     let mut house = House::new(2, None);
     let mut group = criterion.benchmark_group("hop, routed");
     group.bench_function("5 decide: gateway, fib, neighbour", |b| {
-        b.iter(|| decide(black_box(&packet), &here));
+        b.iter(|| decide(black_box(&packet), &here, &mut |_| ()));
     });
     group.bench_function("6 track: what may come back", |b| {
         b.iter(|| house.track(black_box(verdict), &packet, &here));
