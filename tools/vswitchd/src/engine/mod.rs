@@ -22,6 +22,7 @@ mod reconcile;
 mod routing;
 mod settle;
 mod store;
+mod trace;
 mod uplink;
 
 pub use publish::all_up;
