@@ -121,6 +121,7 @@ fields! {
         Icc = icc,
         Internal = internal,
         RoutesTo = routes_to,
+        Dhcp = dhcp,
         Ageing = ageing,
         FdbLimit = fdb_limit,
         Spoof = spoof,
@@ -137,6 +138,7 @@ fields! {
         Netns = netns,
         Network = network,
         Ip = ip,
+        Dhcp = dhcp,
         Mac = mac,
         DefaultVia = default_via,
     }
@@ -148,6 +150,7 @@ struct PlacedInterface<'c> {
     netns: &'c NetnsRef,
     network: &'c str,
     ip: Option<Ipv4Net>,
+    dhcp: bool,
     mac: MacAddr,
     default_via: Option<Ipv4Addr>,
 }
@@ -158,6 +161,7 @@ impl<'c> PlacedInterface<'c> {
             netns: &container.netns,
             network: &interface.network,
             ip: interface.ip,
+            dhcp: interface.dhcp,
             mac: interface.mac,
             default_via: interface.default_via,
         }

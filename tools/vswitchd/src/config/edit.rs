@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
 use super::plan::in_network;
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
-use super::registry::{Had, Registry};
+use super::registry::{Had, Registry, needs_gateway};
 use super::resolve::{default_route, unknown_network, way_out};
 use super::routing::AddressPlan;
 use super::value::{self, Number};
@@ -27,6 +27,8 @@ pub struct NetworkOptions {
     pub mtu: Option<i64>,
     /// Containers may talk to each other.
     pub icc: Option<bool>,
+    /// Addresses by DHCP.
+    pub dhcp: Option<bool>,
     /// Seconds.
     pub ageing: Option<i64>,
     /// Entries.
@@ -76,10 +78,14 @@ impl Network {
         take(&mut problems, &mut network.subnet, subnet);
         take(&mut problems, &mut network.mtu, number(options.mtu).map(|number| value::mtu(&number)));
         take(&mut problems, &mut network.icc, options.icc.map(Ok));
+        take(&mut problems, &mut network.dhcp, options.dhcp.map(Ok));
         take(&mut problems, &mut network.ageing, within(&value::AGEING, options.ageing));
         take(&mut problems, &mut network.fdb_limit, within(&value::FDB_LIMIT, options.fdb_limit));
         take(&mut problems, &mut network.spoof, options.spoof.as_deref().map(value::spoof));
         take(&mut problems, &mut network.storm, within(&value::STORM, options.storm));
+        if problems.is_empty() && network.dhcp {
+            problems.extend(needs_gateway("dhcp", &network).err());
+        }
         if problems.is_empty() { Ok(network) } else { Err(problems) }
     }
 }
@@ -326,7 +332,8 @@ impl Config {
             None => registry.default_mac(index, network, ip, owner),
         };
         let ip: Option<Ipv4Net> = ip.and_then(|ip| in_network(ip, network));
-        Ok(Interface { network: network.name.clone(), name, ip, mac, default_via: None })
+        let dhcp = network.dhcp && options.ip.is_none();
+        Ok(Interface { network: network.name.clone(), name, ip, dhcp, mac, default_via: None })
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct RawNetwork {
     pub subnet: Option<Range<usize>>,
     pub gateway: Option<At<Ipv4Addr>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    /// Where it says that it has DHCP.
+    pub dhcp: Option<Range<usize>>,
     /// The names, or `None` within: all.
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     /// Whether addresses in it can be judged: its subnet and gateway are not wrong.
@@ -176,6 +178,8 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
     if let Some(internal) = section.flag("internal") {
         network.internal = internal.value;
     }
+    let dhcp = section.flag("dhcp").filter(|at| at.value).map(|at| at.span);
+    network.dhcp = dhcp.is_some();
     no_nat(section, reporter);
     RawNetwork {
         name,
@@ -183,6 +187,7 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
         subnet: subnet.map(|at| at.span),
         gateway: gateway.unwrap_or_default(),
         gateway_mac: gateway_mac.unwrap_or_default(),
+        dhcp,
         routes_to: section.texts_or_all("routes_to"),
         sound,
         span: section.span.clone(),

@@ -128,6 +128,8 @@ pub struct Network {
     pub internal: bool,
     /// The networks it may open connections to.
     pub routes_to: RoutesTo,
+    /// Interfaces that name no address get theirs by DHCP, and so does whoever else asks.
+    pub dhcp: bool,
     /// Seconds until an unused FDB entry is forgotten.
     pub ageing: u32,
     /// How many FDB entries.
@@ -150,11 +152,17 @@ impl Network {
             icc: true,
             internal: false,
             routes_to: RoutesTo::default(),
+            dhcp: false,
             ageing: 300,
             fdb_limit: 8192,
             spoof: Spoof::Claimed,
             storm: 10_000,
         }
+    }
+
+    /// The first and last address that hosts of its subnet can have.
+    pub fn hosts(&self) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        self.subnet.as_ref().map(super::registry::hosts)
     }
 
     /// The address that is never given to a container by itself: the gateway, or the subnet's first address, which is
@@ -250,6 +258,8 @@ pub struct Interface {
     /// Address and prefix length; `None` where the network has no subnet.
     #[serde(serialize_with = "as_optional_text")]
     pub ip: Option<Ipv4Net>,
+    /// The address is not set: whoever is behind the interface asks for it by DHCP, with the interface's MAC.
+    pub dhcp: bool,
     /// Unicast, and the only one of its kind in the network.
     #[serde(serialize_with = "as_text")]
     pub mac: MacAddr,

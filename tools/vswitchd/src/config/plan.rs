@@ -38,8 +38,9 @@ impl Port {
 
     /// The interface, all but its default route.
     pub fn interface(self, network: &Network) -> Interface {
-        let Self { name, ip, mac, .. } = self;
-        Interface { network: network.name.clone(), name, ip, mac, default_via: None }
+        let Self { name, ip, mac, raw, .. } = self;
+        let dhcp = network.dhcp && raw.ip == Ok(None);
+        Interface { network: network.name.clone(), name, ip, dhcp, mac, default_via: None }
     }
 }
 
@@ -71,6 +72,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
+        self.check_dhcp();
         self.asked_addresses();
         if let Some(previous) = context.previous {
             self.kept_addresses(previous);
@@ -144,6 +146,14 @@ impl<'p, 't> Plan<'p, 't> {
             };
             if self.reporter.check(span, needs_gateway("gateway_mac", network)).is_some() {
                 network.gateway_mac = Some(*mac);
+            }
+        }
+    }
+
+    fn check_dhcp(&mut self) {
+        for (network, facts) in self.networks.iter().zip(self.facts) {
+            if let Some(span) = facts.dhcp.as_ref().filter(|_| facts.sound) {
+                self.reporter.check(span, needs_gateway("dhcp", network));
             }
         }
     }

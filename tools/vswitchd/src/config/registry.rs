@@ -132,6 +132,9 @@ impl Registry {
         if network.gateway.is_none() && network.reserved_address() == Some(ip) {
             return Err(Problem::Reserved { ip, network: network.name.clone() });
         }
+        if network.dhcp && network.gateway == Some(ip) {
+            return Err(Problem::GatewayServes { ip, network: network.name.clone() });
+        }
         if let Some(mac) = network.gateway_mac.filter(|_| network.gateway == Some(ip)) {
             return Err(Problem::GatewayTwice { ip, network: network.name.clone(), mac });
         }
@@ -251,7 +254,7 @@ impl<'m> Had<'m> {
     /// Those of a network.
     pub fn of(memory: &'m Memory, network: &str) -> Self {
         let mut had: HashMap<_, Vec<_>> = HashMap::new();
-        for (ip, entry) in memory.of(network) {
+        for (ip, entry) in memory.of(network).filter(|(_, entry)| entry.lease.is_none()) {
             if let Some(ip) = v4(ip) {
                 let of_owner = had.entry((entry.container.as_str(), entry.interface.as_str())).or_default();
                 of_owner.push((entry.rank(), ip));

@@ -15,6 +15,7 @@ use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
 use switch::port::{NetworkId, PortId};
+use switch::punt::{Parcel, Punt};
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::tick::Tick;
@@ -22,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::dhcp::Dhcp;
 use super::keeper::{Keeper, Notice};
 use super::leases::Leases;
 use super::networks::Networks;
@@ -49,6 +51,8 @@ pub struct Control {
     pub(super) file: Config,
     pub(super) objects: Objects,
     pub(super) leases: Leases,
+    pub(super) dhcp: Dhcp,
+    pub(super) punt: Arc<Punt>,
     pub(super) networks: Networks,
     pub(super) ports: Ports,
     pub(super) containers: BTreeMap<String, ContainerRecord>,
@@ -200,19 +204,33 @@ pub struct Parts {
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     /// What the worker's uplink reads.
     pub uplink_settings: Configured,
+    /// The way of packets to and from workers.
+    pub punt: Arc<Punt>,
 }
 
 impl Control {
     /// A control plane that wants what the file says and what was made through the API before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { begin, file, objects, leases, keeper, mailbox, counters, snapshot, uplink_settings } =
-            parts;
+        let Parts {
+            begin,
+            file,
+            objects,
+            leases,
+            keeper,
+            mailbox,
+            counters,
+            snapshot,
+            uplink_settings,
+            punt,
+        } = parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
             desired: file.clone(),
             file,
             objects,
             leases,
+            dhcp: Dhcp::default(),
+            punt,
             networks: Networks::default(),
             ports: Ports::default(),
             containers: BTreeMap::new(),
@@ -241,7 +259,11 @@ impl Control {
     }
 
     /// Works until told to end.
-    pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> ExitCode {
+    pub async fn run(
+        mut self,
+        mut calls: mpsc::Receiver<Call>,
+        mut asked: mpsc::Receiver<Box<Parcel>>,
+    ) -> ExitCode {
         let mailbox = Arc::clone(&self.mailbox);
         #[expect(
             deprecated,
@@ -259,6 +281,13 @@ impl Control {
             next_look = next_look.min(Instant::now() + pause);
             tokio::select! {
                 Some(call) = calls.recv() => self.answer(call),
+                Some(parcel) = asked.recv() => {
+                    self.serve_dhcp(parcel);
+                    while let Ok(parcel) = asked.try_recv() {
+                        self.serve_dhcp(parcel);
+                    }
+                    self.mailbox.wake();
+                }
                 notice = keeper.listen(), if !keeper_lost => match notice {
                     Notice::Reload => self.read_file(None),
                     Notice::Command(container, state) => {
@@ -343,7 +372,7 @@ impl Control {
         self.retry_waiting();
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
-            self.leases.save();
+            self.age_leases();
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
@@ -369,8 +398,13 @@ impl Control {
         }
         if std::mem::take(&mut self.unpublished) {
             self.generation += 1;
-            let new =
-                Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
+            let new = Arc::new(publish::snapshot(
+                self.generation,
+                &self.desired,
+                &self.networks,
+                &self.ports,
+                &self.leases.memory,
+            ));
             self.retired = Some(self.snapshot.swap(new));
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {

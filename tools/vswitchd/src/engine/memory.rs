@@ -43,6 +43,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
                     network: kept.network.clone(),
                     name: name.clone(),
                     ip: Some(ip),
+                    dhcp: false,
                     mac,
                     default_via: None,
                 }],

@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod control;
 mod describe;
+mod dhcp;
 mod hosts;
 mod keeper;
 mod leases;
@@ -17,6 +18,7 @@ mod ports;
 mod publish;
 mod reconcile;
 mod routing;
+mod services;
 mod settle;
 mod store;
 mod uplink;
@@ -34,6 +36,7 @@ use arc_swap::ArcSwap;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
+use switch::punt::{Punt, SLOTS as PARCELS};
 use switch::snapshot::Snapshot;
 use switch::sys::caps;
 use switch::tick::Tick;
@@ -181,7 +184,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         config::Uplink::Sockets => Some(Uplink::new(Arc::clone(&uplink_settings), Tick::now())?),
         config::Uplink::None => None,
     };
-    let house = House::new(ports::MAX_PORTS, uplink);
+    let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(io::Error::from)?);
+    let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
     if let Some(fd) = house.watched() {
         io.watch(fd).map_err(io::Error::from)?;
     }
@@ -205,6 +209,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         let _ = ended.await; // a dropped sender ends it as well
     }));
 
+    let (dhcp, asked) = mpsc::channel(PARCELS);
+    tokio::spawn(services::serve(Arc::clone(&punt), dhcp));
+
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
         begin,
@@ -216,10 +223,11 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         counters,
         snapshot,
         uplink_settings,
+        punt,
     };
     let mut control = Control::new(parts);
     control.adopt(adopted);
-    let code = control.run(called).await;
+    let code = control.run(called, asked).await;
 
     let _ = end.send(());
     let _ = served.await;

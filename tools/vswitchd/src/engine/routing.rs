@@ -78,7 +78,7 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
             prefix6_len: 0,
             uplink: config.daemon.uplink == Uplink::Sockets && !record.config.internal,
             fib: fib(ours, config, networks, gateways, &links),
-            services: Services::default(),
+            services: Services { dns: false, dhcp: record.config.dhcp },
             neighbors: Arc::clone(&record.neighbors),
         });
     }
