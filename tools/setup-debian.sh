@@ -14,7 +14,7 @@ tests=(
     busybox                         # udhcpc, a DHCP client
     passwd util-linux uidmap        # the ordinary user that tests make
 )
-peers=(openvswitch-switch vde2 bridge-utils nftables)
+peers=(openvswitch-switch vde2 bridge-utils nftables passt slirp4netns)
 
 wanted=("${tests[@]}")
 [ "${1:-}" = --tests ] || wanted+=("${peers[@]}")

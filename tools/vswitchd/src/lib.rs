@@ -11,6 +11,7 @@ pub mod channel;
 pub mod config;
 pub mod dhcp;
 pub mod engine;
+pub mod handover;
 pub mod ipam;
 pub mod keeper;
 pub mod logging;

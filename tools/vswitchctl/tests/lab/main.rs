@@ -9,6 +9,7 @@ mod basics;
 mod hostile;
 mod namespaces;
 mod routing;
+mod takeover;
 mod traffic;
 mod uplink;
 mod wire;

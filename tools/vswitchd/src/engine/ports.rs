@@ -1,6 +1,8 @@
 //! The control plane's registry of ports: one record per interface that is wanted, whether it is there or not.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use switch::mac::MacAddr;
@@ -45,6 +47,8 @@ pub enum State {
     Up {
         /// What it turned out to be.
         info: AttachInfo,
+        /// Its TAP, which the worker has too: for a daemon that takes over when the keeper has died.
+        tap: Arc<OwnedFd>,
         /// The container set its link down.
         link_down: bool,
         /// The kernel refused super-frames for it while running.
