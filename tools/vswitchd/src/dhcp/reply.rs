@@ -170,7 +170,7 @@ fn encode(message: &Message) -> Option<Vec<u8>> {
 /// The UDP payload of an IPv4 packet for a server; `None`: it is not whole, not right, or not for one.
 pub fn payload(packet: &[u8]) -> Option<&[u8]> {
     let header_len = usize::from(packet.first()? & 0x0f).checked_mul(4)?;
-    let header = packet.get(..header_len.max(IP_LEN))?;
+    let header = packet.get(..header_len).filter(|header| header.len() >= IP_LEN)?;
     let at = |place: usize| header.get(place..).and_then(|rest| rest.first_chunk::<4>()).copied();
     let (source, target) = (Ipv4Addr::from(at(12)?), Ipv4Addr::from(at(16)?));
     let total = usize::from(u16::from_be_bytes(*header.get(2..)?.first_chunk()?));

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dhcproto::v4::{DhcpOption, Flags, HType, Message, Opcode, OptionCode};
+use dhcproto::v4::{DhcpOption, Flags, Message, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
 use proptest::prelude::*;
 use switch::checksum::sum;
@@ -90,7 +90,8 @@ impl Lab {
         let mut request = message(mac, MessageType::Request);
         ask(&mut request, [DhcpOption::RequestedIpAddress(offered), DhcpOption::ServerIdentifier(gateway)]);
         let outcome = self.at(place, &request);
-        assert_eq!((outcome.event, outcome.change), (Event::Acknowledged, Change::Owner));
+        assert_eq!(outcome.event, Event::Acknowledged);
+        assert_ne!(outcome.change, Change::Nothing);
         assert_eq!(read(&outcome.reply.unwrap()).yiaddr(), offered);
         Some(offered)
     }
@@ -392,7 +393,7 @@ fn what_is_no_request_is_not_answered() {
     assert_eq!(Lab::new().bytes(("vm", "blue"), &good).unwrap().event, Event::Offered);
     assert_eq!(edited(|bytes| bytes.truncate(239)), Malformed::Short);
     assert_eq!(edited(|bytes| bytes[0] = 2), Malformed::NotARequest);
-    assert_eq!(edited(|bytes| bytes[1] = u8::from(HType::Fiber)), Malformed::Hardware);
+    assert_eq!(edited(|bytes| bytes[1] = 6), Malformed::Hardware);
     assert_eq!(edited(|bytes| bytes[2] = 255), Malformed::Hardware);
     assert_eq!(edited(|bytes| bytes[28] = 1), Malformed::Mac);
     assert_eq!(edited(|bytes| bytes[28..34].fill(0)), Malformed::Mac);
