@@ -7,6 +7,7 @@ mod harness;
 mod addresses;
 mod basics;
 mod hostile;
+mod ipv6;
 mod namespaces;
 mod routing;
 mod takeover;

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use switch::mac::MacAddr;
 
 use super::model::{Config, Container, Daemon, Interface, Network, Route};
@@ -115,7 +115,9 @@ fields! {
     /// A setting of a network.
     NetworkField of Network {
         Subnet = subnet,
+        Subnet6 = subnet6,
         Gateway = gateway,
+        Gateway6 = gateway6,
         GatewayMac = gateway_mac,
         Mtu = mtu,
         Icc = icc,
@@ -139,8 +141,10 @@ fields! {
         Network = network,
         Ip = ip,
         Dhcp = dhcp,
+        Ip6 = ip6,
         Mac = mac,
         DefaultVia = default_via,
+        DefaultVia6 = default_via6,
     }
 }
 
@@ -151,8 +155,10 @@ struct PlacedInterface<'c> {
     network: &'c str,
     ip: Option<Ipv4Net>,
     dhcp: bool,
+    ip6: Option<Ipv6Net>,
     mac: MacAddr,
     default_via: Option<Ipv4Addr>,
+    default_via6: Option<Ipv6Addr>,
 }
 
 impl<'c> PlacedInterface<'c> {
@@ -162,8 +168,10 @@ impl<'c> PlacedInterface<'c> {
             network: &interface.network,
             ip: interface.ip,
             dhcp: interface.dhcp,
+            ip6: interface.ip6,
             mac: interface.mac,
             default_via: interface.default_via,
+            default_via6: interface.default_via6,
         }
     }
 }

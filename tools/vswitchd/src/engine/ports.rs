@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::stats::PortSample;
@@ -219,6 +220,7 @@ pub fn reserved(interface: &Interface) -> Vec<(IpAddr, u8)> {
 
 /// What the keeper is asked for, for an interface of a network with this MTU.
 pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
+    let set = |ip: &IpNet| !interface.dhcp || ip.addr().is_ipv6();
     AttachSpec {
         container: container.name.clone(),
         netns: container.netns.clone(),
@@ -226,13 +228,8 @@ pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpe
         ifname: interface.name.clone(),
         mac: interface.mac.to_string(),
         mtu: u32::from(mtu),
-        addresses: interface
-            .ip
-            .filter(|_| !interface.dhcp)
-            .iter()
-            .map(|ip| (ip.addr().into(), ip.prefix_len()))
-            .collect(),
+        addresses: interface.ips().filter(set).map(|ip| (ip.addr(), ip.prefix_len())).collect(),
         // By DHCP comes the route as well.
-        default_via: interface.default_via.filter(|_| !interface.dhcp).map(Into::into),
+        default_via: interface.default_routes().filter(|via| !interface.dhcp || via.is_ipv6()).collect(),
     }
 }
