@@ -81,11 +81,10 @@ fn script(host: &Host) -> PathBuf {
     script
 }
 
-/// What a client in a container was told; it gives the lease back at its end if `release`.
+/// What a client in a container was told.
 #[track_caller]
-fn udhcpc(daemon: &Daemon, container: &str, interface: &str, script: &str, release: bool) -> String {
+fn udhcpc(daemon: &Daemon, container: &str, interface: &str, script: &str) -> String {
     let mut words = vec!["busybox", "udhcpc", "-i", interface, "-f", "-q", "-n", "-s", script, "-O", "mtu"];
-    words.extend(if release { &["-R"][..] } else { &[] });
     words.extend(["-t", "5", "-T", "1", "-A", "1"]);
     let output = daemon.try_exec(container, &words);
     let said =
@@ -105,7 +104,7 @@ fn a_client_gets_the_interface_s_address(host: Host) {
     assert!(addresses.iter().all(|address| address["family"] != "inet"), "{addresses:?}");
     daemon.ping("free", "10.1.0.1");
 
-    let got = udhcpc(&daemon, "vm", "eth0", script, false);
+    let got = udhcpc(&daemon, "vm", "eth0", script);
     for part in [
         "got bound eth0 10.1.0.2/24 ",
         "router=10.1.0.1 ",
@@ -124,10 +123,10 @@ fn a_client_gets_the_interface_s_address(host: Host) {
     daemon.try_exec("free", &["ping", "-c", "1", "-W", "1", "-I", "10.1.0.2", "10.1.0.1"]);
     assert!(daemon.dropped("spoofed_ip") + daemon.dropped("spoofed_arp") > 0);
     // The one that has its address set is told the same.
-    let free = udhcpc(&daemon, "free", "eth0", script, false);
+    let free = udhcpc(&daemon, "free", "eth0", script);
     assert!(free.starts_with("got bound eth0 10.1.0.9/24 "), "{free}");
     daemon.restart();
-    assert!(udhcpc(&daemon, "vm", "eth0", script, false).starts_with("got bound eth0 10.1.0.2/24 "));
+    assert!(udhcpc(&daemon, "vm", "eth0", script).starts_with("got bound eth0 10.1.0.2/24 "));
     daemon.assert_conserved();
     daemon.stop();
 }
@@ -140,6 +139,24 @@ fn leases(daemon: &Daemon) -> Vec<(String, String)> {
     let word = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     rows.filter(|row| row["state"] == "bound").map(|row| (word(row, "address"), word(row, "mac"))).collect()
 }
+
+/// By unicast, as a client does that has its address: renews it, says which message answered, gives it back.
+const RENEW_AND_RELEASE: &str = "\
+import socket, sys
+ip = socket.inet_aton(sys.argv[1])
+server = socket.inet_aton('10.1.0.1')
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'guest')
+s.bind((sys.argv[1], 68))
+s.settimeout(5)
+def message(kind, options):
+    head = bytes([1, 1, 6, 0]) + b'lab1' + bytes(4) + ip + bytes(12) + bytes.fromhex('020000000007') + bytes(202)
+    s.sendto(head + b'\\x63\\x82\\x53\\x63\\x35\\x01' + bytes([kind]) + options + b'\\xff', ('10.1.0.1', 67))
+message(3, b'')
+answer = s.recv(2000)
+print(answer[answer.index(b'\\x35\\x01') + 2], socket.inet_ntoa(answer[16:20]))
+message(7, b'\\x36\\x04' + server)
+";
 
 fn a_guest_gets_a_lease_and_keeps_it(host: Host) {
     let script = script(&host);
@@ -159,7 +176,7 @@ fn a_guest_gets_a_lease_and_keeps_it(host: Host) {
         eprintln!("skipped: this kernel has no macvlan");
         return daemon.stop();
     }
-    let got = udhcpc(&daemon, "vm", "guest", script, false);
+    let got = udhcpc(&daemon, "vm", "guest", script);
     assert!(got.starts_with("got bound guest 10.1.0.254/24 router=10.1.0.1 "), "{got}");
     let lease = ("10.1.0.254".to_owned(), "02:00:00:00:00:07".to_owned());
     assert_eq!(leases(&daemon), [lease.clone()]);
@@ -176,13 +193,15 @@ fn a_guest_gets_a_lease_and_keeps_it(host: Host) {
     daemon.restart();
     assert_eq!(leases(&daemon), [lease]);
     assert!(guest(&daemon, "02:00:00:00:00:07"));
-    let again = udhcpc(&daemon, "vm", "guest", script, true);
+    let again = udhcpc(&daemon, "vm", "guest", script);
     assert!(again.starts_with("got bound guest 10.1.0.254/24 "), "{again}");
+    let renewed = daemon.exec("vm", &["python3", "-c", RENEW_AND_RELEASE, "10.1.0.254"]);
+    assert_eq!(renewed, "5 10.1.0.254\n");
     // Given back, and somebody else does not get it.
     wait_for("the lease to end", || leases(&daemon).is_empty().then_some(()));
     daemon.exec("vm", &["ip", "link", "del", "guest"]);
     assert!(guest(&daemon, "02:00:00:00:00:08"));
-    let next = udhcpc(&daemon, "vm", "guest", script, false);
+    let next = udhcpc(&daemon, "vm", "guest", script);
     assert!(next.starts_with("got bound guest 10.1.0.253/24 "), "{next}");
     daemon.assert_conserved();
     daemon.stop();
@@ -223,7 +242,7 @@ fn a_port_that_starves_the_pool_starves_itself(host: Host) {
     let configuration = dhcp_lab(&host, &["vm", "bad"]);
     let daemon = host.start(&configuration);
     let flood = daemon.background("bad", &["python3", "-c", STARVE]);
-    let got = udhcpc(&daemon, "vm", "eth0", script, false);
+    let got = udhcpc(&daemon, "vm", "eth0", script);
     assert!(got.starts_with("got bound eth0 10.1.0.2/24 "), "{got}");
     let sent: u64 = flood.finish().trim().parse().unwrap();
     assert!(sent > 1000, "{sent}");
@@ -235,7 +254,7 @@ fn a_port_that_starves_the_pool_starves_itself(host: Host) {
     let limited = dhcp["limited"].as_u64().unwrap() + daemon.dropped("service_queue");
     assert!(limited > 500, "{dhcp}");
     // Nothing of it reached the neighbours, and the service goes on.
-    assert!(udhcpc(&daemon, "free", "eth0", script, false).starts_with("got bound eth0 10.1.0.9/24 "));
+    assert!(udhcpc(&daemon, "free", "eth0", script).starts_with("got bound eth0 10.1.0.9/24 "));
     daemon.assert_conserved();
     daemon.stop();
 }
