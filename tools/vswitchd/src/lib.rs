@@ -14,6 +14,7 @@ pub mod engine;
 pub mod handover;
 pub mod ipam;
 pub mod keeper;
+pub mod listing;
 pub mod logging;
 pub mod policy;
 pub mod uplink;

@@ -9,6 +9,8 @@ mod basics;
 mod hostile;
 mod ipv6;
 mod namespaces;
+mod publish;
+mod reach;
 mod routing;
 mod takeover;
 mod traffic;

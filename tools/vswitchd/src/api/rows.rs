@@ -158,6 +158,10 @@ words! {
     }
 }
 
+mod nat;
+
+pub use nat::{ConnectionRow, Direction, NatRow, NatState, Transport, UplinkStatus};
+
 /// A type that is text in JSON, through `Display` and `FromStr`.
 pub mod text {
     use std::fmt::Display;
@@ -564,6 +568,8 @@ pub struct Status {
     pub offloads: OffloadStatus,
     /// Limits in force.
     pub limits: LimitStatus,
+    /// The way out.
+    pub uplink: UplinkStatus,
 }
 
 /// The I/O engine and why it was chosen.
