@@ -17,5 +17,6 @@ pub mod keeper;
 pub mod listing;
 pub mod logging;
 pub mod policy;
+pub mod trace;
 pub mod uplink;
 pub mod wire;
