@@ -5,6 +5,7 @@
 mod harness;
 
 mod basics;
+mod host_leg;
 mod hostile;
 mod namespaces;
 mod routing;

@@ -117,6 +117,7 @@ fields! {
         Subnet = subnet,
         Gateway = gateway,
         GatewayMac = gateway_mac,
+        HostAddress = host_address,
         Mtu = mtu,
         Icc = icc,
         Internal = internal,

@@ -35,12 +35,13 @@ pub(super) struct Raw {
 pub(super) struct RawNetwork {
     /// As written, right or wrong, so that interfaces can refer to it.
     pub name: Option<At<String>>,
-    /// All but the gateway and where it routes to.
+    /// All but the gateway, the host's address and where it routes to.
     pub network: Network,
     /// Where its subnet is written.
     pub subnet: Option<Range<usize>>,
     pub gateway: Option<At<Ipv4Addr>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     /// The names, or `None` within: all.
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     /// Whether addresses in it can be judged: its subnet and gateway are not wrong.
@@ -165,6 +166,8 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
     let subnet = setting(section, "subnet", reporter, value::subnet);
     let gateway = setting(section, "gateway", reporter, |text| value::address("gateway", text));
     let gateway_mac = setting(section, "gateway_mac", reporter, |text| value::mac("gateway_mac", text));
+    let host_address =
+        setting(section, "host_address", reporter, |text| value::address("host_address", text));
     let sound = subnet.is_ok() && gateway.is_ok();
     let subnet = subnet.unwrap_or_default();
     network.subnet = subnet.as_ref().map(|at| at.value);
@@ -183,6 +186,7 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
         subnet: subnet.map(|at| at.span),
         gateway: gateway.unwrap_or_default(),
         gateway_mac: gateway_mac.unwrap_or_default(),
+        host_address: host_address.unwrap_or_default(),
         routes_to: section.texts_or_all("routes_to"),
         sound,
         span: section.span.clone(),

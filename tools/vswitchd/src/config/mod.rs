@@ -10,6 +10,7 @@
 
 mod diff;
 mod edit;
+mod host;
 mod load;
 mod model;
 mod netns;
@@ -32,6 +33,7 @@ pub use diff::{
     NetworkChange, NetworkField, diff,
 };
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
+pub use host::{HOST, LEG};
 pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};

@@ -12,7 +12,7 @@ use super::Context;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network};
 use super::problem::Owner;
-use super::registry::{Had, Registry, check_host, needs_gateway};
+use super::registry::{Had, Registry, check_host, check_host_address, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 use crate::ipam::Memory;
@@ -71,6 +71,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
+        self.set_host_addresses();
         self.asked_addresses();
         if let Some(previous) = context.previous {
             self.kept_addresses(previous);
@@ -144,6 +145,20 @@ impl<'p, 't> Plan<'p, 't> {
             };
             if self.reporter.check(span, needs_gateway("gateway_mac", network)).is_some() {
                 network.gateway_mac = Some(*mac);
+            }
+        }
+    }
+
+    // Before any container asks: the file's message is then about the container.
+    fn set_host_addresses(&mut self) {
+        for (index, (network, facts)) in self.networks.iter_mut().zip(self.facts).enumerate() {
+            let Some(At { value: ip, span }) = facts.host_address.as_ref().filter(|_| facts.sound) else {
+                continue;
+            };
+            let place = self.reporter.source.place(span);
+            if self.reporter.check(span, check_host_address(network, *ip)).is_some() {
+                network.host_address = Some(*ip);
+                self.registry.claim_host(index, network, place);
             }
         }
     }

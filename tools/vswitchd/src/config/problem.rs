@@ -183,6 +183,17 @@ pub enum Problem {
         /// The network.
         network: String,
     },
+    /// The host is not the gateway.
+    #[error(
+        "`host_address` = \"{ip}\" is the gateway of network `{network}`, which answers there: take another, \
+         or give the network another `gateway`"
+    )]
+    HostIsGateway {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+    },
     /// Two interfaces of one address.
     #[error("`ip` = \"{ip}\" is taken in network `{network}` by {owner}")]
     AddressTaken {

@@ -75,6 +75,7 @@ pub(super) struct Facts {
     pub subnet: Option<Range<usize>>,
     pub gateway: Option<At<Ipv4Addr>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     pub sound: bool,
 }
@@ -84,7 +85,8 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
     let mut facts = Vec::new();
     let mut seen: HashMap<String, Range<usize>> = HashMap::new();
     for raw in raw {
-        let RawNetwork { name, network, subnet, gateway, gateway_mac, routes_to, sound, span } = raw;
+        let RawNetwork { name, network, subnet, gateway, gateway_mac, host_address, routes_to, sound, span } =
+            raw;
         if networks.len() == MAX_NETWORKS {
             reporter.add(&span, || Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
             break;
@@ -94,7 +96,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             continue;
         }
         networks.push(network);
-        facts.push(Facts { name, subnet, gateway, gateway_mac, routes_to, sound });
+        facts.push(Facts { name, subnet, gateway, gateway_mac, host_address, routes_to, sound });
     }
     (networks, facts)
 }

@@ -12,7 +12,7 @@ use switch::mac::MacAddr;
 use switch::sys::netns;
 use switch::sys::tun::{self, TunError};
 
-use crate::wire::{AttachSpec, Refusal};
+use crate::wire::{AttachSpec, NetnsRef, Refusal};
 
 /// Index of `lo`, the first interface of every namespace.
 const LOOPBACK: u32 = 1;
@@ -115,11 +115,16 @@ pub(super) fn place(
             change(&handle, moved, "moving the TAP").await?;
             netns::enter_network(home).step("setns")?;
             handle = connect()?;
+        } else if spec.netns == NetnsRef::Host {
+            disable_ipv6(&spec.ifname)?;
+            change(&handle, dressed, "MAC and MTU").await?;
         } else {
             change(&handle, dressed, "MAC and MTU").await?;
         }
         let ifindex = index_of(&spec.ifname)?;
-        loopback_up(&handle).await?;
+        if spec.netns != NetnsRef::Host {
+            loopback_up(&handle).await?;
+        }
         if spec.addresses.iter().any(|(address, _)| address.is_ipv6()) {
             enable_ipv6(&spec.ifname);
         }
@@ -245,6 +250,15 @@ async fn loopback_up(handle: &Handle) -> Result<(), LinkError> {
 /// shows the thread's namespace. Best effort: without IPv6 in the kernel, adding the address says so.
 fn enable_ipv6(name: &str) {
     let _best_effort = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
+}
+
+/// The host's leg has IPv4 only. With IPv6 the host would listen to router advertisements, and make a container's router
+/// its own.
+fn disable_ipv6(name: &str) -> Result<(), LinkError> {
+    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()), // a kernel without IPv6
+        written => written.step("switching IPv6 off"),
+    }
 }
 
 fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {

@@ -55,7 +55,9 @@ fn sound(name: &str, text: &[u8], config: &Config) {
 /// Each name, address and MAC is there once, and where it may be.
 fn unique(config: &Config) {
     let mut taken = HashSet::new();
-    for (container, interface) in config.interfaces() {
+    let host = config.host();
+    let legs = host.iter().flat_map(|host| host.interfaces.iter().map(move |leg| (host, leg)));
+    for (container, interface) in config.interfaces().chain(legs) {
         let network = config.network(&interface.network).unwrap();
         assert!(taken.insert(format!("name {} {}", container.netns.key(), interface.name)));
         assert!(taken.insert(format!("mac {} {}", network.name, interface.mac)));

@@ -109,9 +109,11 @@ goldens! {
     routing in "routing";
 }
 
-/// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host.
+/// Reasons that need more than a frame of a container: a port that goes or moves, a device that refuses, sockets of the
+/// host, the host's own leg.
 const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::StaleEntry,
+    DropReason::NotForHost,
     DropReason::PortGone,
     DropReason::TxFull,
     DropReason::TxDown,
