@@ -50,8 +50,8 @@ pub struct AttachSpec {
     pub mtu: u32,
     /// Its addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Default route, where there is one.
-    pub default_via: Option<IpAddr>,
+    /// Its default routes, of each family at most one.
+    pub default_via: Vec<IpAddr>,
 }
 
 /// What an attached interface turned out to be.

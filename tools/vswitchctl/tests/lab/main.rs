@@ -7,6 +7,7 @@ mod harness;
 mod basics;
 mod host_leg;
 mod hostile;
+mod ipv6;
 mod namespaces;
 mod routing;
 mod takeover;

@@ -23,8 +23,8 @@ impl Network {
     /// The host's interface in this network; `None`: it has none.
     pub fn host_leg(&self) -> Option<Interface> {
         let ip = Ipv4Net::new(self.host_address?, self.subnet?.prefix_len()).ok()?;
-        let from_address = mac_from_address(ip.addr());
-        let mac = if self.reserved_mac() == Some(from_address) {
+        let from_address = mac_from_address(ip.addr().into());
+        let mac = if self.reserved_macs().any(|(mac, _)| mac == from_address) {
             let MacAddr([_, rest @ ..]) = from_address;
             let [a, b, c, d, e] = rest;
             MacAddr([0x06, a, b, c, d, e]) // locally administered, too
@@ -32,7 +32,8 @@ impl Network {
             from_address
         };
         let network = self.name.clone();
-        Some(Interface { network, name: leg_name(&self.name), ip: Some(ip), mac, default_via: None })
+        let name = leg_name(&self.name);
+        Some(Interface { network, name, ip: Some(ip), ip6: None, mac, default_via: None, default_via6: None })
     }
 }
 

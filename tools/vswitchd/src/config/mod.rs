@@ -10,6 +10,7 @@
 
 mod diff;
 mod edit;
+mod family;
 mod host;
 mod load;
 mod model;
@@ -25,6 +26,7 @@ mod routing;
 mod schema;
 mod syntax;
 mod value;
+mod value6;
 mod words;
 mod zones;
 
@@ -33,6 +35,7 @@ pub use diff::{
     NetworkChange, NetworkField, diff,
 };
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
+pub use family::Family;
 pub use host::{HOST, LEG};
 pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;

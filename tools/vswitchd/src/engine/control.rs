@@ -421,6 +421,8 @@ impl Control {
             let new =
                 Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
             self.retired = Some(self.snapshot.swap(new));
+            // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
+            self.mailbox.wake();
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {
                     record.fdb.flush(Flush::PortGone(port));

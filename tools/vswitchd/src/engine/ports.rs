@@ -211,7 +211,7 @@ pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpe
         ifname: interface.name.clone(),
         mac: interface.mac.to_string(),
         mtu: u32::from(mtu),
-        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
-        default_via: interface.default_via.map(Into::into),
+        addresses: interface.ips().map(|ip| (ip.addr(), ip.prefix_len())).collect(),
+        default_via: interface.default_routes().collect(),
     }
 }

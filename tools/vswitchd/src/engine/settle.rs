@@ -27,6 +27,7 @@ impl Control {
             Outcome::Adjusted { port, before, result } => {
                 let Some(record) = self.ports.get_mut(port) else { return };
                 record.adjusting = record.adjusting.saturating_sub(1);
+                self.unpublished |= record.adjusting == 0; // its gateway may speak again
                 if let Err(refusal) = result {
                     tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not adjusted");
                     // It is as it was; the next reconciliation asks again.

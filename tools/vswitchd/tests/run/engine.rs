@@ -310,6 +310,6 @@ pub fn spec(name: &str, number: u16) -> AttachSpec {
         mac: format!("02:42:0a:01:{high:02x}:{low:02x}"),
         mtu: 1500,
         addresses: vec![(IpAddr::from([10, 1, high, low]), 16)],
-        default_via: Some(IpAddr::from([10, 1, 255, 254])),
+        default_via: vec![IpAddr::from([10, 1, 255, 254])],
     }
 }

@@ -96,7 +96,7 @@ pub fn a_dead_engine_is_replaced_and_nobody_notices() {
         .op(Op::Attach(AttachSpec {
             ifname: "eth1".into(),
             addresses: vec![],
-            default_via: None,
+            default_via: Vec::new(),
             ..spec(&name, 11)
         }))
         .unwrap();
