@@ -370,7 +370,7 @@ fn close(taps: Vec<Tap>, ending: &[(u64, u64)]) {
 /// In the host's own namespace nothing is made but the host's legs: a name by which nothing else is called, no route.
 /// The engine is not trusted with more.
 fn check_leg(spec: &AttachSpec) -> Result<(), Refusal> {
-    let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG) && spec.default_via.is_none();
+    let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG) && spec.default_via.is_empty();
     if spec.netns != NetnsRef::Host || is_leg {
         return Ok(());
     }
