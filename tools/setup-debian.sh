@@ -10,7 +10,8 @@ tests=(
     gcc libc6-dev pkg-config        # building
     iproute2 iputils-ping procps    # namespaces, pings, processes
     iperf3 tcpdump ethtool          # loads and captures of the tests
-    curl jq                         # the control socket by hand
+    curl jq                         # the control socket by hand, downloads
+    traceroute netcat-openbsd       # what leads through the uplink
     passwd util-linux uidmap        # the ordinary user that tests make
 )
 peers=(openvswitch-switch vde2 bridge-utils nftables passt slirp4netns)

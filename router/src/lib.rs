@@ -7,6 +7,8 @@
 mod advertise;
 pub mod arp;
 mod build;
+pub mod egress;
+pub mod explain;
 pub mod fib;
 pub mod forward;
 pub mod fragment;
@@ -19,6 +21,7 @@ pub mod pending;
 pub mod returns;
 pub mod route;
 pub mod service;
+pub mod source;
 pub mod tables;
 #[cfg(test)]
 mod testing;

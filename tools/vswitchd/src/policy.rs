@@ -19,6 +19,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use router::explain::Step;
 use router::service::Service;
 use router::tables::Tables;
 use router::{forward, mss, route};
@@ -33,7 +34,7 @@ use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Verdict};
+use switch::verdict::{Hop, Task, Unreachable, Verdict};
 
 use crate::uplink::{Out, Uplink};
 
@@ -44,10 +45,10 @@ pub struct House {
     punt: Option<Arc<Punt>>,
 }
 
-/// Fifth hop: what is to happen with `packet`. Changes nothing, sees no bytes.
-pub fn decide(packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
-    // For a gateway? Then to whom, and by whom: fib, neighbour.
-    if let Some(verdict) = route::route(packet, here) {
+/// Fifth hop: what is to happen with `packet`, and `why`. Changes nothing, sees no bytes.
+pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
+    // For a gateway? Then to whom, and by whom: source, fib, neighbour.
+    if let Some(verdict) = route::route(packet, here, why) {
         return verdict;
     }
     // Where does its MAC live?
@@ -82,7 +83,7 @@ impl Policy for House {
     type Tables = Tables;
 
     fn decide(&self, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
-        decide(packet, here)
+        decide(packet, here, &mut |_| ())
     }
 
     fn track(&mut self, verdict: Verdict, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
@@ -116,9 +117,12 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
         match (task, &mut self.uplink) {
-            (Task::Uplink, Some(uplink)) => {
+            // A gateway stands in for clients that the container is not shown.
+            (Task::Uplink | Task::Unreachable(Unreachable::Port), Some(uplink))
+                if task == Task::Uplink || uplink.has(packet) =>
+            {
                 match uplink.packet(frame, packet, here, &mut self.router, desk)? {
-                    Some(why) => self.router.unreachable(why, frame, packet, here, desk),
+                    Some(task) => self.router.serve(task, frame, packet, here, desk),
                     None => Ok(Fate::Local),
                 }
             }
@@ -142,7 +146,11 @@ impl Policy for House {
             punt.forget(port);
         }
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().forget(port, now, &mut Out { desk, router: &mut self.router, snapshot, now });
+            uplink.sockets().forget(
+                port,
+                now,
+                &mut Out { desk, router: &mut self.router, snapshot, now, frame: None },
+            );
         }
     }
 
@@ -161,9 +169,11 @@ impl Policy for House {
         }
         let Some(uplink) = &mut self.uplink else { return more };
         uplink.configure();
-        let mut out = Out { desk, router: &mut self.router, snapshot, now };
+        let mut out = Out { desk, router: &mut self.router, snapshot, now, frame: None };
+        uplink.judge(&mut out);
         more |= uplink.sockets().flush(now, &mut out);
-        (watched && uplink.sockets().ready(now, &mut out)) | more
+        more |= watched && uplink.sockets().ready(now, &mut out);
+        uplink.tell(now) | more
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
@@ -178,7 +188,9 @@ impl Policy for House {
     fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         self.router.due(snapshot, now, desk);
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().timers(now, &mut Out { desk, router: &mut self.router, snapshot, now });
+            uplink
+                .sockets()
+                .timers(now, &mut Out { desk, router: &mut self.router, snapshot, now, frame: None });
         }
     }
 }

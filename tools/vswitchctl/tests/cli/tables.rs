@@ -133,6 +133,7 @@ workers          1
 config           tools/labs/two-hosts.toml
 generation       4
 ports            2 up, 0 down, 1 waiting, 0 failed
+uplink           sockets; 2 of 16384 connections; masked 3, opened 5
 limits           4096 ports, 1024 networks, 65536 FDB entries, 65536 open files
 "
     );
@@ -140,6 +141,68 @@ limits           4096 ports, 1024 networks, 65536 FDB entries, 65536 open files
     assert_eq!(status.engine_pid, 101);
     let config: serde_json::Value = serde_json::from_str(&daemon.good("show config")).unwrap();
     assert_eq!(config["network"][0]["name"], "blue");
+}
+
+#[test]
+fn nat_and_connections() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show nat"),
+        "\
+PROTO ADDRESS   PORTS     CONTAINER IFACE TARGET          STATE  CLIENTS ORIGIN REASON
+tcp   *         8080      web       eth0  10.1.0.10:80    up           7 file   -
+udp   127.0.0.1 9000-9010 web       eth0  10.1.0.10:53-63 failed       0 api    Address already in use
+"
+    );
+    assert_eq!(daemon.good("show nat --port 9005 --protocol udp").lines().count(), 2);
+    assert_eq!(daemon.good("show nat --container db").lines().count(), 1);
+    assert_eq!(
+        daemon.good("show connections --protocol tcp"),
+        "\
+PROTO DIR CONTAINER SOURCE           DESTINATION  LOCAL            PEER             STATE       IDLE BYTES-OUT BYTES-IN
+tcp   in  web       198.18.0.1:40000 10.1.0.10:80 198.18.0.10:8080 198.18.0.1:40000 established    2     1.50k      300
+"
+    );
+}
+
+#[test]
+fn filters_are_the_same_words_everywhere() {
+    let daemon = Daemon::start();
+    let rows = |line: &str| daemon.good(line).lines().count() - 1;
+    for (table, all) in
+        [("fdb", 3), ("routes", 3), ("neighbors", 2), ("ports", 2), ("networks", 1), ("containers", 1)]
+    {
+        assert_eq!(rows(&format!("show {table}")), all, "{table}");
+        for none in ["--network none", "--container none", "--network red --container web"] {
+            assert_eq!(rows(&format!("show {table} {none}")), 0, "{table} {none}");
+            assert_eq!(daemon.good(&format!("--json show {table} {none}")), "[]\n");
+        }
+    }
+    for (line, count) in [
+        ("fdb --network blue", 2),
+        ("fdb --container x", 1),
+        ("routes --network red", 1),
+        // Those of the networks that it is on.
+        ("routes --container web", 2),
+        ("neighbors --network blue --container web", 1),
+        ("ports --container db", 1),
+        ("networks --container db", 1),
+        ("containers --network blue", 1),
+        ("drops --network blue", 1),
+        ("drops --container db", 0),
+    ] {
+        assert_eq!(rows(&format!("show {line}")), count, "{line}");
+    }
+    assert_eq!(
+        daemon.good("show routes --network blue"),
+        "\
+NETWORK DESTINATION VIA       TO   TYPE
+blue    10.1.0.0/24 -         blue connected
+blue    10.8.0.0/16 10.1.0.10 blue static
+"
+    );
+    let workers = daemon.good("show stats --container none");
+    assert!(!workers.contains("web") && workers.contains("WORKER"), "{workers}");
 }
 
 #[test]
@@ -151,8 +214,8 @@ fn stats() {
 PORT NETWORK CONTAINER IFACE RX-FRAMES/s RX-BITS/s TX-FRAMES/s TX-BITS/s RX-FRAMES TX-FRAMES DROPS
    3 blue    web       eth0           77     88.0k           0         0      1000         5     0
 
-WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS
-     0 1005         0        0      1000       0      0     0    0     5      40       0
+WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS SPINS
+     0 1005         0        0      1000       0      0     0    0     5      40       0     0
 "
     );
 }

@@ -158,6 +158,10 @@ words! {
     }
 }
 
+mod nat;
+
+pub use nat::{ConnectionRow, Direction, NatRow, NatState, Transport, UplinkStatus};
+
 /// A type that is text in JSON, through `Display` and `FromStr`.
 pub mod text {
     use std::fmt::Display;
@@ -263,6 +267,11 @@ pub struct NeighborRow {
     /// What that means.
     pub state: NeighborState,
 }
+
+mod trace;
+pub use trace::{
+    Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
+};
 
 /// `/v1/ports`: one interface of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -560,6 +569,8 @@ pub struct Status {
     pub offloads: OffloadStatus,
     /// Limits in force.
     pub limits: LimitStatus,
+    /// The way out.
+    pub uplink: UplinkStatus,
 }
 
 /// The I/O engine and why it was chosen.

@@ -33,7 +33,16 @@ impl Network {
         };
         let network = self.name.clone();
         let name = leg_name(&self.name);
-        Some(Interface { network, name, ip: Some(ip), ip6: None, mac, default_via: None, default_via6: None })
+        Some(Interface {
+            network,
+            name,
+            ip: Some(ip),
+            ip6: None,
+            mac,
+            default_via: None,
+            default_via6: None,
+            publish: Vec::new(),
+        })
     }
 }
 
@@ -46,6 +55,7 @@ impl Config {
             netns: NetnsRef::Host,
             create: false,
             command: Vec::new(),
+            egress: Vec::new(),
             interfaces,
         })
     }

@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use switch::mac::MacAddr;
 
 use super::load::RawInterface;
-use super::model::{Config, Container, Interface, Network};
-use super::problem::Owner;
+use super::model::{Config, Container, Interface, Network, Uplink};
+use super::problem::{Owner, Problem};
+use super::publish::{HostPorts, Publish, publishable};
 use super::registry::{Had, Ips, Registry, check_host, check_host_address, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
@@ -29,17 +30,19 @@ pub(super) struct Port {
     name: String,
     ips: Ips,
     mac: MacAddr,
+    publish: Vec<Publish>,
 }
 
 impl Port {
     pub fn new(container: usize, network: usize, network_span: Range<usize>, raw: RawInterface) -> Self {
-        let (name, ips, mac) = (String::new(), Ips::default(), MacAddr::ZERO);
-        Self { container, network, network_span, raw, name, ips, mac }
+        let (name, ips, mac, publish) = (String::new(), Ips::default(), MacAddr::ZERO, Vec::new());
+        Self { container, network, network_span, raw, name, ips, mac, publish }
     }
 
     /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
-        interface(network, self.name, &self.ips, self.mac)
+        let made = interface(network, self.name, &self.ips, self.mac);
+        Interface { publish: self.publish, ..made }
     }
 }
 
@@ -66,7 +69,7 @@ impl<'p, 't> Plan<'p, 't> {
     }
 
     /// Gives every interface what it has a right to; collisions are reported.
-    pub fn run(mut self, context: &Context<'_>) -> Vec<Port> {
+    pub fn run(mut self, uplink: Uplink, context: &Context<'_>) -> Vec<Port> {
         self.asked_names();
         self.default_names();
         self.set_gateways();
@@ -84,6 +87,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.asked_macs();
         self.default_macs();
         self.join_networks();
+        self.published(uplink);
         self.ports
     }
 
@@ -305,6 +309,43 @@ impl<'p, 't> Plan<'p, 't> {
     }
 }
 
+impl Plan<'_, '_> {
+    fn published(&mut self, uplink: Uplink) {
+        let routed: HashSet<usize> =
+            self.ports.iter().filter(|port| self.is_router(port)).map(|p| p.network).collect();
+        let mut taken = HostPorts::default();
+        self.each(|plan, port| {
+            for At { value, span } in std::mem::take(&mut port.raw.publish) {
+                if taken.is_full() {
+                    return; // one message is enough
+                }
+                if let Some(network) = plan.judged(port) {
+                    let other = network.gateway.filter(|_| routed.contains(&port.network));
+                    let checked = match other {
+                        Some(gateway) => {
+                            Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway })
+                        }
+                        None => publishable(uplink, network),
+                    };
+                    if plan.reporter.check(&span, checked).is_none() {
+                        continue;
+                    }
+                }
+                let owner = plan.owner(port, &span);
+                if plan.reporter.check(&span, taken.claim(&value, &owner)).is_some() {
+                    port.publish.push(value);
+                }
+            }
+        });
+    }
+
+    // Whether the port's container is the gateway of its network.
+    fn is_router(&self, port: &Port) -> bool {
+        let gateway = self.networks.get(port.network).and_then(|network| network.gateway);
+        gateway.is_some() && port.ips.v4.map(|ip| ip.addr()) == gateway.map(IpAddr::V4)
+    }
+}
+
 /// The address with its network's prefix length.
 pub(super) fn in_network(ip: IpAddr, network: &Network) -> Option<IpNet> {
     network.subnet_of(Family::of(ip)).and_then(|subnet| IpNet::new(ip, subnet.prefix_len()).ok())
@@ -320,5 +361,14 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         Some(IpNet::V6(v6)) => Some(v6),
         _ => None,
     };
-    Interface { network: network.name.clone(), name, ip, ip6, mac, default_via: None, default_via6: None }
+    Interface {
+        network: network.name.clone(),
+        name,
+        ip,
+        ip6,
+        mac,
+        default_via: None,
+        default_via6: None,
+        publish: Vec::new(),
+    }
 }

@@ -277,6 +277,7 @@ impl Control {
                     .current
                     .unwrap_or(u64::MAX),
             },
+            uplink: self.uplink_status(),
         }
     }
 }

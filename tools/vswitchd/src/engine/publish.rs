@@ -23,7 +23,7 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     for network in &config.networks {
         networks.put(network)?;
     }
-    if config.networks.iter().any(|network| !network.routes_to.is_none()) {
+    if routing::needs_returns(config) {
         networks.need_returns()?;
     }
     let mut ports = Ports::default();
@@ -65,6 +65,7 @@ fn build(
         if let Some(slot) = by_network.get_mut(id.index()) {
             let mut network = network(id, record, ports, is_up);
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
+            routing::claim_routed(config, &record.config.name, &mut network.claims);
             let mut ours = Ours::of(id, config, &record.config);
             if let Some(ours) = &mut ours {
                 ours.quiet = ports.wanted().any(|(_, port)| port.network == id && port.adjusting > 0);
@@ -76,7 +77,7 @@ fn build(
             *slot = Some(network);
         }
     }
-    let tables = routing::tables(config, networks, &gateways);
+    let tables = routing::tables(config, networks, ports, &gateways);
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),

@@ -107,11 +107,12 @@ goldens! {
     fdb_limit in "fdb-limit";
     malformed in "malformed";
     routing in "routing";
+    reverse_path in "reverse-path";
     routing6 in "routing6";
 }
 
 /// Reasons that need more than a frame of a container: a port that goes or moves, a device that refuses, sockets of the
-/// host, the host's own leg.
+/// host, the host's own leg, services of the control plane.
 const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::StaleEntry,
     DropReason::NotForHost,
@@ -119,6 +120,8 @@ const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::TxFull,
     DropReason::TxDown,
     DropReason::TxError,
+    DropReason::ServiceQueue,
+    DropReason::OversizedRequest,
     DropReason::UplinkQuota,
     DropReason::UplinkProtocol,
     DropReason::UplinkFull,
