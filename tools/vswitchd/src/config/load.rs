@@ -1,6 +1,6 @@
 //! From tables to values, each right by itself; what they mean together is `resolve`'s.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use ipnet::IpNet;
@@ -36,7 +36,7 @@ pub(super) struct Raw {
 pub(super) struct RawNetwork {
     /// As written, right or wrong, so that interfaces can refer to it.
     pub name: Option<At<String>>,
-    /// All but the gateways and where it routes to.
+    /// All but the gateways, the host's address and where it routes to.
     pub network: Network,
     /// Where its subnets are written.
     pub subnets: PerFamily<Option<Range<usize>>>,
@@ -44,6 +44,7 @@ pub(super) struct RawNetwork {
     pub gateway_mac: Option<At<MacAddr>>,
     /// Where it says that it has DHCP.
     pub dhcp: Option<Range<usize>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     /// The names, or `None` within: all.
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     /// Whether addresses in it can be judged: its subnets and gateways are not wrong.
@@ -199,6 +200,8 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
     let subnet6 = setting(section, "subnet6", reporter, value6::subnet6);
     let gateways = addresses(section, ["gateway", "gateway6"], reporter);
     let gateway_mac = setting(section, "gateway_mac", reporter, |text| value::mac("gateway_mac", text));
+    let host_address =
+        setting(section, "host_address", reporter, |text| value::address("host_address", text));
     let sound = subnet.is_ok() && subnet6.is_ok() && gateways.v4.is_ok() && gateways.v6.is_ok();
     let (subnet, subnet6) = (subnet.unwrap_or_default(), subnet6.unwrap_or_default());
     network.subnet = subnet.as_ref().map(|at| at.value);
@@ -221,6 +224,7 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
         gateways: PerFamily { v4: gateways.v4.unwrap_or_default(), v6: gateways.v6.unwrap_or_default() },
         gateway_mac: gateway_mac.unwrap_or_default(),
         dhcp,
+        host_address: host_address.unwrap_or_default(),
         routes_to: section.texts_or_all("routes_to"),
         sound,
         span: section.span.clone(),

@@ -1,7 +1,7 @@
 //! What the values mean together: names found, nothing given twice, every interface with its name, address and MAC.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use switch::mac::MacAddr;
@@ -84,6 +84,7 @@ pub(super) struct Facts {
     pub gateway_mac: Option<At<MacAddr>>,
     /// Where it says that it has DHCP.
     pub dhcp: Option<Range<usize>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     pub sound: bool,
 }
@@ -93,7 +94,18 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
     let mut facts = Vec::new();
     let mut seen: HashMap<String, Range<usize>> = HashMap::new();
     for raw in raw {
-        let RawNetwork { name, network, subnets, gateways, gateway_mac, dhcp, routes_to, sound, span } = raw;
+        let RawNetwork {
+            name,
+            network,
+            subnets,
+            gateways,
+            gateway_mac,
+            dhcp,
+            host_address,
+            routes_to,
+            sound,
+            span,
+        } = raw;
         if networks.len() == MAX_NETWORKS {
             reporter.add(&span, || Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
             break;
@@ -103,7 +115,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             continue;
         }
         networks.push(network);
-        facts.push(Facts { name, subnets, gateways, gateway_mac, dhcp, routes_to, sound });
+        facts.push(Facts { name, subnets, gateways, gateway_mac, dhcp, host_address, routes_to, sound });
     }
     (networks, facts)
 }
