@@ -11,6 +11,7 @@ tests=(
     iproute2 iputils-ping procps    # namespaces, pings, processes
     iperf3 tcpdump ethtool          # loads and captures of the tests
     curl jq                         # the control socket by hand
+    dnsutils dnsmasq-base           # dig, and a resolver of the host to ask
     passwd util-linux uidmap        # the ordinary user that tests make
 )
 peers=(openvswitch-switch vde2 bridge-utils nftables)

@@ -12,6 +12,7 @@ pub mod config;
 pub mod engine;
 pub mod keeper;
 pub mod logging;
+pub mod names;
 pub mod policy;
 pub mod uplink;
 pub mod wire;

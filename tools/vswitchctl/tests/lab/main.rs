@@ -6,6 +6,7 @@ mod harness;
 
 mod basics;
 mod hostile;
+mod names;
 mod namespaces;
 mod routing;
 mod traffic;

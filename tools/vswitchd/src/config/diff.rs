@@ -138,6 +138,7 @@ fields! {
         Network = network,
         Ip = ip,
         Mac = mac,
+        Aliases = aliases,
         DefaultVia = default_via,
     }
 }
@@ -149,6 +150,7 @@ struct PlacedInterface<'c> {
     network: &'c str,
     ip: Option<Ipv4Net>,
     mac: MacAddr,
+    aliases: &'c [String],
     default_via: Option<Ipv4Addr>,
 }
 
@@ -159,6 +161,7 @@ impl<'c> PlacedInterface<'c> {
             network: &interface.network,
             ip: interface.ip,
             mac: interface.mac,
+            aliases: &interface.aliases,
             default_via: interface.default_via,
         }
     }

@@ -294,7 +294,7 @@ impl Config {
             None => registry.default_mac(index, network, ip, owner),
         };
         let ip: Option<Ipv4Net> = ip.and_then(|ip| in_network(ip, network));
-        Ok(Interface { network: network.name.clone(), name, ip, mac, default_via: None })
+        Ok(Interface { network: network.name.clone(), name, ip, mac, aliases: Vec::new(), default_via: None })
     }
 }
 

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 use toml::de::DeTable;
 
+use super::aliases::alias;
 use super::model::{Daemon, Network};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
@@ -66,6 +67,8 @@ pub(super) struct RawInterface {
     pub name: Setting<String>,
     pub ip: Setting<Ipv4Addr>,
     pub mac: Setting<MacAddr>,
+    /// Those that are right.
+    pub aliases: Vec<At<String>>,
     pub span: Range<usize>,
 }
 
@@ -254,6 +257,16 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
         name: setting(section, "name", reporter, value::interface_name),
         ip: setting(section, "ip", reporter, |text| value::address("ip", text)),
         mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
+        aliases: names(section, reporter),
         span: section.span.clone(),
     }
+}
+
+fn names(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<String>> {
+    let given = section.texts_or_all("aliases").and_then(|at| at.value).unwrap_or_default();
+    let mut check = |At { value, span }: At<String>| {
+        let value = reporter.check(&span, alias(&value))?;
+        Some(At { value, span })
+    };
+    given.into_iter().filter_map(&mut check).collect()
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 
+use super::aliases::Taken;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network};
 use super::problem::Owner;
@@ -36,8 +37,9 @@ impl Port {
 
     /// The interface, all but its default route.
     pub fn interface(self, network: &Network) -> Interface {
-        let Self { name, ip, mac, .. } = self;
-        Interface { network: network.name.clone(), name, ip, mac, default_via: None }
+        let Self { name, ip, mac, raw, .. } = self;
+        let aliases = raw.aliases.into_iter().map(|at| at.value).collect();
+        Interface { network: network.name.clone(), name, ip, mac, aliases, default_via: None }
     }
 }
 
@@ -77,6 +79,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.asked_macs();
         self.default_macs();
         self.join_networks();
+        self.names();
         self.ports
     }
 
@@ -229,6 +232,22 @@ impl<'p, 't> Plan<'p, 't> {
                 if let Some(network) = plan.networks.get(port.network) {
                     port.mac = plan.registry.default_mac(port.network, network, ip, owner);
                 }
+            }
+        });
+    }
+
+    // Containers' own names before any other.
+    fn names(&mut self) {
+        let mut taken = Taken::default();
+        self.each(|plan, port| {
+            let owner = plan.owner(port, &port.raw.span);
+            taken.own(port.network, &owner.container.clone(), owner);
+        });
+        self.each(|plan, port| {
+            let network = plan.networks.get(port.network).map_or("", |network| &network.name).to_owned();
+            for At { value, span } in &port.raw.aliases {
+                let owner = plan.owner(port, span);
+                plan.reporter.check(span, taken.alias(port.network, &network, value, owner));
             }
         });
     }

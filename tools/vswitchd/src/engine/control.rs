@@ -31,6 +31,7 @@ use super::{hosts::Hosts, publish};
 use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Reply};
 use crate::config::Config;
+use crate::names::server::Shared;
 use crate::uplink::Configured;
 use crate::wire::{AttachInfo, AttachSpec, Begin, NetnsRef, Refusal, ToKeeper};
 
@@ -55,6 +56,7 @@ pub struct Control {
     pub(super) counters: Arc<Counters>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
+    pub(super) names: Arc<Shared>,
     pub(super) generation: u64,
     pub(super) hosts: Hosts,
     pub(super) jobs: JoinSet<Outcome>,
@@ -196,12 +198,15 @@ pub struct Parts {
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     /// What the worker's uplink reads.
     pub uplink_settings: Configured,
+    /// What the name server knows.
+    pub names: Arc<Shared>,
 }
 
 impl Control {
     /// A control plane that wants what the file says and what was made through the API before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot, uplink_settings } = parts;
+        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot, uplink_settings, names } =
+            parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
             desired: file.clone(),
@@ -215,6 +220,7 @@ impl Control {
             counters,
             snapshot,
             uplink: UplinkControl::new(uplink_settings),
+            names,
             generation: 0,
             hosts,
             jobs: JoinSet::new(),
@@ -369,6 +375,7 @@ impl Control {
                     record.fdb.flush(Flush::PortGone(port));
                 }
             }
+            self.publish_names();
             // What is up and where containers are concerns the uplink too.
             self.configure_uplink();
         }

@@ -44,6 +44,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
                     name: name.clone(),
                     ip: Some(ip),
                     mac,
+                    aliases: Vec::new(),
                     default_via: None,
                 }],
             });

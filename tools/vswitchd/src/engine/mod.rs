@@ -10,12 +10,14 @@ mod describe;
 mod hosts;
 mod keeper;
 mod memory;
+mod names;
 mod networks;
 mod objects;
 mod ports;
 mod publish;
 mod reconcile;
 mod routing;
+mod services;
 mod settle;
 mod uplink;
 
@@ -32,6 +34,7 @@ use arc_swap::ArcSwap;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
+use switch::punt::Punt;
 use switch::snapshot::Snapshot;
 use switch::sys::caps;
 use switch::tick::Tick;
@@ -41,6 +44,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
+use crate::names::resolvers::{self, Resolvers};
+use crate::names::server::Shared;
 use crate::policy::House;
 use crate::uplink::{Configured, Uplink};
 use crate::wire::{Begin, ToEngine, ToKeeper};
@@ -172,7 +177,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         config::Uplink::Sockets => Some(Uplink::new(Arc::clone(&uplink_settings), Tick::now())?),
         config::Uplink::None => None,
     };
-    let house = House::new(ports::MAX_PORTS, uplink);
+    let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(io::Error::from)?);
+    let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
     if let Some(fd) = house.watched() {
         io.watch(fd).map_err(io::Error::from)?;
     }
@@ -196,6 +202,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         let _ = ended.await; // a dropped sender ends it as well
     }));
 
+    let names = Arc::new(Shared::new(Resolvers::new(resolvers::PATH)));
+    tokio::spawn(services::serve(punt, Arc::clone(&mailbox), Arc::clone(&names)));
+
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
         begin,
@@ -206,6 +215,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         counters,
         snapshot,
         uplink_settings,
+        names,
     };
     let mut control = Control::new(parts);
     control.adopt(adopted);

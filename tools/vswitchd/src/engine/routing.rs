@@ -76,14 +76,19 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
             addresses: Box::new([ours.address.to_ipv6_mapped()]),
             prefix_len: ours.subnet.prefix_len(),
             prefix6_len: 0,
-            uplink: config.daemon.uplink == Uplink::Sockets && !record.config.internal,
+            uplink: leaves(config, &record.config),
             fib: fib(ours, config, networks, gateways, &links),
-            services: Services::default(),
+            services: Services { dns: true, dhcp: false },
             neighbors: Arc::clone(&record.neighbors),
         });
     }
     let returns = links.has_one_way().then(|| networks.returns().cloned()).flatten();
     Tables { gateways: by_network.into_boxed_slice(), returns }
+}
+
+/// Whether what is for no network of ours leaves from this one.
+pub fn leaves(config: &Config, network: &Network) -> bool {
+    config.daemon.uplink == Uplink::Sockets && !network.internal
 }
 
 /// Where packets go that came in by the network of `from`.
