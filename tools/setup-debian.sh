@@ -14,7 +14,7 @@ tests=(
     dnsutils dnsmasq-base           # dig, and a resolver of the host to ask
     passwd util-linux uidmap        # the ordinary user that tests make
 )
-peers=(openvswitch-switch vde2 bridge-utils nftables)
+peers=(openvswitch-switch vde2 bridge-utils nftables passt slirp4netns)
 
 wanted=("${tests[@]}")
 [ "${1:-}" = --tests ] || wanted+=("${peers[@]}")

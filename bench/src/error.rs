@@ -56,6 +56,12 @@ pub enum Error {
         /// How long.
         limit: Duration,
     },
+    /// `--check` was asked for.
+    #[error("{count} of the bars are missed or could not be judged: see the table")]
+    BarsUnmet {
+        /// How many.
+        count: usize,
+    },
     /// A program answered something that makes no sense to us.
     #[error("{who} answered what we cannot use: {detail}")]
     Answer {

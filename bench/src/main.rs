@@ -1,7 +1,8 @@
 //! Measures: the race against real peers, and figures of this project's daemon alone.
 //!
 //! `bench race` builds each peer in namespaces of its own, runs the same loads over all of them in turns, and prints
-//! medians and ratios. `bench own` measures what only the daemon has. Both need root and leave nothing behind.
+//! medians and ratios. `bench own` measures what only the daemon has, `bench stall` looks for streams that stand still.
+//! All need root and leave nothing behind.
 
 mod error;
 mod load;
@@ -11,6 +12,7 @@ mod own;
 mod process;
 mod race;
 mod relay;
+mod stall;
 mod stop;
 
 use std::io::Write;
@@ -29,10 +31,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Races the daemon against the kernel bridge, OVS, VDE2 and a bare relay.
+    /// Races the daemon against the kernel, OVS, VDE2, a bare relay, pasta and slirp4netns.
     Race(race::Args),
-    /// Measures the daemon alone: start, many ports, a full FDB, a noisy neighbour.
+    /// Measures the daemon alone: start, many ports, a full FDB, a noisy neighbour, idle connections.
     Own(own::Args),
+    /// Runs many short TCP streams through the sockets uplink and looks for those that stood still.
+    Stall(stall::Args),
     /// Runs a program in a namespace (`-`: ours); it ends when we do.
     #[command(hide = true)]
     Enter {
@@ -69,6 +73,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Race(args) => measure("race", || race::run(args)),
         Command::Own(args) => measure("own", || own::run(args)),
+        Command::Stall(args) => measure("stall", || stall::run(args)),
         Command::Enter { netns, argv } => process::exec_in(netns, argv),
         Command::Load(load) => load::run(load),
         Command::Relay { first, second } => relay::run([first, second]),

@@ -76,6 +76,11 @@ impl Netns {
         &self.name
     }
 
+    /// Its file.
+    pub fn path(&self) -> PathBuf {
+        path_of(&self.name)
+    }
+
     /// Runs `ip -n NAME …`.
     ///
     /// # Errors

@@ -152,6 +152,18 @@ impl Process {
         self.child.id()
     }
 
+    /// That it still runs.
+    ///
+    /// # Errors
+    /// When it has ended, with what it said.
+    pub fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(status) => Err(self.failure(status)),
+            Err(error) => Err(Error::Io { what: format!("ask for {}", self.name), source: error }),
+        }
+    }
+
     /// Waits for a line that begins with `start`, and gives the rest of that line.
     ///
     /// # Errors

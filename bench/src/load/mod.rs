@@ -3,8 +3,10 @@
 //! A server prints `ready PORT` and serves until its stdin closes; a client prints one line of JSON.
 
 pub mod connect;
+pub mod hold;
 pub mod raw;
 pub mod rr;
+pub mod stream;
 pub mod udp;
 
 use std::io::{Read, Write};
@@ -35,6 +37,9 @@ pub enum Load {
         /// Marks the frames of one step.
         #[arg(long)]
         tag: u32,
+        /// Own l4 port; 0: any.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
     },
     /// Sends UDP frames at a rate, or as fast as it can.
     UdpSend {
@@ -52,7 +57,11 @@ pub enum Load {
         seconds: f64,
     },
     /// Sends UDP frames back.
-    Echo,
+    Echo {
+        /// Own l4 port; 0: any.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+    },
     /// Measures UDP round trips.
     RoundTrip {
         /// The echo.
@@ -69,7 +78,14 @@ pub enum Load {
         pause_us: u64,
     },
     /// Accepts TCP connections and closes them.
-    Accept,
+    Accept {
+        /// Own l4 port; 0: any.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// Close a connection when its first byte has come.
+        #[arg(long)]
+        greeted: bool,
+    },
     /// Opens TCP connections one after the other.
     Connect {
         /// The server.
@@ -78,7 +94,25 @@ pub enum Load {
         /// How long.
         #[arg(long)]
         seconds: f64,
+        /// Send a byte on each.
+        #[arg(long)]
+        greet: bool,
     },
+    /// Accepts TCP connections, keeps them, and answers each byte with the same byte.
+    HoldServe,
+    /// Opens TCP connections and keeps them until stdin closes; then asks each whether it lives.
+    Hold {
+        /// The server.
+        #[arg(long)]
+        to: SocketAddrV4,
+        /// How many.
+        #[arg(long)]
+        count: u32,
+    },
+    /// Serves TCP streams as their clients wish.
+    StreamServe,
+    /// Runs TCP streams one after the other.
+    Stream(stream::Client),
     /// Counts frames of the raw load on `eth0`, whomever they are for.
     RawRecv,
     /// Sends frames with made-up MAC addresses on `eth0`.
@@ -91,14 +125,18 @@ pub enum Load {
 /// When the kernel refuses a socket or a frame for good.
 pub fn run(load: &Load) -> Result<()> {
     match *load {
-        Load::UdpRecv { tag } => udp::receive(tag),
+        Load::UdpRecv { tag, port } => udp::receive(tag, port),
         Load::UdpSend { to, tag, rate, seconds } => print(&udp::send(to, tag, rate, seconds)?),
-        Load::Echo => rr::echo(),
+        Load::Echo { port } => rr::echo(port),
         Load::RoundTrip { to, seconds, samples, pause_us } => {
             print(&rr::round_trips(to, seconds, samples, Duration::from_micros(pause_us))?)
         }
-        Load::Accept => connect::accept(),
-        Load::Connect { to, seconds } => print(&connect::connect(to, seconds)?),
+        Load::Accept { port, greeted } => connect::accept(port, greeted),
+        Load::Connect { to, seconds, greet } => print(&connect::connect(to, seconds, greet)?),
+        Load::HoldServe => hold::serve(),
+        Load::Hold { to, count } => hold::hold(to, count),
+        Load::StreamServe => stream::serve(),
+        Load::Stream(ref client) => print(&stream::run(client)?),
         Load::RawRecv => raw::receive(),
         Load::RawSend(ref send) => print(&raw::send(send)?),
     }

@@ -29,8 +29,8 @@ pub struct RoundTrips {
     pub p99_us: f64,
 }
 
-pub(super) fn echo() -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(Error::io("bind"))?;
+pub(super) fn echo(port: u16) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(Error::io("bind"))?;
     socket.set_read_timeout(Some(LOST)).map_err(Error::io("receive timeout"))?;
     let done = finish_flag();
     ready(socket.local_addr().map_err(Error::io("own address"))?.port())?;

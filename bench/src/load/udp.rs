@@ -35,8 +35,8 @@ pub struct Received {
     pub received: u64,
 }
 
-pub(super) fn receive(tag: u32) -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(Error::io("bind"))?;
+pub(super) fn receive(tag: u32, port: u16) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(Error::io("bind"))?;
     socket.set_read_timeout(Some(QUIET)).map_err(Error::io("receive timeout"))?;
     sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).map_err(Error::io("receive buffer"))?;
     let done = finish_flag();

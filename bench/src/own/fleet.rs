@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::meter;
 use crate::ns::{Family, Netns};
 use crate::process::{Process, Scratch};
-use crate::race::peers::vswitchd::{self, Network};
+use crate::race::peers::vswitchd::{self, Config, Uplink};
 
 /// Far beyond what the bar allows, so that a slow start is a figure and not a failure.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -31,13 +31,15 @@ impl Fleet {
         let dir = Scratch::create(family.prefix())?;
         let containers: Vec<Netns> =
             (0..count).map(|index| Netns::expected(family.name(&index.to_string()))).collect();
-        let interfaces: Vec<(String, String)> = containers
-            .iter()
-            .enumerate()
-            .map(|(index, netns)| (netns.name().to_owned(), Self::address(index).to_string()))
-            .collect();
-        let network = Network { subnet: "10.99.0.0/16", fdb_limit, storm };
-        let daemon = vswitchd::daemon(&dir, &vswitchd::configuration(&dir, network, &interfaces), LIMIT)?;
+        // The subnet's first address is kept for a gateway; here the first container has it.
+        let mut lines = vec![format!("gateway = \"{}\"", Self::address(0))];
+        lines.extend(storm.map(|storm| format!("storm = {storm}")));
+        lines.extend(fdb_limit.map(|limit| format!("fdb_limit = {limit}")));
+        let network = Config::new(&dir, Uplink::None).network("race", "10.99.0.0/16", &lines);
+        let config = containers.iter().enumerate().fold(network, |config, (index, netns)| {
+            config.container(netns, "race", Self::address(index), &[])
+        });
+        let daemon = vswitchd::daemon(&dir, None, &config, LIMIT)?;
         Ok(Self { process: daemon.process, containers, dir, ready_after: daemon.ready_after })
     }
 

@@ -1,5 +1,6 @@
 //! Figures that only this project's daemon has: its start, many ports, a full FDB, a noisy neighbour.
 
+mod connections;
 mod fleet;
 
 use std::fs;
@@ -60,6 +61,8 @@ enum Measure {
     Fdb,
     /// A neighbour's round trip while a port floods.
     Noise,
+    /// 10,000 idle TCP connections through the sockets uplink.
+    Connections,
 }
 
 /// One line of the report.
@@ -92,6 +95,7 @@ pub fn run(args: &Args) -> Result<()> {
             Measure::Ports => ports()?,
             Measure::Fdb => fdb(time)?,
             Measure::Noise => noise(time)?,
+            Measure::Connections => connections::measure(time)?,
         };
         more.iter().for_each(|row| progress(&format!("{:<60} {:>10.3} {}", row.figure, row.value, row.unit)));
         rows.extend(more);

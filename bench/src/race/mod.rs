@@ -1,7 +1,10 @@
 //! The race: every peer in turns, every figure, on one machine in one run.
 
+mod bars;
 mod figures;
 pub mod peers;
+mod report;
+pub mod scenario;
 pub mod stats;
 mod table;
 
@@ -11,13 +14,12 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
 use self::figures::Measure;
 pub use self::figures::idle_percent;
 use self::peers::Peer;
-pub use self::table::aligned;
-use self::table::{Conditions, Report, Sample};
+use self::report::{Conditions, Report, Sample};
+use self::scenario::Scenario;
+pub use self::table::{aligned, number};
 use crate::error::{Error, Result};
 use crate::load::udp::PAYLOAD;
 use crate::meter::Machine;
@@ -32,18 +34,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// A machine that is busier than this without us distorts every figure.
 const ALONE: f64 = 0.1;
 
-/// What is raced over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Scenario {
-    /// Two containers on one network.
-    L2,
-}
-
 /// Options of `bench race`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// What is raced over.
-    #[arg(long, value_enum, default_value = "l2")]
+    #[arg(value_enum, default_value = "l2")]
     scenario: Scenario,
     /// Each round measures every peer once.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
@@ -51,10 +46,10 @@ pub struct Args {
     /// Seconds per load.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Who takes part; default everyone.
+    /// Who takes part; default everyone who can in this scenario.
     #[arg(long, value_enum, value_delimiter = ',')]
     peers: Vec<Peer>,
-    /// What is measured; default everything.
+    /// What is measured; default what this scenario is about.
     #[arg(long, value_enum, value_delimiter = ',')]
     figures: Vec<Measure>,
     /// One round of one second a load: does everything work?
@@ -63,6 +58,9 @@ pub struct Args {
     /// Also write the report as JSON: a file, or `-` for stdout instead of the tables.
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+    /// Exit with 1 if a bar of this scenario is missed or could not be judged.
+    #[arg(long)]
+    check: bool,
 }
 
 impl Args {
@@ -75,11 +73,11 @@ impl Args {
     }
 
     fn measures(&self) -> &[Measure] {
-        if self.figures.is_empty() { Measure::value_variants() } else { &self.figures }
+        if self.figures.is_empty() { self.scenario.measures() } else { &self.figures }
     }
 
     fn peers(&self) -> &[Peer] {
-        if self.peers.is_empty() { Peer::value_variants() } else { &self.peers }
+        if self.peers.is_empty() { self.scenario.peers() } else { &self.peers }
     }
 }
 
@@ -92,7 +90,9 @@ impl Args {
 /// # Privileges
 /// Root.
 pub fn run(args: &Args) -> Result<()> {
-    let Scenario::L2 = args.scenario;
+    if let Some(stranger) = args.peers().iter().find(|peer| !args.scenario.peers().contains(peer)) {
+        return Err(stranger.stranger(args.scenario));
+    }
     for program in ["ip", "iperf3"] {
         if process::find_program(program).is_none() {
             return Err(Error::Missing {
@@ -103,6 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let _cubic = CubicAllowed::ensure()?;
     let mut report = Report {
+        scenario: args.scenario,
         conditions: conditions(args)?,
         peers: Vec::new(),
         missing: Vec::new(),
@@ -110,7 +111,7 @@ pub fn run(args: &Args) -> Result<()> {
         samples: Vec::new(),
     };
     for &peer in args.peers() {
-        match absent(peer) {
+        match absent(peer, args.scenario) {
             Some(reason) => report.missing.push((peer, reason)),
             None => report.peers.push(peer),
         }
@@ -124,23 +125,25 @@ pub fn run(args: &Args) -> Result<()> {
             turn(&mut report, args, peer, round)?;
         }
     }
-    write(&report, args)
+    write(&report, args)?;
+    let unmet = report.unmet();
+    if args.check && unmet > 0 { Err(Error::BarsUnmet { count: unmet }) } else { Ok(()) }
 }
 
 /// Why a peer cannot take part, after building it where it is ours.
-fn absent(peer: Peer) -> Option<String> {
-    if peer == Peer::Vswitchd
+fn absent(peer: Peer, scenario: Scenario) -> Option<String> {
+    if peer.is_ours()
         && let Err(error) = peers::vswitchd::build()
     {
         return Some(error.to_string());
     }
-    peer.missing()
+    peer.missing(scenario)
 }
 
 /// One peer in one round. Its failure ends its turn, not the race.
 fn turn(report: &mut Report, args: &Args, peer: Peer, round: usize) -> Result<()> {
     let name = peer.name();
-    let lab = match peer.start() {
+    let lab = match peer.start(args.scenario) {
         Ok(lab) => lab,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
         Err(error) if round == 0 => {
@@ -163,7 +166,7 @@ fn turn(report: &mut Report, args: &Args, peer: Peer, round: usize) -> Result<()
             Ok(values) => {
                 for (figure, value) in values {
                     let (_, title, unit) = figure.words();
-                    progress(&format!("round {} {name:<8} {title:<30} {value:>10.3} {unit}", round + 1));
+                    progress(&format!("round {} {name:<11} {title:<30} {value:>10.3} {unit}", round + 1));
                     report.samples.push(Sample { peer, figure, round, value });
                 }
             }

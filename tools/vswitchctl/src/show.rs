@@ -269,7 +269,15 @@ pub fn network(detail: &NetworkDetail) -> String {
         ("evicted", fdb.evicted.to_string()),
         ("refused", fdb.refused.to_string()),
     ]);
-    format!("{head}\n{}\n{counters}", ports(&detail.interfaces))
+    let addresses = detail.addresses.map_or_else(String::new, |of| {
+        let rows = [
+            ("addresses used/room", format!("{}/{}", of.used, of.room)),
+            ("free", of.free.to_string()),
+            ("of them resting", of.resting.to_string()),
+        ];
+        format!("\n{}", list(rows))
+    });
+    format!("{head}\n{}{addresses}\n{counters}", ports(&detail.interfaces))
 }
 
 /// `show containers`.

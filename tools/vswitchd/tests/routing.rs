@@ -66,7 +66,7 @@ fn answer(from: Ipv4Addr) -> Vec<u8> {
 /// `a` is behind port 0, `b` behind port 1.
 fn lab() -> Worker<MemIo, House> {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config = parse_with("lab.toml", LAB, &Context { paths, previous: None }).unwrap();
+    let config = parse_with("lab.toml", LAB, &Context { paths, previous: None, memory: None }).unwrap();
     let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
     let mut worker = Worker::new(MemIo::new(2), 128, 2, snapshot, House::new(2, None));
     worker.io.now = Tick::from_secs(1000);

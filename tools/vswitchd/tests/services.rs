@@ -82,7 +82,7 @@ impl Lab {
     /// `a` is behind port 0, `b` behind port 1; the gateway offers what `services` says.
     fn new(services: Services) -> Self {
         let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-        let config = parse_with("lab.toml", LAB, &Context { paths, previous: None }).unwrap();
+        let config = parse_with("lab.toml", LAB, &Context { paths, previous: None, memory: None }).unwrap();
         let mut snapshot: Snapshot<Tables> = engine::all_up(&config).unwrap();
         snapshot.tables.gateways.iter_mut().flatten().for_each(|gateway| gateway.services = services);
         let punt = Arc::new(Punt::new(2).unwrap());

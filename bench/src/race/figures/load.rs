@@ -1,38 +1,54 @@
 //! Round trips, connections, memory, and the cost of doing nothing.
 
+use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Figure, MARGIN};
 use crate::error::{Error, Result};
-use crate::load::connect::Connections;
+use crate::load::connect::{Accepted, Connections};
 use crate::load::rr::RoundTrips;
 use crate::meter;
-use crate::race::peers::{Lab, words};
+use crate::race::peers::answer;
+use crate::race::peers::lab::{Lab, Service, Way};
 use crate::stop;
 
 /// Enough for a steady p99.
 const SAMPLES: usize = 20_000;
 
 pub(super) fn round_trip(lab: &Lab, time: Duration) -> Result<Vec<(Figure, f64)>> {
-    let (_server, to) = lab.server(&words(&["echo"]))?;
-    let (to, seconds) = (to.to_string(), time.as_secs_f64().to_string());
-    let args = words(&["round-trip", "--to", &to, "--seconds", &seconds, "--samples", &SAMPLES.to_string()]);
-    let times: RoundTrips = lab.client(&args, time.saturating_add(MARGIN))?;
+    let path = lab.path(Way::Main)?;
+    let (_server, to) = path.server(Service::Echo, &[])?;
+    let (to, seconds, samples) = (to.to_string(), time.as_secs_f64().to_string(), SAMPLES.to_string());
+    let args = ["round-trip", "--to", &to, "--seconds", &seconds, "--samples", &samples];
+    let times: RoundTrips = path.client(&args, time.saturating_add(MARGIN))?;
     Ok(vec![(Figure::RoundTripP50, times.p50_us), (Figure::RoundTripP99, times.p99_us)])
 }
 
-pub(super) fn connects(lab: &Lab, time: Duration) -> Result<f64> {
-    let (_server, to) = lab.server(&words(&["accept"]))?;
+/// Connections per second; where l4 ports are published, also whether the container was shown the client's address.
+pub(super) fn connects(lab: &Lab, time: Duration) -> Result<Vec<(Figure, f64)>> {
+    let path = lab.path(Way::Main)?;
+    // pasta forgets the FIN of a connection into a container that carried nothing: there each carries a byte.
+    let (greeted, greet): (&[&str], &[&str]) =
+        if path.ends.published { (&["--greeted"], &["--greet"]) } else { (&[], &[]) };
+    let (mut server, to) = path.server(Service::Accept, greeted)?;
     let (to, seconds) = (to.to_string(), time.as_secs_f64().to_string());
-    let made: Connections =
-        lab.client(&words(&["connect", "--to", &to, "--seconds", &seconds]), time.saturating_add(MARGIN))?;
+    let connect = [&["connect", "--to", &to, "--seconds", &seconds][..], greet].concat();
+    let made: Connections = path.client(&connect, time.saturating_add(MARGIN))?;
     if made.failed > made.done / 100 {
         let detail =
             format!("{} of {} connections failed", made.failed, made.failed.saturating_add(made.done));
         return Err(Error::Answer { who: "the connect load", detail });
     }
-    Ok(made.done as f64 / made.seconds)
+    server.close_stdin();
+    let Accepted { from } = answer("a load", &server.finish(MARGIN)?)?;
+    let kept = path.ends.published.then(|| {
+        let share =
+            from.get(&IpAddr::V4(path.ends.from)).copied().unwrap_or(0) as f64 / made.done.max(1) as f64;
+        (Figure::AddressKept, 100.0 * share.min(1.0))
+    });
+    let rate = (Figure::Connects, made.done as f64 / made.seconds);
+    Ok([rate].into_iter().chain(kept).collect())
 }
 
 pub(super) fn memory(lab: &Lab) -> Result<Vec<(Figure, f64)>> {

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::MARGIN;
 use crate::error::Result;
 use crate::ns::CONGESTION_CONTROL;
-use crate::race::peers::{Lab, Side, answer, words};
+use crate::race::peers::lab::{Path, Service};
+use crate::race::peers::{answer, words};
 
 /// The part of `iperf3 -J` that matters.
 #[derive(Debug, Deserialize)]
@@ -26,17 +27,30 @@ struct Sum {
     bits_per_second: f64,
 }
 
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// The client.
+    Forth,
+    /// The server.
+    Back,
+    /// Both, summed.
+    Both,
+}
+
 /// Gbit/s of one stream, or the sum of one each way.
-pub(super) fn stream(lab: &Lab, time: Duration, two_way: bool) -> Result<f64> {
-    let to = Side::B.address().to_string();
-    let mut server = lab.start(Side::B, &words(&["iperf3", "-s", "-1", "--forceflush", "-B", &to]))?;
-    server.wait_line("Server listening", Duration::from_secs(5))?;
+pub(super) fn stream(path: &Path<'_>, time: Duration, direction: Direction) -> Result<f64> {
+    let _server = path.iperf_server()?;
+    let (to, port) = (path.ends.to.to_string(), Service::Iperf.port().to_string());
     let seconds = time.as_secs().max(1).to_string();
-    let mut client = words(&["iperf3", "-c", &to, "-t", &seconds, "-C", CONGESTION_CONTROL, "-J"]);
-    if two_way {
-        client.push("--bidir".into());
+    let mut client =
+        words(&["iperf3", "-c", &to, "-p", &port, "-t", &seconds, "-C", CONGESTION_CONTROL, "-J"]);
+    match direction {
+        Direction::Forth => {}
+        Direction::Back => client.push("--reverse".into()),
+        Direction::Both => client.push("--bidir".into()),
     }
-    let text = lab.start(Side::A, &client)?.finish(time.saturating_add(MARGIN))?;
+    let text = path.start_client(&client)?.finish(time.saturating_add(MARGIN))?;
     received(&text)
 }
 

@@ -7,7 +7,8 @@ use super::{Figure, MARGIN};
 use crate::error::Result;
 use crate::load::udp::{Received, Sent};
 use crate::meter::{self, Machine};
-use crate::race::peers::{Lab, answer, words};
+use crate::race::peers::answer;
+use crate::race::peers::lab::{Lab, Service, Way};
 use crate::race::stats;
 
 /// What "without loss" allows.
@@ -37,27 +38,17 @@ struct Step {
 }
 
 impl Step {
-    /// Sends from `a` to `b` at `rate` (0: full blast) for `time`.
+    /// Sends at `rate` (0: full blast) for `time`.
     fn run(lab: &Lab, rate: u64, time: Duration) -> Result<Self> {
         let tag = TAG.fetch_add(1, Ordering::Relaxed).to_string();
-        let (mut receiver, to) = lab.server(&words(&["udp-recv", "--tag", &tag]))?;
-        let seconds = time.as_secs_f64().to_string();
-        let to = to.to_string();
-        let args = words(&[
-            "udp-send",
-            "--to",
-            &to,
-            "--tag",
-            &tag,
-            "--rate",
-            &rate.to_string(),
-            "--seconds",
-            &seconds,
-        ]);
+        let path = lab.path(Way::Main)?;
+        let (mut receiver, to) = path.server(Service::Receive, &["--tag", &tag])?;
+        let (to, rate, seconds) = (to.to_string(), rate.to_string(), time.as_secs_f64().to_string());
+        let args = ["udp-send", "--to", &to, "--tag", &tag, "--rate", &rate, "--seconds", &seconds];
         let pids = lab.switch_pids();
         let cpu = || if pids.is_empty() { Ok(None) } else { meter::process_cpu(&pids).map(Some) };
         let (switch, machine) = (cpu()?, Machine::now()?);
-        let sent = lab.client(&args, time.saturating_add(MARGIN))?;
+        let sent = path.client(&args, time.saturating_add(MARGIN))?;
         let (machine, after) = (Machine::now()?.busy_since(&machine), cpu()?);
         receiver.close_stdin();
         let Received { received } = answer("a load", &receiver.finish(MARGIN)?)?;

@@ -1,30 +1,38 @@
-//! The peers: each joins two namespaces, `a` and `b`, by its own means.
+//! The peers: each joins namespaces by its own means.
 
 mod kernel;
+pub mod lab;
+pub mod outside;
 mod ovs;
+mod pasta;
 mod relay;
+mod slirp;
 mod vde;
 pub mod vswitchd;
-
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 
+use self::lab::Lab;
+use super::scenario::Scenario;
 use crate::error::{Error, Result};
-use crate::load::rr::RoundTrips;
-use crate::meter;
-use crate::ns::{CONGESTION_CONTROL, Family, Netns};
-use crate::process::{self, Process, Scratch, Stop};
+use crate::ns::Family;
+use crate::process::{self, Scratch};
+
+/// The MTU that every container has but those of peers that are at their best with the largest.
+const MTU: u16 = 1500;
+/// The default of pasta, and what podman gives slirp4netns.
+const LARGE: u16 = 65_520;
 
 /// Who takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
-    /// Kernel bridge and two veth pairs.
+    /// Kernel bridges and veth pairs, the kernel's routing and NAT.
     Kernel,
     /// Two TAPs and nothing between them: the limit.
     Relay,
+    /// This project on one network, beside what it does between two.
+    VswitchdL2,
     /// This project.
     Vswitchd,
     /// Open vSwitch, netdev datapath.
@@ -33,6 +41,18 @@ pub enum Peer {
     OvsTso,
     /// VDE2's `vde_switch`.
     Vde,
+    /// pasta with the MTU of everyone else.
+    #[value(name = "pasta-1500")]
+    Pasta1500,
+    /// pasta as it comes.
+    #[value(name = "pasta-65520")]
+    Pasta65520,
+    /// slirp4netns as it comes.
+    #[value(name = "slirp-1500")]
+    Slirp1500,
+    /// slirp4netns as podman starts it.
+    #[value(name = "slirp-65520")]
+    Slirp65520,
 }
 
 impl Peer {
@@ -41,207 +61,114 @@ impl Peer {
         match self {
             Self::Kernel => "kernel",
             Self::Relay => "relay",
+            Self::VswitchdL2 => "vswitchd-l2",
             Self::Vswitchd => "vswitchd",
             Self::Ovs => "ovs",
             Self::OvsTso => "ovs-tso",
             Self::Vde => "vde",
+            Self::Pasta1500 => "pasta-1500",
+            Self::Pasta65520 => "pasta-65520",
+            Self::Slirp1500 => "slirp-1500",
+            Self::Slirp65520 => "slirp-65520",
         }
     }
 
     /// How it is set up, for the report.
-    pub const fn setup(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel bridge, two veth pairs, bridge-nf-call-iptables off",
-            Self::Relay => {
+    pub const fn setup(self, scenario: Scenario) -> &'static str {
+        match (self, scenario) {
+            (Self::Kernel, Scenario::L2) => "kernel bridge, two veth pairs, bridge-nf-call-iptables off",
+            (Self::Kernel, Scenario::Route) => "two kernel bridges in one namespace, ip_forward, no rules",
+            (Self::Kernel, Scenario::Egress) => "kernel bridge, veth, ip_forward, nft masquerade",
+            (Self::Kernel, Scenario::Publish) => {
+                "kernel bridge, veth, ip_forward, nft dnat in prerouting and output, masquerade, route_localnet"
+            }
+            (Self::Relay, _) => {
                 "two TAPs with vnet_hdr and all offloads, epoll, one read and one write a frame, no switching"
             }
-            Self::Vswitchd => "this project's daemon, release build, storm = 0",
-            Self::Ovs => {
+            (Self::VswitchdL2, _) => "this project's daemon, both containers on one network, storm = 0",
+            (Self::Vswitchd, Scenario::L2) => "this project's daemon, release build, storm = 0",
+            (Self::Vswitchd, Scenario::Route) => {
+                "this project's daemon, release build, two networks, routes_to one way, storm = 0"
+            }
+            (Self::Vswitchd, Scenario::Egress) => {
+                "this project's daemon, release build, uplink sockets, MTU 1500"
+            }
+            (Self::Vswitchd, Scenario::Publish) => {
+                "this project's daemon, release build, uplink sockets, publish, MTU 1500"
+            }
+            (Self::Ovs, _) => {
                 "ovs-vswitchd, datapath_type=netdev, TAP ports, tx offloads of the containers off (else no TCP)"
             }
-            Self::OvsTso => "the same with other_config:userspace-tso-enable=true, offloads on",
-            Self::Vde => "vde_switch with two TAPs of its own",
+            (Self::OvsTso, _) => "the same with other_config:userspace-tso-enable=true, offloads on",
+            (Self::Vde, _) => "vde_switch with two TAPs of its own",
+            (Self::Pasta1500, _) => "pasta --config-net --mtu 1500",
+            (Self::Pasta65520, _) => "pasta --config-net with its default MTU of 65520",
+            (Self::Slirp1500, _) => "slirp4netns --configure with its default MTU of 1500",
+            (Self::Slirp65520, _) => "slirp4netns --configure --mtu 65520",
         }
     }
 
     /// Programs it needs.
-    const fn programs(self) -> &'static [&'static str] {
-        match self {
-            Self::Kernel | Self::Relay | Self::Vswitchd => &[],
-            Self::Ovs | Self::OvsTso => {
+    const fn programs(self, scenario: Scenario) -> &'static [&'static str] {
+        match (self, scenario) {
+            (Self::Kernel, Scenario::Egress | Scenario::Publish) => &["nft"],
+            (Self::Kernel | Self::Relay | Self::Vswitchd | Self::VswitchdL2, _) => &[],
+            (Self::Ovs | Self::OvsTso, _) => {
                 &["ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-appctl", "ethtool"]
             }
-            Self::Vde => &["vde_switch"],
+            (Self::Vde, _) => &["vde_switch"],
+            (Self::Pasta1500 | Self::Pasta65520, _) => &["pasta"],
+            (Self::Slirp1500 | Self::Slirp65520, _) => &["slirp4netns"],
         }
+    }
+
+    /// Whether it is our daemon.
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::Vswitchd | Self::VswitchdL2)
     }
 
     /// Why it cannot take part, if it cannot.
-    pub fn missing(self) -> Option<String> {
-        let absent = self.programs().iter().find(|name| process::find_program(name).is_none())?;
+    pub fn missing(self, scenario: Scenario) -> Option<String> {
+        let absent = self.programs(scenario).iter().find(|name| process::find_program(name).is_none())?;
         Some(format!("{absent} not installed"))
     }
 
-    /// Builds it, with two containers that reach each other.
+    /// Builds it, with two ends that reach each other.
     ///
     /// # Errors
     /// When it cannot be built or no packet comes through.
-    pub fn start(self) -> Result<Lab> {
+    pub fn start(self, scenario: Scenario) -> Result<Lab> {
+        use Scenario::{Egress, L2, Publish, Route};
         let family = Family::random()?;
         let dir = Scratch::create(family.prefix())?;
-        let lab = match self {
-            Self::Kernel => kernel::start(&family, dir)?,
-            Self::Relay => relay::start(&family, dir)?,
-            Self::Vswitchd => vswitchd::start(&family, dir)?,
-            Self::Ovs => ovs::start(&family, dir, false)?,
-            Self::OvsTso => ovs::start(&family, dir, true)?,
-            Self::Vde => vde::start(&family, dir)?,
+        let lab = match (self, scenario) {
+            (Self::Kernel, L2) => kernel::bridged(&family, dir)?,
+            (Self::Kernel, Route) => kernel::routed(&family, dir)?,
+            (Self::Kernel, Egress | Publish) => kernel::translated(&family, dir, scenario)?,
+            (Self::Relay, L2) => relay::start(&family, dir)?,
+            (Self::Vswitchd, L2) | (Self::VswitchdL2, Route) => vswitchd::switched(&family, dir)?,
+            (Self::Vswitchd, Route) => vswitchd::routed(&family, dir)?,
+            (Self::Vswitchd, Egress | Publish) => vswitchd::uplinked(&family, dir, scenario)?,
+            (Self::Ovs, L2) => ovs::start(&family, dir, false)?,
+            (Self::OvsTso, L2) => ovs::start(&family, dir, true)?,
+            (Self::Vde, L2) => vde::start(&family, dir)?,
+            (Self::Pasta1500, Egress | Publish) => pasta::start(&family, dir, scenario, MTU)?,
+            (Self::Pasta65520, Egress | Publish) => pasta::start(&family, dir, scenario, LARGE)?,
+            (Self::Slirp1500, Egress | Publish) => slirp::start(&family, dir, scenario, MTU)?,
+            (Self::Slirp65520, Egress | Publish) => slirp::start(&family, dir, scenario, LARGE)?,
+            (peer, scenario) => return Err(peer.stranger(scenario)),
         };
-        for side in [Side::A, Side::B] {
-            lab.netns(side).sysctl("net/ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
-        }
-        lab.await_first_packet()?;
+        lab.prepare()?;
         Ok(lab)
     }
-}
 
-/// One of the two containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Sends.
-    A,
-    /// Receives.
-    B,
-}
-
-impl Side {
-    /// Its address, the same for every peer.
-    pub const fn address(self) -> Ipv4Addr {
-        match self {
-            Self::A => Ipv4Addr::new(10, 99, 0, 1),
-            Self::B => Ipv4Addr::new(10, 99, 0, 2),
+    /// It has no part in the scenario.
+    pub fn stranger(self, scenario: Scenario) -> Error {
+        let others: Vec<_> = scenario.peers().iter().map(|peer| peer.name()).collect();
+        Error::Missing {
+            what: self.name().into(),
+            hint: format!("has no part in `{}`; those who have: {}", scenario.name(), others.join(", ")),
         }
-    }
-
-    fn with_prefix(self) -> String {
-        format!("{}/24", self.address())
-    }
-}
-
-/// Two containers joined by a peer. Dropping it ends the processes, then removes the namespaces, then the files.
-#[derive(Debug)]
-pub struct Lab {
-    /// The switch first: the order of the list is the order of the end.
-    processes: Vec<Process>,
-    a: Netns,
-    b: Netns,
-    /// Where bridges and TAPs are made, out of the host's sight.
-    _workshop: Option<Netns>,
-    dir: Scratch,
-}
-
-/// The link names in the workshop.
-const LINKS: [&str; 2] = ["tap-a", "tap-b"];
-
-/// Two containers and a workshop, all empty.
-struct Site {
-    workshop: Netns,
-    a: Netns,
-    b: Netns,
-}
-
-impl Site {
-    fn create(family: &Family) -> Result<Self> {
-        Ok(Self {
-            workshop: Netns::create(family.name("s"))?,
-            a: Netns::create(family.name("a"))?,
-            b: Netns::create(family.name("b"))?,
-        })
-    }
-
-    /// Hands the workshop's two links over as `eth0`; `prepare` sees each container before its link comes up.
-    fn hand_over(&self, prepare: impl Fn(&Netns) -> Result<()>) -> Result<()> {
-        for (link, (netns, side)) in LINKS.iter().zip([(&self.a, Side::A), (&self.b, Side::B)]) {
-            self.workshop.give_link(link, netns, "eth0")?;
-            prepare(netns)?;
-            netns.address("eth0", &side.with_prefix())?;
-        }
-        Ok(())
-    }
-
-    fn into_lab(self, dir: Scratch, processes: Vec<Process>) -> Lab {
-        Lab { processes, a: self.a, b: self.b, _workshop: Some(self.workshop), dir }
-    }
-}
-
-impl Lab {
-    fn netns(&self, side: Side) -> &Netns {
-        match side {
-            Side::A => &self.a,
-            Side::B => &self.b,
-        }
-    }
-
-    /// Processes of the switch; none for the kernel.
-    pub fn switch_pids(&self) -> Vec<u32> {
-        self.processes.first().map(|process| meter::family(process.pid())).unwrap_or_default()
-    }
-
-    /// Starts a program in a container.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start(&self, side: Side, argv: &[String]) -> Result<Process> {
-        Process::start(&self.dir, Some(self.netns(side).name()), argv, Stop::Kill)
-    }
-
-    /// Starts one of our loads in a container.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn load(&self, side: Side, args: &[String]) -> Result<Process> {
-        Process::load(&self.dir, self.netns(side).name(), args)
-    }
-
-    /// Starts one of our servers in `b`; gives it and where it is reached.
-    ///
-    /// # Errors
-    /// When it does not become ready.
-    pub fn server(&self, args: &[String]) -> Result<(Process, SocketAddrV4)> {
-        let mut server = self.load(Side::B, args)?;
-        let port = server.wait_line("ready", Duration::from_secs(5))?;
-        let port =
-            port.parse().map_err(|_| Error::Answer { who: "a load", detail: format!("port {port:?}") })?;
-        Ok((server, SocketAddrV4::new(Side::B.address(), port)))
-    }
-
-    /// Runs one of our clients in `a` and gives what it says.
-    ///
-    /// # Errors
-    /// When it fails or takes longer than `limit`.
-    pub fn client<T: DeserializeOwned>(&self, args: &[String], limit: Duration) -> Result<T> {
-        answer("a load", &self.load(Side::A, args)?.finish(limit)?)
-    }
-
-    fn await_first_packet(&self) -> Result<()> {
-        let (_server, to) = self.server(&["echo".into()])?;
-        let limit = 10;
-        let args = words(&[
-            "round-trip",
-            "--to",
-            &to.to_string(),
-            "--seconds",
-            &limit.to_string(),
-            "--samples",
-            "1",
-        ]);
-        let first: RoundTrips = self.client(&args, Duration::from_secs(limit + 5))?;
-        if first.samples == 0 {
-            return Err(Error::Deadline {
-                what: "the first packet through".into(),
-                limit: Duration::from_secs(limit),
-            });
-        }
-        Ok(())
     }
 }
 
@@ -257,4 +184,22 @@ pub fn words(args: &[&str]) -> Vec<String> {
 pub fn answer<T: DeserializeOwned>(who: &'static str, text: &str) -> Result<T> {
     serde_json::from_str(text)
         .map_err(|error| Error::Answer { who, detail: format!("{error} in {:.200?}", text.trim()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_words_of_the_command_line() {
+        for peer in Peer::value_variants() {
+            assert_eq!(Peer::from_str(peer.name(), false), Ok(*peer));
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_told_who_takes_part() {
+        let error = Peer::Ovs.start(Scenario::Route).unwrap_err().to_string();
+        assert!(error.contains("ovs has no part in `route`") && error.contains("vswitchd-l2"), "{error}");
+    }
 }

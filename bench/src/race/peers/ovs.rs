@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{LINKS, Lab, Site, words};
+use super::lab::{ADDRESSES, LINKS, Lab, Site};
+use super::words;
 use crate::error::{Error, Result};
 use crate::ns::{Family, Netns};
 use crate::process::{self, Process, Scratch, Stop};
@@ -31,7 +32,7 @@ pub(super) fn start(family: &Family, dir: Scratch, tso: bool) -> Result<Lab> {
         vsctl(&["add-port", "br0", link, "--", "set", "interface", link, "type=tap"])?;
     }
     site.hand_over(|netns| prepare(netns, tso))?;
-    Ok(site.into_lab(dir, vec![switch, database]))
+    Ok(site.into_lab(dir, vec![switch, database], ADDRESSES))
 }
 
 /// Without TSO support it forwards frames whose checksum the kernel left to the device: TCP would not pass.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{LINKS, Lab, Site};
+use super::lab::{ADDRESSES, LINKS, Lab, Site};
 use crate::error::Result;
 use crate::ns::Family;
 use crate::process::{self, Process, Scratch, Stop};
@@ -14,5 +14,5 @@ pub(super) fn start(family: &Family, dir: Scratch) -> Result<Lab> {
     let mut relay = Process::start(&dir, Some(site.workshop.name()), &argv, Stop::Kill)?;
     relay.wait_line("ready", Duration::from_secs(5))?;
     site.hand_over(|_| Ok(()))?;
-    Ok(site.into_lab(dir, vec![relay]))
+    Ok(site.into_lab(dir, vec![relay], ADDRESSES))
 }

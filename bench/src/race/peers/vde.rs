@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{LINKS, Lab, Site, words};
+use super::lab::{ADDRESSES, LINKS, Lab, Site};
+use super::words;
 use crate::error::Result;
 use crate::ns::Family;
 use crate::process::{self, Process, Scratch, Stop};
@@ -18,5 +19,5 @@ pub(super) fn start(family: &Family, dir: Scratch) -> Result<Lab> {
         process::until("a TAP of vde_switch", Duration::from_secs(5), made)?;
     }
     site.hand_over(|_| Ok(()))?;
-    Ok(site.into_lab(dir, vec![switch]))
+    Ok(site.into_lab(dir, vec![switch], ADDRESSES))
 }

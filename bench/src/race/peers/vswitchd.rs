@@ -2,24 +2,65 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::{Lab, Side};
+use super::lab::{ADDRESSES, Lab, Service, between};
+use super::outside::{CONTAINER, World};
 use crate::error::{Error, Result};
 use crate::ns::{Family, Netns};
 use crate::process::{Process, Scratch, Stop};
+use crate::race::scenario::Scenario;
 
-/// The network's part of a configuration.
+/// Two containers start within milliseconds.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The text of a configuration file.
+#[derive(Debug)]
+pub struct Config(String);
+
+/// Where the way out of all networks is.
 #[derive(Debug, Clone, Copy)]
-pub struct Network {
-    /// Address and prefix length.
-    pub subnet: &'static str,
-    /// MAC addresses it may learn; `None`: the daemon's default.
-    pub fdb_limit: Option<u32>,
-    /// Broadcast and unknown frames per second and port; `None`: the daemon's default.
-    pub storm: Option<u32>,
+pub enum Uplink {
+    /// There is none.
+    None,
+    /// Sockets of the daemon.
+    Sockets,
+}
+
+impl Config {
+    /// The daemon's part, with sockets and state in `dir`.
+    pub fn new(dir: &Scratch, uplink: Uplink) -> Self {
+        let kind = match uplink {
+            Uplink::None => "none",
+            Uplink::Sockets => "sockets",
+        };
+        let (control, state) = (dir.file("control.sock"), dir.file("state"));
+        Self(format!(
+            "[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = \"epoll\"\n\n[uplink]\nkind = \"{kind}\"\n"
+        ))
+    }
+
+    /// A network, with more lines for it.
+    pub fn network(mut self, name: &str, subnet: &str, lines: &[String]) -> Self {
+        // Writing into a String cannot fail.
+        let _ = write!(self.0, "\n[[network]]\nname = {name:?}\nsubnet = {subnet:?}\n");
+        lines.iter().for_each(|line| _ = writeln!(self.0, "{line}"));
+        self
+    }
+
+    /// A container on it, made by the daemon, with more lines for its interface.
+    pub fn container(mut self, netns: &Netns, network: &str, ip: Ipv4Addr, lines: &[String]) -> Self {
+        let name = netns.name();
+        let _ = write!(
+            self.0,
+            "\n[[container]]\nname = {name:?}\ncreate = true\n[[container.interface]]\nnetwork = {network:?}\nip = \"{ip}\"\n"
+        );
+        lines.iter().for_each(|line| _ = writeln!(self.0, "{line}"));
+        self
+    }
 }
 
 /// A daemon that said `ready`.
@@ -60,53 +101,63 @@ fn binary() -> Result<PathBuf> {
     })
 }
 
-/// The configuration file of one network and its containers, `(namespace, address)`, which the daemon makes.
-pub fn configuration(dir: &Scratch, network: Network, containers: &[(String, String)]) -> String {
-    let mut text = format!(
-        "[daemon]\ncontrol = {:?}\nstate = {:?}\nio = \"epoll\"\n\n[[network]]\nname = \"race\"\nsubnet = {:?}\n",
-        dir.file("control.sock"),
-        dir.file("state"),
-        network.subnet,
-    );
-    // Writing into a String cannot fail.
-    if let Some(storm) = network.storm {
-        let _ = writeln!(text, "storm = {storm}");
-    }
-    if let Some(limit) = network.fdb_limit {
-        let _ = writeln!(text, "fdb_limit = {limit}");
-    }
-    // The subnet's first address is kept for a gateway; here the first container has it.
-    if let Some((_, first)) = containers.first() {
-        let _ = writeln!(text, "gateway = {first:?}");
-    }
-    for (netns, address) in containers {
-        let _ = writeln!(
-            text,
-            "\n[[container]]\nname = {netns:?}\ncreate = true\n[[container.interface]]\nnetwork = \"race\"\nip = {address:?}"
-        );
-    }
-    text
-}
-
-/// Starts the daemon with a configuration and waits for `ready`.
+/// Starts the daemon in a namespace (`None`: ours) and waits for `ready`.
 ///
 /// # Errors
 /// When it ends first or takes longer than `limit`.
-pub fn daemon(dir: &Scratch, configuration: &str, limit: Duration) -> Result<Daemon> {
+pub fn daemon(dir: &Scratch, netns: Option<&Netns>, config: &Config, limit: Duration) -> Result<Daemon> {
     let file = dir.file("race.toml");
-    fs::write(&file, configuration).map_err(Error::io(format!("write {file}")))?;
+    fs::write(&file, &config.0).map_err(Error::io(format!("write {file}")))?;
     let argv = [binary()?.display().to_string(), "--config".into(), file];
     let start = Instant::now();
-    let mut process = Process::start(dir, None, &argv, Stop::Term)?;
+    let mut process = Process::start(dir, netns.map(Netns::name), &argv, Stop::Term)?;
     process.wait_line("ready", limit)?;
     Ok(Daemon { process, ready_after: start.elapsed() })
 }
 
-pub(super) fn start(family: &Family, dir: Scratch) -> Result<Lab> {
+/// Two containers on one network.
+pub(super) fn switched(family: &Family, dir: Scratch) -> Result<Lab> {
     let (a, b) = (Netns::expected(family.name("a")), Netns::expected(family.name("b")));
-    let containers = [(&a, Side::A), (&b, Side::B)]
-        .map(|(netns, side)| (netns.name().to_owned(), side.address().to_string()));
-    let network = Network { subnet: "10.99.0.0/24", fdb_limit: None, storm: Some(0) };
-    let daemon = daemon(&dir, &configuration(&dir, network, &containers), Duration::from_secs(20))?;
-    Ok(Lab { processes: vec![daemon.process], a, b, _workshop: None, dir })
+    let [of_a, of_b] = ADDRESSES;
+    // The subnet's first address is kept for a gateway; here the first container has it.
+    let lines = ["storm = 0".to_owned(), format!("gateway = \"{of_a}\"")];
+    let config = Config::new(&dir, Uplink::None)
+        .network("race", "10.99.0.0/24", &lines)
+        .container(&a, "race", of_a, &[])
+        .container(&b, "race", of_b, &[]);
+    let Daemon { process, .. } = daemon(&dir, None, &config, LIMIT)?;
+    let ways = between(&a, &b, ADDRESSES);
+    Ok(Lab::new(dir, vec![process], vec![a, b], ways))
+}
+
+/// Two containers on two networks, of which the one may open connections to the other.
+pub(super) fn routed(family: &Family, dir: Scratch) -> Result<Lab> {
+    let (a, b) = (Netns::expected(family.name("a")), Netns::expected(family.name("b")));
+    let addresses = [Ipv4Addr::new(10, 99, 1, 2), Ipv4Addr::new(10, 99, 2, 2)];
+    let [of_a, of_b] = addresses;
+    let lines = ["storm = 0".to_owned(), "routes_to = [\"two\"]".to_owned()];
+    let [storm, _] = &lines;
+    let config = Config::new(&dir, Uplink::None)
+        .network("one", "10.99.1.0/24", &lines)
+        .network("two", "10.99.2.0/24", std::slice::from_ref(storm))
+        .container(&a, "one", of_a, &[])
+        .container(&b, "two", of_b, &[]);
+    let Daemon { process, .. } = daemon(&dir, None, &config, LIMIT)?;
+    let ways = between(&a, &b, addresses);
+    Ok(Lab::new(dir, vec![process], vec![a, b], ways))
+}
+
+/// A container whose way out is sockets of a daemon on the host.
+pub(super) fn uplinked(family: &Family, dir: Scratch, scenario: Scenario) -> Result<Lab> {
+    let world = World::create(family)?;
+    let container = Netns::expected(family.name("a"));
+    let (first, last) = Service::PORTS;
+    let published =
+        format!("publish = [\"{first}-{last}:{first}-{last}\", \"{first}-{last}:{first}-{last}/udp\"]");
+    let lines = if scenario == Scenario::Publish { vec![published] } else { Vec::new() };
+    let config = Config::new(&dir, Uplink::Sockets)
+        .network("race", "10.99.0.0/24", &["storm = 0".to_owned()])
+        .container(&container, "race", CONTAINER, &lines);
+    let Daemon { process, .. } = daemon(&dir, Some(&world.host), &config, LIMIT)?;
+    Ok(world.into_lab(scenario, dir, vec![process], container, CONTAINER))
 }

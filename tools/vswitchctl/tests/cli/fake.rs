@@ -248,6 +248,7 @@ pub fn answer(request: &Request) -> Reply {
             network: network(name),
             interfaces: vec![port(Some(3), "web")],
             fdb: FdbStats { current: 2, max: 8192, r#static: 1, learned: 9, moved: 1, ..FdbStats::default() },
+            addresses: Some(AddressStats { room: 253, used: 2, free: 251, resting: 4 }),
         }),
         Request::Network { name } | Request::NetworkRemove { name } if name != "blue" => {
             return Err(ApiError::new(ApiErrorKind::NotFound, format!("no network {name}")));

@@ -2,6 +2,10 @@
 //!
 //! Words are those of the tables' headers in lower case. Addresses are text in JSON and types here.
 
+mod leases;
+
+pub use leases::AddressStats;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -362,6 +366,8 @@ pub struct NetworkDetail {
     pub interfaces: Vec<PortRow>,
     /// Its FDB's counters.
     pub fdb: FdbStats,
+    /// Its addresses; `null`: it has no subnet.
+    pub addresses: Option<AddressStats>,
 }
 
 /// `/v1/containers`: one namespace we serve.

@@ -1,17 +1,20 @@
 //! Objects made at run time. They pass the checks of the file, with the same words.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
 use super::plan::in_network;
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
-use super::registry::Registry;
+use super::registry::{Had, Registry};
 use super::resolve::{default_route, unknown_network, way_out};
 use super::routing::AddressPlan;
 use super::value::{self, Number};
 use super::zones::{overlap_problem, overlaps, zones_of};
 use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths};
+use crate::ipam::Memory;
 use crate::wire::NetnsRef;
 
 /// A network as it is asked for: the keys of `[[network]]`, unchecked. What is `None` takes its default.
@@ -150,17 +153,32 @@ impl Config {
         self.routes.iter().try_for_each(|route| plan.check(&route.network, route.destination))
     }
 
-    /// Connects a container to a network by a new interface, which it returns; a container that is not there is added.
-    /// Name, address and MAC are chosen where they are left open. Nothing changes on an error.
+    /// As [`Config::connect_again`], with nothing to remember.
     ///
     /// # Errors
-    /// The first [`Problem`]: an unknown network, a value that is wrong by itself, a name, address or MAC that is
-    /// taken, a full subnet, subnets that overlap, a limit, a container described otherwise than it is.
+    /// As there.
     pub fn connect(
         &mut self,
         network: &str,
         container: &ContainerSpec,
         options: &InterfaceOptions,
+    ) -> Result<Interface, Problem> {
+        self.connect_again(network, container, options, &Memory::default())
+    }
+
+    /// Connects a container to a network by a new interface, which it returns; a container that is not there is added.
+    /// Name, address and MAC are chosen where they are left open: the address as it was, if `memory` knows. Nothing
+    /// changes on an error.
+    ///
+    /// # Errors
+    /// The first [`Problem`]: an unknown network, a value that is wrong by itself, a name, address or MAC that is
+    /// taken, a full subnet, subnets that overlap, a limit, a container described otherwise than it is.
+    pub fn connect_again(
+        &mut self,
+        network: &str,
+        container: &ContainerSpec,
+        options: &InterfaceOptions,
+        memory: &Memory,
     ) -> Result<Interface, Problem> {
         let (index, network) = self.network_at(network)?;
         if self.interfaces().count() >= MAX_INTERFACES {
@@ -171,7 +189,7 @@ impl Config {
             Some(known) => same_container(known, container)?.clone(),
             None => self.new_container(container)?,
         };
-        let made = self.new_interface(index, network, &wanted, options)?;
+        let made = self.new_interface((index, network), &wanted, options, memory)?;
         wanted.interfaces.push(made.clone());
         default_route(&mut wanted, |name| self.network(name).and_then(way_out));
         let made = wanted.interfaces.last().cloned().unwrap_or(made);
@@ -263,10 +281,10 @@ impl Config {
 
     fn new_interface(
         &self,
-        index: usize,
-        network: &Network,
+        (index, network): (usize, &Network),
         container: &Container,
         options: &InterfaceOptions,
+        memory: &Memory,
     ) -> Result<Interface, Problem> {
         let mut registry = Registry::of(self);
         let name = match &options.name {
@@ -282,7 +300,21 @@ impl Config {
                 registry.claim_address(index, network, ip, owner.clone())?;
                 Some(ip)
             }
-            (None, Some(subnet)) => Some(registry.next_address(index, network, subnet, owner.clone())?),
+            (None, Some(subnet)) => {
+                let had = Had::of(memory, &network.name);
+                let mut had = had.by(&owner.container, &owner.interface);
+                let mut claim = |ip: &Ipv4Addr| {
+                    network.reserved_address() != Some(*ip)
+                        && registry.claim_address(index, network, *ip, owner.clone()).is_ok()
+                };
+                match had.find(|ip| claim(ip)) {
+                    Some(ip) => Some(ip),
+                    None => {
+                        registry.rest(index, memory, &network.name);
+                        Some(registry.next_address(index, network, subnet, owner.clone())?)
+                    }
+                }
+            }
             (None, None) => None,
         };
         let mac = match &options.mac {

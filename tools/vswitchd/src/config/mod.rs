@@ -42,6 +42,7 @@ pub use zones::{Gateway, GatewayBy};
 
 pub use crate::wire::NetnsRef;
 
+use crate::ipam::Memory;
 use report::Reporter;
 
 /// How many networks one daemon serves.
@@ -62,6 +63,9 @@ pub struct Context<'c> {
     /// What runs now, with the objects made at run time: an interface that does not name its address keeps the one it
     /// has, and new ones keep off those in use.
     pub previous: Option<&'c Config>,
+    /// Who had which address before that. It decides which free address an interface gets that names none, never
+    /// whether a file is valid.
+    pub memory: Option<&'c Memory>,
 }
 
 /// Parses a file for a fresh start, with this process's default paths. See [`parse_with`].
@@ -69,7 +73,7 @@ pub struct Context<'c> {
 /// # Errors
 /// As [`parse_with`].
 pub fn parse(name: &str, text: &[u8]) -> Result<Config, ConfigErrors> {
-    parse_with(name, text, &Context { paths: Paths::of_process(), previous: None })
+    parse_with(name, text, &Context { paths: Paths::of_process(), previous: None, memory: None })
 }
 
 /// Parses and validates the text of a file; `name` is what messages call it.
@@ -95,7 +99,7 @@ pub fn parse_with(name: &str, text: &[u8], context: &Context<'_>) -> Result<Conf
     let mut reporter = Reporter::new(name, text);
     let config = syntax::parse(text, &mut reporter).map(|table| {
         let raw = load::load(&table, &context.paths, &mut reporter);
-        resolve::resolve(raw, context.previous, &mut reporter)
+        resolve::resolve(raw, context, &mut reporter)
     });
     reporter.finish()?;
     // Without a table there was an error, and `finish` has returned it.

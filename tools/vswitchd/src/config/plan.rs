@@ -8,13 +8,15 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 
+use super::Context;
 use super::aliases::Taken;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network};
 use super::problem::Owner;
-use super::registry::{Registry, check_host, needs_gateway};
+use super::registry::{Had, Registry, check_host, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
+use crate::ipam::Memory;
 
 /// One interface on its way.
 #[derive(Debug)]
@@ -66,15 +68,19 @@ impl<'p, 't> Plan<'p, 't> {
     }
 
     /// Gives every interface what it has a right to; collisions are reported.
-    pub fn run(mut self, previous: Option<&Config>) -> Vec<Port> {
+    pub fn run(mut self, context: &Context<'_>) -> Vec<Port> {
         self.asked_names();
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
         self.asked_addresses();
-        if let Some(previous) = previous {
+        if let Some(previous) = context.previous {
             self.kept_addresses(previous);
         }
+        if let Some(memory) = context.memory {
+            self.remembered_addresses(memory);
+        }
+        self.rest(context);
         self.next_addresses();
         self.asked_macs();
         self.default_macs();
@@ -169,28 +175,55 @@ impl<'p, 't> Plan<'p, 't> {
             .map(|(container, interface)| ((container.name.as_str(), interface.name.as_str()), interface))
             .collect();
         self.each(|plan, port| {
-            if !matches!(port.raw.ip, Ok(None)) {
-                return;
-            }
-            let owner = plan.owner(port, &port.raw.span);
-            let Some(network) = plan.judged(port).cloned() else { return };
-            let kept = before
-                .get(&(owner.container.as_str(), owner.interface.as_str()))
-                .filter(|interface| interface.network == network.name)
-                .and_then(|interface| interface.ip);
-            if let Some(ip) = kept.map(|ip| ip.addr())
-                && network.reserved_address() != Some(ip)
-                && plan.registry.claim_address(port.network, &network, ip, owner).is_ok()
-            {
-                port.ip = in_network(ip, &network);
+            let (name, container) = (port.name.clone(), plan.containers.get(port.container));
+            let kept = container.and_then(|container| before.get(&(container.name.as_str(), name.as_str())));
+            let network = plan.networks.get(port.network).map(|network| network.name.as_str());
+            if let Some(kept) = kept.filter(|kept| Some(kept.network.as_str()) == network) {
+                let ip = kept.ip.map(|ip| ip.addr());
+                plan.keep(port, ip);
             }
         });
+    }
+
+    fn remembered_addresses(&mut self, memory: &Memory) {
+        let names = self.networks.iter().map(|network| network.name.clone());
+        let had: Vec<Had<'_>> = names.map(|network| Had::of(memory, &network)).collect();
+        self.each(|plan, port| {
+            let container = plan.containers.get(port.container).map_or("", |container| &container.name);
+            let had = had.get(port.network).into_iter().flat_map(|had| had.by(container, &port.name));
+            let had: Vec<Ipv4Addr> = had.collect();
+            plan.keep(port, had);
+        });
+    }
+
+    // Gives an interface that names no address the first of these that is free.
+    fn keep(&mut self, port: &mut Port, addresses: impl IntoIterator<Item = Ipv4Addr>) {
+        if port.ip.is_some() || !matches!(port.raw.ip, Ok(None)) {
+            return;
+        }
+        let Some(network) = self.judged(port).cloned() else { return };
+        let owner = self.owner(port, &port.raw.span);
+        for ip in addresses.into_iter().filter(|ip| network.reserved_address() != Some(*ip)) {
+            if self.registry.claim_address(port.network, &network, ip, owner.clone()).is_ok() {
+                port.ip = in_network(ip, &network);
+                return;
+            }
+        }
+    }
+
+    fn rest(&mut self, context: &Context<'_>) {
+        for (index, network) in self.networks.iter().enumerate() {
+            if let Some(memory) = context.memory {
+                self.registry.rest(index, memory, &network.name);
+            }
+        }
         let indices: HashMap<&str, usize> =
             self.networks.iter().enumerate().map(|(index, network)| (network.name.as_str(), index)).collect();
-        self.registry.resting = previous
-            .interfaces()
-            .filter_map(|(_, i)| Some((*indices.get(i.network.as_str())?, i.ip?.addr())))
-            .collect();
+        for (_, interface) in context.previous.into_iter().flat_map(Config::interfaces) {
+            if let (Some(index), Some(ip)) = (indices.get(interface.network.as_str()), interface.ip) {
+                self.registry.rest_last(*index, ip.addr());
+            }
+        }
     }
 
     fn next_addresses(&mut self) {

@@ -1,7 +1,8 @@
 //! Who has which name, address and MAC: the one place that says what collides, for the file and for run time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
@@ -9,6 +10,7 @@ use switch::mac::MacAddr;
 use super::model::{Config, Network, mac_from_address};
 use super::problem::{Owner, Place, Problem};
 use super::value::overlap;
+use crate::ipam::Memory;
 use crate::wire::NetnsRef;
 
 /// Everything that is taken. Networks are named by their place in [`Config::networks`].
@@ -19,8 +21,8 @@ pub(super) struct Registry {
     namespaces: BTreeMap<String, Namespace>,
     /// Per network, the lowest address that may be free.
     cursors: HashMap<usize, Ipv4Addr>,
-    /// Addresses to leave alone while there are others: in use until a moment ago.
-    pub resting: HashSet<(usize, Ipv4Addr)>,
+    /// Addresses to leave alone while there are others, with when they were given back: the later, the larger.
+    resting: HashMap<(usize, Ipv4Addr), u64>,
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +146,18 @@ impl Registry {
         }
     }
 
-    /// Gives the lowest free address to its owner: one that rests only if there is no other.
+    /// Addresses of a network that are or were somebody's are left alone while there are others.
+    pub fn rest(&mut self, index: usize, memory: &Memory, network: &str) {
+        let ranks = memory.of(network).filter_map(|(ip, entry)| Some(((index, v4(ip)?), entry.rank())));
+        self.resting.extend(ranks);
+    }
+
+    /// An address was in use until a moment ago.
+    pub fn rest_last(&mut self, index: usize, ip: Ipv4Addr) {
+        self.resting.insert((index, ip), u64::MAX);
+    }
+
+    /// Gives a free address to its owner: the lowest that nobody had, or else the one that was given back longest ago.
     pub fn next_address(
         &mut self,
         index: usize,
@@ -157,17 +170,25 @@ impl Registry {
         let free = |ip: &Ipv4Addr| {
             !self.addresses.contains_key(&(index, *ip)) && network.reserved_address() != Some(*ip)
         };
-        let rested = |ip: &Ipv4Addr| !self.resting.contains(&(index, *ip));
-        let all = |from: Ipv4Addr| (from.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
-        let found = all(from).filter(free).find(rested).or_else(|| all(first).find(free));
+        let rested = |ip: &Ipv4Addr| !self.resting.contains_key(&(index, *ip));
+        let mut unused = (from.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
+        let unused = unused.find(|ip| free(ip) && rested(ip));
+        let longest = || {
+            let rests = self.resting.iter().filter(|((at, ip), _)| *at == index && subnet.contains(ip));
+            let rests = rests.map(|((_, ip), rank)| (*rank, *ip));
+            rests.filter(|(_, ip)| (first..=last).contains(ip) && free(ip)).min().map(|(_, ip)| ip)
+        };
+        let found = unused.or_else(longest);
         let Some(ip) = found else {
             let is_ours = |gateway| !self.addresses.contains_key(&(index, gateway));
             let kept = u32::from(network.reserved_address().is_some_and(is_ours));
             let room = last.to_bits().saturating_sub(first.to_bits()).saturating_add(1).saturating_sub(kept);
             return Err(Problem::SubnetFull { network: network.name.clone(), subnet, room });
         };
-        if ip >= from {
+        if unused.is_some() {
             self.cursors.insert(index, ip);
+        } else {
+            self.cursors.insert(index, last); // all that nobody had are given
         }
         self.addresses.insert((index, ip), owner);
         Ok(ip)
@@ -220,6 +241,41 @@ impl Registry {
 fn gateway_with(network: &Network, mac: MacAddr, ip: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
     let gateway = network.reserved_address().filter(|_| network.reserved_mac() == Some(mac))?;
     (ip != Some(gateway)).then_some(gateway)
+}
+
+/// The addresses of a network that interfaces have or had.
+#[derive(Debug)]
+pub(super) struct Had<'m>(HashMap<(&'m str, &'m str), Vec<(u64, Ipv4Addr)>>);
+
+impl<'m> Had<'m> {
+    /// Those of a network.
+    pub fn of(memory: &'m Memory, network: &str) -> Self {
+        let mut had: HashMap<_, Vec<_>> = HashMap::new();
+        for (ip, entry) in memory.of(network) {
+            if let Some(ip) = v4(ip) {
+                let of_owner = had.entry((entry.container.as_str(), entry.interface.as_str())).or_default();
+                of_owner.push((entry.rank(), ip));
+            }
+        }
+        had.values_mut().for_each(|addresses| addresses.sort_by_key(|(rank, _)| Reverse(*rank)));
+        Self(had)
+    }
+
+    /// Those of an interface, the latest first.
+    pub fn by<'s>(
+        &'s self,
+        container: &'s str,
+        interface: &'s str,
+    ) -> impl Iterator<Item = Ipv4Addr> + use<'s, 'm> {
+        self.0.get(&(container, interface)).into_iter().flatten().map(|(_, ip)| *ip)
+    }
+}
+
+fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    }
 }
 
 fn with_subnet(networks: &[Network], index: usize) -> Option<(&Network, Ipv4Net)> {

@@ -11,15 +11,15 @@ use super::model::{Config, Container, Network};
 use super::plan::{Plan, Port};
 use super::problem::{Advice, Problem, What, clip, nearest};
 use super::report::{At, Reporter};
-use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing};
+use super::{Context, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing};
 use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.
-pub(super) fn resolve(raw: Raw, previous: Option<&Config>, reporter: &mut Reporter<'_>) -> Config {
+pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'_>) -> Config {
     let Raw { daemon, networks, containers, routes } = raw;
     let (mut networks, facts) = resolve_networks(networks, reporter);
     let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
-    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(previous);
+    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(context);
     for port in ports {
         if let (Some(container), Some(network)) =
             (containers.get_mut(port.container), networks.get(port.network))

@@ -8,6 +8,7 @@ use switch::mac::MacAddr;
 
 use super::model::{Config, Network, RoutesTo};
 use super::problem::Problem;
+use super::registry::hosts;
 
 /// Where a network's containers send what leaves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,14 @@ impl Config {
             GatewayBy::Us(network.reserved_mac()?)
         };
         Some(Gateway { address, by })
+    }
+
+    /// How many addresses a network has for containers; `None`: it has no subnet.
+    pub fn room(&self, network: &Network) -> Option<u64> {
+        let (first, last) = hosts(&network.subnet?);
+        let all = u64::from(last.to_bits().saturating_sub(first.to_bits())).saturating_add(1);
+        let ours = self.gateway_of(network).is_some_and(|gateway| gateway.by != GatewayBy::Container);
+        Some(all.saturating_sub(u64::from(ours)))
     }
 
     /// The networks that `from` may open connections to, in order; never itself.

@@ -125,6 +125,7 @@ impl Control {
                 evicted: stats.evicted,
                 refused: stats.refused,
             },
+            addresses: self.address_stats(&record.config),
         }
     }
 

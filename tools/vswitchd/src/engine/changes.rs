@@ -19,6 +19,7 @@ use crate::config::{
     self, Config, ConfigErrors, ContainerSpec, Context, InterfaceOptions, Network, NetworkOptions, Paths,
     Problem, ProblemKind,
 };
+use crate::ipam::Memory;
 use crate::wire::{Answer as KeeperAnswer, Op, Refusal};
 
 impl Control {
@@ -91,7 +92,7 @@ impl Control {
     /// was made through the API.
     fn apply(&mut self, name: &str, text: &[u8], reply: Option<oneshot::Sender<Reply>>) {
         let paths = Paths { control: self.begin.control.clone(), state: self.begin.state.clone() };
-        let context = Context { paths, previous: Some(&self.desired) };
+        let context = Context { paths, previous: Some(&self.desired), memory: Some(&self.leases.memory) };
         let file = match config::parse_with(name, text, &context) {
             Ok(file) => file,
             Err(errors) => {
@@ -100,7 +101,7 @@ impl Control {
             }
         };
         let mut wanted = file.clone();
-        let mut conflicts = connect_all(&mut wanted, &self.objects.kept);
+        let mut conflicts = connect_all(&mut wanted, &self.objects.kept, &self.leases.memory);
         // What contradicted the file before is no reason to refuse another file.
         conflicts.retain(|conflict| !self.left_out.contains(conflict));
         if !conflicts.is_empty() {
@@ -129,7 +130,7 @@ impl Control {
     /// and stays in the state folder.
     pub(super) fn merge_objects(&mut self) {
         let mut wanted = self.file.clone();
-        self.left_out = connect_all(&mut wanted, &self.objects.kept);
+        self.left_out = connect_all(&mut wanted, &self.objects.kept, &self.leases.memory);
         for conflict in &self.left_out {
             tracing::error!(conflict, "an object made through the API contradicts the file and is left out");
         }
@@ -167,7 +168,7 @@ impl Control {
 
     fn connect(&mut self, network: &str, interface: Connect, reply: oneshot::Sender<Reply>) {
         let (container, options) = connection(&interface);
-        let made = match self.desired.connect(network, &container, &options) {
+        let made = match self.desired.connect_again(network, &container, &options, &self.leases.memory) {
             Ok(made) => made,
             Err(problem) => return send(Some(reply), Err(refused(&problem))),
         };
@@ -366,7 +367,7 @@ impl Control {
 }
 
 /// Adds what was made through the API to a configuration. Returns what contradicted it and was left out, a line each.
-pub(super) fn connect_all(config: &mut Config, kept: &Kept) -> Vec<String> {
+pub(super) fn connect_all(config: &mut Config, kept: &Kept, memory: &Memory) -> Vec<String> {
     let mut conflicts = Vec::new();
     for create in &kept.networks {
         let made =
@@ -375,7 +376,7 @@ pub(super) fn connect_all(config: &mut Config, kept: &Kept) -> Vec<String> {
     }
     for Connected { network, interface } in &kept.interfaces {
         let (container, options) = connection(interface);
-        let made = config.connect(network, &container, &options);
+        let made = config.connect_again(network, &container, &options, memory);
         conflicts.extend(made.err().map(|error| format!("container {}: {error}", container.name)));
     }
     conflicts

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::keeper::{Keeper, Notice};
+use super::leases::Leases;
 use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{PortRecord, Ports, State};
@@ -48,6 +49,7 @@ pub struct Control {
     /// The file's part of it, as last read.
     pub(super) file: Config,
     pub(super) objects: Objects,
+    pub(super) leases: Leases,
     pub(super) networks: Networks,
     pub(super) ports: Ports,
     pub(super) containers: BTreeMap<String, ContainerRecord>,
@@ -188,6 +190,8 @@ pub struct Parts {
     pub file: Config,
     /// What was made through the API before.
     pub objects: Objects,
+    /// Who had which address before.
+    pub leases: Leases,
     /// The keeper.
     pub keeper: Arc<Keeper>,
     /// The worker's mailbox.
@@ -205,13 +209,24 @@ pub struct Parts {
 impl Control {
     /// A control plane that wants what the file says and what was made through the API before.
     pub fn new(parts: Parts) -> Self {
-        let Parts { begin, file, objects, keeper, mailbox, counters, snapshot, uplink_settings, names } =
-            parts;
+        let Parts {
+            begin,
+            file,
+            objects,
+            leases,
+            keeper,
+            mailbox,
+            counters,
+            snapshot,
+            uplink_settings,
+            names,
+        } = parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
             desired: file.clone(),
             file,
             objects,
+            leases,
             networks: Networks::default(),
             ports: Ports::default(),
             containers: BTreeMap::new(),
@@ -343,6 +358,7 @@ impl Control {
         self.retry_waiting();
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
+            self.leases.save();
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
@@ -356,6 +372,7 @@ impl Control {
 
     /// Something is wanted that was not, or the other way round.
     pub(super) fn bring_about(&mut self) {
+        self.leases.settle(&self.desired);
         self.reconcile();
         self.hosts.write(&self.desired);
     }

@@ -9,6 +9,7 @@ mod control;
 mod describe;
 mod hosts;
 mod keeper;
+mod leases;
 mod memory;
 mod names;
 mod networks;
@@ -19,6 +20,7 @@ mod reconcile;
 mod routing;
 mod services;
 mod settle;
+mod store;
 mod uplink;
 
 pub use publish::all_up;
@@ -44,6 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
+use crate::ipam::Memory;
 use crate::names::resolvers::{self, Resolvers};
 use crate::names::server::Shared;
 use crate::policy::House;
@@ -51,6 +54,7 @@ use crate::uplink::{Configured, Uplink};
 use crate::wire::{Begin, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
+use leases::Leases;
 use objects::Objects;
 use reconcile::Adopted;
 
@@ -118,6 +122,7 @@ struct Given {
     begin: Begin,
     file: Config,
     objects: Objects,
+    leases: Leases,
     listener: UnixListener,
     adopted: Vec<Adopted>,
 }
@@ -136,8 +141,11 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
                 let objects = Objects::load(&begin.state);
-                let file = read_after(&begin, &text_of(text)?, &adopted, &objects)?;
-                return Ok(Given { begin, file, objects, listener: UnixListener::from(listener), adopted });
+                let leases = Leases::load(&begin.state);
+                let memory = Some(&leases.memory);
+                let file = read_after(&begin, &text_of(text)?, memory, &adopted, &objects)?;
+                let listener = UnixListener::from(listener);
+                return Ok(Given { begin, file, objects, leases, listener, adopted });
             }
             _ => return Err(EngineError::Protocol),
         }
@@ -148,12 +156,13 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
 fn read_after(
     begin: &Begin,
     text: &[u8],
+    memory: Option<&Memory>,
     adopted: &[Adopted],
     objects: &Objects,
 ) -> Result<Config, ConfigErrors> {
     // Not this process's own: in a user namespace it looks like root's.
     let paths = Paths { control: begin.control.clone(), state: begin.state.clone() };
-    let mut context = Context { paths, previous: None };
+    let mut context = Context { paths, previous: None, memory };
     let alone = config::parse_with(&begin.config_name, text, &context)?;
     let before = memory::before(&alone, adopted, objects);
     context.previous = Some(&before);
@@ -168,7 +177,7 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, file, objects, listener, adopted } = given;
+    let Given { begin, file, objects, leases, listener, adopted } = given;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
@@ -210,6 +219,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         begin,
         file,
         objects,
+        leases,
         keeper,
         mailbox: Arc::clone(&mailbox),
         counters,

@@ -1,22 +1,19 @@
 //! Objects made through the API: kept in the state folder until they are removed, whatever the file says.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::store::Store;
 use crate::api::{Connect, FdbAdd, NetworkCreate};
-
-/// Largest state file that is read, bytes.
-const MAX_BYTES: u64 = 16 << 20;
 
 /// What was made at run time, in the order in which it was made.
 #[derive(Debug, Default)]
 pub struct Objects {
     /// The objects.
     pub kept: Kept,
-    path: PathBuf,
+    store: Store,
 }
 
 /// The file's content.
@@ -47,56 +44,27 @@ pub struct Connected {
 const VERSION: u32 = 1;
 
 impl Objects {
-    /// What `folder` holds. A file that cannot be read is put aside, never overwritten: the daemon starts without it
-    /// and says so.
+    /// What `folder` holds.
     pub fn load(folder: &Path) -> Self {
-        let path = folder.join("objects.json");
-        let kept = match read(&path) {
-            Ok(Some(kept)) => kept,
-            Ok(None) => Kept::default(),
-            Err(error) => {
-                let aside = folder.join("objects.json.unreadable");
-                let kept_as = fs::rename(&path, &aside).map(|()| aside.display().to_string());
-                tracing::error!(path = %path.display(), %error, ?kept_as, "objects of earlier runs are left out");
-                Kept::default()
-            }
-        };
-        Self { kept, path }
+        let (store, kept) = Store::load(folder, "objects.json", VERSION);
+        Self { kept, store }
     }
 
-    /// Writes what there is: a new file first, then its name, so that a fault leaves the old one.
+    /// Writes what there is.
     ///
     /// # Errors
-    /// What the file system said; what is in memory stays.
+    /// What the file system said; what is in memory stays, and what was on the disk.
     pub fn save(&mut self) -> io::Result<()> {
         self.kept.version = VERSION;
-        let new = self.path.with_extension("json.new");
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(&self.kept)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)
+        self.store.save(&self.kept)
     }
-}
-
-fn read(path: &Path) -> io::Result<Option<Kept>> {
-    let length = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_file() => metadata.len(),
-        Ok(_) => return Err(io::Error::other("not a regular file")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    if length > MAX_BYTES {
-        return Err(io::Error::other(format!("larger than {MAX_BYTES} bytes")));
-    }
-    let kept: Kept = serde_json::from_slice(&fs::read(path)?)?;
-    if kept.version > VERSION {
-        return Err(io::Error::other(format!("written by a newer vswitchd (format {})", kept.version)));
-    }
-    Ok(Some(kept))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
@@ -114,19 +82,5 @@ mod tests {
         objects.save().unwrap();
         assert_eq!(Objects::load(&folder).kept, objects.kept);
         fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_put_aside() {
-        for (name, content) in [
-            ("cut", &b"{\"version\":1,\"netw"[..]),
-            ("newer", b"{\"version\":9,\"networks\":[],\"interfaces\":[],\"fdb\":[]}"),
-        ] {
-            let folder = folder(name);
-            fs::write(folder.join("objects.json"), content).unwrap();
-            assert_eq!(Objects::load(&folder).kept, Kept::default());
-            assert_eq!(fs::read(folder.join("objects.json.unreadable")).unwrap(), content);
-            fs::remove_dir_all(folder).unwrap();
-        }
     }
 }

@@ -22,7 +22,11 @@ fn options(name: Option<&str>, ip: Option<&str>, mac: Option<&str>) -> Interface
 }
 
 fn reload(text: &str, previous: &Config) -> Result<Config, ConfigErrors> {
-    parse_with("lab.toml", text.as_bytes(), &Context { paths: paths(), previous: Some(previous) })
+    parse_with(
+        "lab.toml",
+        text.as_bytes(),
+        &Context { paths: paths(), previous: Some(previous), memory: None },
+    )
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn lines() -> impl Strategy<Value = String> {
 }
 
 fn never_a_panic(text: &[u8]) {
-    match parse_with("any.toml", text, &Context { paths: paths(), previous: None }) {
+    match parse_with("any.toml", text, &Context { paths: paths(), previous: None, memory: None }) {
         Ok(config) => sound(&config),
         Err(errors) => {
             assert!(!errors.errors().is_empty());
@@ -239,7 +239,7 @@ proptest! {
         for port in new.containers.iter_mut().flatten() {
             (port.1, port.2) = (None, None);
         }
-        let context = Context { paths: paths(), previous: Some(&before) };
+        let context = Context { paths: paths(), previous: Some(&before), memory: None };
         let after = parse_with("lab.toml", new.text().as_bytes(), &context).unwrap();
         sound(&after);
         for (container, interface) in after.interfaces() {

@@ -6,6 +6,7 @@ mod edits;
 mod errors;
 mod laws;
 mod meaning;
+mod memory;
 
 use vswitchd::config::{Config, ConfigErrors, Context, Paths, parse_with};
 
@@ -15,7 +16,7 @@ fn paths() -> Paths {
 }
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
-    parse_with("lab.toml", text.as_bytes(), &Context { paths: paths(), previous: None })
+    parse_with("lab.toml", text.as_bytes(), &Context { paths: paths(), previous: None, memory: None })
 }
 
 fn valid(text: &str) -> Config {

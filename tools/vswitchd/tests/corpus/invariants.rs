@@ -9,7 +9,7 @@ use vswitchd::config::{Config, ConfigErrors, Context, MAX_ERRORS, Paths, diff, p
 /// Paths that no machine has.
 fn context(previous: Option<&Config>) -> Context<'_> {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    Context { paths, previous }
+    Context { paths, previous, memory: None }
 }
 
 /// Parses, and panics where the result is not one to work with. `name` is what messages call the text.

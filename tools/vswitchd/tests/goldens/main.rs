@@ -34,7 +34,7 @@ fn folder() -> PathBuf {
 fn configuration(case: &Path) -> Config {
     let text = std::fs::read(case.join("lab.toml")).unwrap();
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    parse_with("lab.toml", &text, &Context { paths, previous: None })
+    parse_with("lab.toml", &text, &Context { paths, previous: None, memory: None })
         .unwrap_or_else(|errors| panic!("{errors}"))
 }
 

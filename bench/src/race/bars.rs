@@ -1,0 +1,137 @@
+//! What the daemon must show, as ratios within rounds.
+
+use super::figures::Figure;
+use super::peers::Peer;
+use super::scenario::Scenario;
+
+/// One thing that must be so.
+#[derive(Debug, Clone, Copy)]
+pub struct Bar {
+    /// Of what.
+    pub figure: Figure,
+    /// Against whom; of several, the best. Empty: the figure itself.
+    pub to: &'static [Peer],
+    /// How much.
+    pub bound: Bound,
+}
+
+/// A limit from below or from above.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bound {
+    /// No less.
+    AtLeast(f64),
+    /// No more.
+    AtMost(f64),
+}
+
+impl Bound {
+    /// Whether a value keeps to it.
+    pub fn allows(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => value >= bound,
+            Self::AtMost(bound) => value <= bound,
+        }
+    }
+}
+
+impl Bar {
+    /// As it stands in the table, such as `>= 0.80 of kernel`.
+    pub fn words(&self) -> String {
+        let bound = match self.bound {
+            Bound::AtLeast(bound) => format!(">= {bound:.2}"),
+            Bound::AtMost(bound) => format!("<= {bound:.2}"),
+        };
+        let names: Vec<_> = self.to.iter().map(|peer| peer.name()).collect();
+        match names.as_slice() {
+            [] => bound,
+            [one] => format!("{bound} of {one}"),
+            several => format!("{bound} of the best of {}", several.join(", ")),
+        }
+    }
+}
+
+const KERNEL: &[Peer] = &[Peer::Kernel];
+const L2: &[Peer] = &[Peer::VswitchdL2];
+const PASTA: &[Peer] = &[Peer::Pasta1500, Peer::Pasta65520];
+const ROOTLESS: &[Peer] = &[Peer::Pasta1500, Peer::Pasta65520, Peer::Slirp1500, Peer::Slirp65520];
+
+const fn at_least(figure: Figure, bound: f64, to: &'static [Peer]) -> Bar {
+    Bar { figure, to, bound: Bound::AtLeast(bound) }
+}
+
+const fn at_most(figure: Figure, bound: f64, to: &'static [Peer]) -> Bar {
+    Bar { figure, to, bound: Bound::AtMost(bound) }
+}
+
+const ROUTE: &[Bar] = &[
+    at_least(Figure::Tcp, 0.95, L2),
+    at_least(Figure::UdpMax, 0.95, L2),
+    at_least(Figure::UdpFlood, 0.95, L2),
+    at_most(Figure::RoundTripP50, 1.0 / 0.95, L2),
+];
+
+const EGRESS: &[Bar] = &[
+    at_least(Figure::TcpUp, 0.8, KERNEL),
+    at_least(Figure::TcpUp, 8.0, ROOTLESS),
+    at_least(Figure::TcpDown, 0.75, KERNEL),
+    at_least(Figure::TcpDown, 1.4, PASTA),
+    at_least(Figure::UdpMax, 0.9, KERNEL),
+    at_least(Figure::UdpMax, 1.0, PASTA),
+    at_least(Figure::UdpFlood, 0.9, KERNEL),
+    at_least(Figure::UdpFlood, 1.0, PASTA),
+    at_most(Figure::RoundTripP50, 1.0, PASTA),
+    at_least(Figure::Connects, 0.75, KERNEL),
+    at_least(Figure::Connects, 1.1, PASTA),
+];
+
+const PUBLISH: &[Bar] = &[
+    at_least(Figure::TcpUp, 0.8, KERNEL),
+    at_least(Figure::TcpDown, 0.75, KERNEL),
+    at_least(Figure::TcpDown, 1.4, PASTA),
+    at_least(Figure::HostDown, 0.7, KERNEL),
+    at_least(Figure::LoopbackDown, 0.7, KERNEL),
+    at_least(Figure::LoopbackUp, 0.7, KERNEL),
+    at_most(Figure::RoundTripP50, 1.0, PASTA),
+    at_least(Figure::Connects, 0.75, KERNEL),
+    at_least(Figure::Connects, 1.1, PASTA),
+    at_least(Figure::AddressKept, 100.0, &[]),
+];
+
+/// The bars of a scenario.
+pub const fn of(scenario: Scenario) -> &'static [Bar] {
+    match scenario {
+        Scenario::L2 => &[],
+        Scenario::Route => ROUTE,
+        Scenario::Egress => EGRESS,
+        Scenario::Publish => PUBLISH,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn bars_are_against_those_who_take_part() {
+        for scenario in Scenario::value_variants() {
+            for bar in of(*scenario) {
+                assert!(bar.to.iter().all(|peer| scenario.peers().contains(peer)), "{scenario:?}: {bar:?}");
+                assert_eq!(matches!(bar.bound, Bound::AtLeast(_)), bar.figure.more_is_better(), "{bar:?}");
+                assert!(bar.to.is_empty() || bar.figure.has_ratio(), "{bar:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_name_the_bound_and_whom_it_is_against() {
+        assert_eq!(at_most(Figure::RoundTripP50, 1.0, KERNEL).words(), "<= 1.00 of kernel");
+        assert_eq!(at_least(Figure::AddressKept, 100.0, &[]).words(), ">= 100.00");
+        assert_eq!(
+            at_least(Figure::TcpDown, 1.4, PASTA).words(),
+            ">= 1.40 of the best of pasta-1500, pasta-65520"
+        );
+        assert!(Bound::AtMost(1.0).allows(1.0) && !Bound::AtMost(1.0).allows(1.1));
+    }
+}
