@@ -82,7 +82,7 @@ fn each_container_is_told_names_of_its_networks() {
         ("2.0.2.10.in-addr.arpa.", PTR, "nothing"),
         ("2.0.3.10.in-addr.arpa.", PTR, "forward"),
         ("1.0.0.127.in-addr.arpa.", PTR, "ok localhost."),
-        ("3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa.", PTR, "forward"),
+        ("0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa.", PTR, "ok"),
         ("3.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa.", PTR, "ok B.blue."),
         ("4.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa.", PTR, "nothing"),
     ] {

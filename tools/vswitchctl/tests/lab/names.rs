@@ -233,7 +233,7 @@ import os, socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.connect(('10.1.0.1', 53))
 s.setblocking(False)
-question = b'\\x12\\x34\\x01\\0\\0\\1\\0\\0\\0\\0\\0\\0\\7outside\\4test\\0\\0\\1\\0\\1'
+question = b'\\x12\\x34\\x01\\0\\0\\1\\0\\0\\0\\0\\0\\0\\1b\\0\\0\\1\\0\\1'
 end = time.monotonic() + 3
 while time.monotonic() < end:
     for number in range(64):
