@@ -4,6 +4,7 @@
 //! by [`arp`], [`nd`] and [`icmp`]. It uses `switch` and nothing else; it meets `nat` and `vxlan` only on the page
 //! `tools/vswitchd/src/policy.rs`.
 
+mod advertise;
 pub mod arp;
 mod build;
 pub mod fib;

@@ -101,6 +101,10 @@ fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verd
     if gateway.has(key.dst) {
         return local(packet, gateway);
     }
+    // Without an address of the family it is no gateway for it, whatever the FIB or the uplink would do.
+    if (if meta.l3 == L3::V4 { gateway.prefix_len } else { gateway.prefix6_len }) == 0 {
+        return Verdict::Drop(DropReason::NoService);
+    }
     if martian::check(packet).is_err() {
         return Verdict::Drop(DropReason::Martian);
     }

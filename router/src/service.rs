@@ -17,6 +17,7 @@ use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Unreachable, Verdict};
 use switch::vnet::VnetHdr;
 
+use crate::advertise::{Advertiser, Says};
 use crate::icmp::error::{self, Problem};
 use crate::icmp::limit::{Limiter, Rate};
 use crate::icmp::{NotSent, echo};
@@ -33,6 +34,7 @@ const ALL_PORTS: Rate = Rate { per_second: 1000, burst: 200 };
 /// A gateway's services in one worker.
 pub struct Service {
     pending: Pending,
+    advertiser: Advertiser,
     limit: Limiter,
 }
 
@@ -46,12 +48,21 @@ struct Place<'a> {
 impl Service {
     /// Services for ports `0..ports`.
     pub fn new(ports: usize) -> Self {
-        Self { pending: Pending::default(), limit: Limiter::new(ports, PER_PORT, ALL_PORTS) }
+        Self {
+            pending: Pending::default(),
+            advertiser: Advertiser::default(),
+            limit: Limiter::new(ports, PER_PORT, ALL_PORTS),
+        }
     }
 
     /// When [`Service::due`] has something to do.
     pub fn deadline(&self) -> Option<Tick> {
-        self.pending.deadline()
+        self.pending.deadline().into_iter().chain(self.advertiser.deadline()).min()
+    }
+
+    /// After each batch: the snapshot may be a new one.
+    pub fn follow<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+        self.advertiser.follow(snapshot, now, desk);
     }
 
     /// Serves a task.
@@ -70,7 +81,7 @@ impl Service {
         let place = Place { gateway, port: packet.meta.port, here };
         match task {
             Task::Neighbor => self.neighbor(packet, &place, desk),
-            Task::Solicited => advertise(packet, &place, desk),
+            Task::Solicited => Ok(advertise(packet, &place, desk)),
             Task::Echo => echo(frame, packet, &place, desk),
             Task::Expired => {
                 self.error(Problem::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk)
@@ -197,8 +208,9 @@ impl Service {
         }
     }
 
-    /// What is due: asks again, or tells those who waited that nobody answers.
+    /// What is due: advertises, asks again, or tells those who waited that nobody answers.
     pub fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+        self.advertiser.due(snapshot, now, desk);
         while let Some(due) = self.pending.due(now) {
             match due {
                 Due::Ask(network, address) => ask(network, address, None, snapshot, desk),
@@ -361,30 +373,14 @@ fn fragments<I: Io>(
 }
 
 /// The answer to a router solicitation (RFC 4861 section 6.2.6).
-fn advertise<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) -> Result<Fate, DropReason> {
+fn advertise<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) -> Fate {
     let Place { gateway, port, here } = *place;
-    let (origin, _) = gateway.origin(nd::ALL_NODES).ok_or(DropReason::NoService)?;
-    let prefix = gateway.prefix6().map(|address| nd::Prefix {
-        address,
-        len: gateway.prefix6_len,
-        on_link: true,
-        autonomous: gateway.prefix6_len == 64,
-        valid: 86_400,
-        preferred: 14_400,
-    });
-    let advertised = nd::Advertised {
-        lifetime: 1800,
-        managed: false,
-        other: false,
-        mtu: Some(here.network.mtu),
-        prefixes: prefix.as_slice(),
-        dns: &[],
-        dns_lifetime: 0,
-    };
-    // Who has no address yet is told with all others.
+    // Who has no address yet is told as all others would be.
     let to = (!packet.key.src.is_unspecified()).then_some((packet.key.src, packet.meta.src));
-    desk.make(To::Port(port), None, |buffer, _| nd::router_advertisement(&origin, &advertised, to, buffer));
-    Ok(Fate::Local)
+    if let Some(says) = Says::of(gateway, here.network.mtu) {
+        desk.make(To::Port(port), None, |buffer, _| says.write(to, buffer));
+    }
+    Fate::Local
 }
 
 fn unreachable(why: Unreachable) -> (Problem, DropReason) {

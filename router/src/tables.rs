@@ -41,6 +41,8 @@ pub struct Gateway {
     pub prefix_len: u8,
     /// Length of the IPv6 prefix, bits; 0 if it has none.
     pub prefix6_len: u8,
+    /// What its router advertisements say; there are none where it has no link-local address.
+    pub advertises: Advertises,
     /// Where packets that come in by this network go.
     pub fib: Fib,
     /// What is in no prefix of the FIB leaves by the uplink.
@@ -49,6 +51,17 @@ pub struct Gateway {
     pub services: Services,
     /// Who is on the network.
     pub neighbors: Arc<Neighbors>,
+}
+
+/// What hosts are told that nobody configured (RFC 4861 section 6.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertises {
+    /// It is a default router: packets for others may be sent to it.
+    pub default_route: bool,
+    /// Hosts may make addresses of a prefix of 64 bits (RFC 4862).
+    pub autonomous: bool,
+    /// Nothing new is said for now: interfaces are being told not to listen.
+    pub quiet: bool,
 }
 
 /// Services of a gateway that the control plane gives.

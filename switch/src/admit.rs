@@ -63,7 +63,7 @@ impl Identity<'_> {
         match (meta.l3, &meta.body) {
             (L3::Arp, Body::Arp(arp)) if !self.may_send_arp(arp) => Err(DropReason::SpoofedArp),
             (L3::V4 | L3::V6, _) if !self.may_use_ip(packet.key.src) => Err(DropReason::SpoofedIp),
-            (L3::V6, Body::Nd(nd)) if !self.may_send_nd(nd) => Err(DropReason::SpoofedNd),
+            (L3::V6, Body::Nd(nd)) if !self.may_send_nd(nd, packet.key.src) => Err(DropReason::SpoofedNd),
             _ => Ok(()),
         }
     }
@@ -101,13 +101,18 @@ impl Identity<'_> {
     }
 
     /// RFC 4861 section 7.2.5: a neighbour advertisement speaks for its target, whatever its source address is.
-    fn may_send_nd(&self, nd: &Nd) -> bool {
+    fn may_send_nd(&self, nd: &Nd, src: Ipv6Addr) -> bool {
         let macs = nd.source_mac.is_none_or(|mac| self.may_use_mac(mac))
             && nd.target_mac.is_none_or(|mac| self.may_use_mac(mac));
         macs && match nd.kind {
             NdKind::NeighborAdvertisement => self.may_use_ip(nd.target),
             // RFC 6105: a host's port sends neither. Without `strict` a container may be the lab's router.
             NdKind::RouterAdvertisement | NdKind::Redirect => !self.strict(),
+            // RFC 4862 section 5.4.3: who hears a probe for its own address that is still tentative gives it up. The
+            // probe is how duplicates are found, so it is only refused where nobody needs it to find out.
+            NdKind::NeighborSolicitation if src.is_unspecified() => {
+                !self.strict() || self.may_use_ip(nd.target)
+            }
             NdKind::RouterSolicitation | NdKind::NeighborSolicitation => true,
         }
     }

@@ -47,6 +47,8 @@ drop_reasons! {
     MalformedIpv4 = "malformed_ipv4",
     /// IPv6 header or extension header that contradicts itself or the frame
     MalformedIpv6 = "malformed_ipv6",
+    /// IPv6 packet, or neighbour discovery, with an IPv4-mapped address (RFC 6890: never on a wire)
+    MappedAddress = "mapped_address",
     /// IPv4 source route option or IPv6 routing header type 0: the real destination hides from every filter
     SourceRoute = "source_route",
     /// TCP, UDP or ICMP header that is cut off or contradicts its length

@@ -1,6 +1,7 @@
 //! A MAC address (IEEE 802, 48 bit).
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -51,6 +52,13 @@ impl MacAddr {
         let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
         Self([a, b, c, d, e, f])
     }
+
+    /// The link-local address with the modified EUI-64 of this MAC (RFC 4291 section 2.5.6 and appendix A), which a
+    /// kernel gives an interface by itself.
+    pub const fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        Ipv6Addr::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
 }
 
 impl fmt::Display for MacAddr {
@@ -94,6 +102,12 @@ impl FromStr for MacAddr {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_link_local_address_is_that_of_the_kernel() {
+        let mac: MacAddr = "02:42:0a:01:00:01".parse().unwrap();
+        assert_eq!(mac.link_local(), "fe80::42:aff:fe01:1".parse::<Ipv6Addr>().unwrap());
+    }
 
     proptest! {
         #[test]

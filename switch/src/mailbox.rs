@@ -1,6 +1,7 @@
 //! How the control plane talks to a worker: two bounded queues and two eventfds. Never on a packet's way.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
@@ -15,8 +16,8 @@ pub enum Command {
     Attach {
         /// The port.
         port: PortId,
-        /// The TAP, non-blocking.
-        tap: OwnedFd,
+        /// The TAP, non-blocking. It may be held elsewhere too: it is gone when nobody holds it any more.
+        tap: Arc<OwnedFd>,
         /// Whether it takes super-frames.
         gso: bool,
     },

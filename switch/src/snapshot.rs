@@ -49,7 +49,7 @@ pub struct Port {
     pub network: NetworkId,
     /// The MAC address given to its container.
     pub mac: MacAddr,
-    /// The addresses given to its container, IPv4 v4-mapped.
+    /// The addresses given to its container, IPv4 v4-mapped, and the link-local one that its MAC makes.
     pub addresses: Box<[Ipv6Addr]>,
 }
 

@@ -67,7 +67,7 @@ impl Lab {
         };
         let mailbox = Arc::new(Mailbox::new(2).unwrap());
         for (number, (tap, gso)) in [(one, true), (two, false)].into_iter().enumerate() {
-            mailbox.tell(Command::Attach { port: PortId(number as u16), tap, gso }).unwrap();
+            mailbox.tell(Command::Attach { port: PortId(number as u16), tap: Arc::new(tap), gso }).unwrap();
         }
         let io = EpollIo::new(2, Arc::clone(&mailbox)).unwrap();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));

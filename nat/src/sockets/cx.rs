@@ -112,15 +112,17 @@ pub(super) fn connected(
 
 /// Whether an address belongs to this host, so that a socket connected to it would reach the host's own services.
 pub(super) struct OwnAddresses {
-    /// Every address can be bound to here (`net.ipv4.ip_nonlocal_bind`), so binding proves nothing.
-    nonlocal: bool,
+    /// Every address can be bound to here (`net.ipv4.ip_nonlocal_bind`, `net.ipv6.ip_nonlocal_bind`), so binding proves
+    /// nothing; for IPv4 and for IPv6.
+    nonlocal: [bool; 2],
 }
 
 impl OwnAddresses {
     pub fn new() -> io::Result<Self> {
-        // RFC 5737: an address nobody has.
+        // RFC 5737, RFC 3849: addresses that nobody has.
         let nobody = SocketAddr::from(([192, 0, 2, 1], 0));
-        Ok(Self { nonlocal: binds(nobody)? })
+        let nobody6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 0));
+        Ok(Self { nonlocal: [binds(nobody)?, binds(nobody6)?] })
     }
 
     /// # Syscalls
@@ -130,7 +132,8 @@ impl OwnAddresses {
         if ip.is_loopback() || ip.is_unspecified() {
             return Ok(true);
         }
-        if self.nonlocal {
+        let [v4, v6] = self.nonlocal;
+        if if address.is_ipv4() { v4 } else { v6 } {
             let probe = socket(address, SocketType::DGRAM, None)?;
             // Without a route there is nothing to protect; connecting for real will say so.
             let Ok(()) = connect(&probe, &address) else { return Ok(false) };
@@ -141,8 +144,20 @@ impl OwnAddresses {
     }
 }
 
+/// Whether the host has an address from which it would speak to this one.
+///
+/// # Syscalls
+/// `socket`, `connect`, `close`; nothing is sent.
+pub(super) fn has_source(address: SocketAddr) -> bool {
+    socket(address, SocketType::DGRAM, None).is_ok_and(|probe| connect(&probe, &address).is_ok())
+}
+
 fn binds(address: SocketAddr) -> io::Result<bool> {
-    let probe = socket(address, SocketType::DGRAM, None)?;
+    let probe = match socket(address, SocketType::DGRAM, None) {
+        // A kernel without IPv6 has no address of it either; connecting for real will say so.
+        Err(Errno::AFNOSUPPORT) => return Ok(false),
+        probe => probe?,
+    };
     match bind(&probe, &address) {
         Ok(()) => Ok(true),
         Err(Errno::ADDRNOTAVAIL | Errno::INVAL) => Ok(false),
@@ -153,7 +168,7 @@ fn binds(address: SocketAddr) -> io::Result<bool> {
 /// What an error of a socket says about its destination; `None`: nothing.
 pub(super) fn unreachable(errno: Errno) -> Option<Unreachable> {
     Some(match errno {
-        Errno::NETUNREACH | Errno::NETDOWN => Unreachable::Network,
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT => Unreachable::Network,
         Errno::HOSTUNREACH | Errno::HOSTDOWN => Unreachable::Host,
         Errno::CONNREFUSED => Unreachable::Port,
         Errno::ACCESS | Errno::PERM => Unreachable::Prohibited,

@@ -28,7 +28,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::rand::{GetRandomFlags, getrandom};
 use switch::drop::DropReason;
-use switch::flow::{Fragment, L3, Packet};
+use switch::flow::{FlowKey, Fragment, L3, Packet};
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use switch::port::PortId;
 use switch::sys::socket::set_peek_offset;
@@ -204,18 +204,20 @@ impl Sockets {
             (PROTO_UDP, _) => udp::Udp::connect(&key, watch).map(Kind::Udp),
             _ => echo::Echo::connect(&key, watch).map(Kind::Echo),
         };
-        let kind = kind.map_err(|errno| self.not_opened(key.proto, errno))?;
+        let kind = kind.map_err(|errno| self.not_opened(&key, errno))?;
         self.insert(Flow { key, link: *link, used: now, kind });
         Ok(id)
     }
 
     /// What a socket that could not be made or connected means for the packet.
-    fn not_opened(&mut self, proto: u8, errno: Errno) -> Outcome {
+    fn not_opened(&mut self, key: &FlowKey, errno: Errno) -> Outcome {
         // A ping socket may not be made by everybody; nothing is wrong with the destination.
-        if matches!(proto, PROTO_ICMP | PROTO_ICMPV6) && errno == Errno::ACCESS {
+        if matches!(key.proto, PROTO_ICMP | PROTO_ICMPV6) && errno == Errno::ACCESS {
             return Outcome::Dropped(DropReason::UplinkProtocol);
         }
-        match cx::unreachable(errno) {
+        // Where IPv6 is switched off the kernel finds no address to speak from, and says that instead.
+        let no_source = errno == Errno::ADDRNOTAVAIL && !cx::has_source(cx::destination(key, key.dport));
+        match cx::unreachable(if no_source { Errno::NETUNREACH } else { errno }) {
             Some(Unreachable::Port) => Outcome::Unreachable(Unreachable::Port),
             Some(why) => {
                 self.counters.unreachable += 1;

@@ -46,7 +46,7 @@ const MAILBOX: u64 = u64::MAX;
 const WATCHED: u64 = u64::MAX - 1;
 
 struct Tap {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// Is in the ready ring.
     ready: bool,
     /// Takes super-frames.
@@ -230,7 +230,7 @@ impl EpollIo {
         }
     }
 
-    fn attach(&mut self, port: PortId, fd: OwnedFd, gso: bool) {
+    fn attach(&mut self, port: PortId, fd: Arc<OwnedFd>, gso: bool) {
         self.forget(port);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         let added = epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(u64::from(port.0)), flags);

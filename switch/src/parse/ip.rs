@@ -133,6 +133,10 @@ pub(super) fn v6(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
     if first >> 4 != 6 || end > limit {
         return Err(BAD);
     }
+    let (src, dst) = (Ipv6Addr::from(*src), Ipv6Addr::from(*dst.first_chunk().ok_or(BAD)?));
+    if is_mapped(src) || is_mapped(dst) {
+        return Err(DropReason::MappedAddress);
+    }
     let chain = walk(frame.get(..end).ok_or(BAD)?, start, next)?;
     let (mut fragment, mut fragment_id, mut fragment_offset) = (Fragment::No, 0, 0);
     if let Some((piece, data)) = chain.piece
@@ -143,8 +147,8 @@ pub(super) fn v6(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
     }
     Ok(Net {
         l3: L3::V6,
-        src: Ipv6Addr::from(*src),
-        dst: Ipv6Addr::from(*dst.first_chunk().ok_or(BAD)?),
+        src,
+        dst,
         proto: chain.proto,
         l4_off: chain.l4_off,
         end,
@@ -156,6 +160,12 @@ pub(super) fn v6(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
         fragment_offset,
         fragment_header: chain.piece.is_some(),
     })
+}
+
+/// Whether an address of IPv6 would be that of IPv4 in every table (RFC 6890 table 20).
+#[inline(always)]
+pub(super) const fn is_mapped(address: Ipv6Addr) -> bool {
+    address.to_bits() >> 32 == 0xffff
 }
 
 /// What a fragment says of itself.

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::ip::{Net, walk};
+use super::ip::{Net, is_mapped, walk};
 use super::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, array, nd};
 use crate::drop::DropReason;
 use crate::flow::{Body, FlowKey, Fragment, L3, Quoted, TcpMeta};
@@ -207,12 +207,12 @@ fn quoted_v6(packet: &[u8], at: usize) -> Option<Head> {
         return None;
     }
     let (src, dst) = addresses.split_first_chunk::<16>()?;
-    let key = FlowKey {
-        proto: next,
-        src: Ipv6Addr::from(*src),
-        dst: Ipv6Addr::from(*dst.first_chunk()?),
-        ..FlowKey::NONE
-    };
+    let (src, dst) = (Ipv6Addr::from(*src), Ipv6Addr::from(*dst.first_chunk()?));
+    // No packet of ours had these; as a key it would be one of IPv4.
+    if is_mapped(src) || is_mapped(dst) {
+        return None;
+    }
+    let key = FlowKey { proto: next, src, dst, ..FlowKey::NONE };
     let start = at.saturating_add(header.len());
     Some(match walk(packet, start, next) {
         Ok(chain) => Head {

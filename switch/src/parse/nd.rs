@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::ip::Net;
+use super::ip::{Net, is_mapped};
 use super::{PROTO_ICMPV6, array};
 use crate::checksum;
 use crate::drop::DropReason;
@@ -33,6 +33,9 @@ pub(super) fn parse(packet: &[u8], net: &Net) -> Result<Nd, DropReason> {
         NdKind::RouterSolicitation | NdKind::RouterAdvertisement => Ipv6Addr::UNSPECIFIED,
         _ => address(message, 8)?,
     };
+    if is_mapped(target) {
+        return Err(DropReason::MappedAddress);
+    }
     let flags = if kind == NdKind::NeighborAdvertisement { flags } else { 0 };
     let (source_mac, target_mac) = link_layer_options(options)?;
     let mut nd = Nd { kind, target, source_mac, target_mac, flags };

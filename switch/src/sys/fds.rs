@@ -55,6 +55,19 @@ pub fn is_alive(fd: impl AsFd) -> rustix::io::Result<bool> {
     Ok(set.iter().all(|fd| !fd.revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)))
 }
 
+/// Whether a descriptor can be read without waiting: a pidfd, whether its process has ended.
+///
+/// # Errors
+/// What the kernel said.
+///
+/// # Syscalls
+/// `poll`, without waiting.
+pub fn is_readable(fd: impl AsFd) -> rustix::io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut set = [PollFd::new(&fd, PollFlags::IN)];
+    Ok(poll(&mut set, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
+}
+
 /// Marks every descriptor from `first` up as close-on-exec: what the caller of this process left open is not handed on
 /// to a program we run.
 ///

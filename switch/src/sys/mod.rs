@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod caps;
 pub mod fds;
 pub mod netns;
+pub mod process;
 mod returns;
 pub mod signals;
 pub mod socket;

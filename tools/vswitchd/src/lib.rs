@@ -10,6 +10,7 @@ pub mod api;
 pub mod channel;
 pub mod config;
 pub mod engine;
+pub mod handover;
 pub mod ipam;
 pub mod keeper;
 pub mod logging;

@@ -20,6 +20,9 @@ struct Cli {
     /// Only check the configuration
     #[arg(long)]
     check: bool,
+    /// Take over from the daemon that runs on the same control socket, with all it made; traffic flows on
+    #[arg(long)]
+    take_over: bool,
     /// How lines are logged on standard error (what is logged: VSWITCHD_LOG=info)
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"], env = logging::FORMAT_VARIABLE, default_value = "text")]
     log_format: String,
@@ -57,6 +60,7 @@ fn run(cli: &Cli) -> ExitCode {
         config_text: text,
         control: config.daemon.control,
         state: config.daemon.state,
+        take_over: cli.take_over,
         engine: vec![OsString::from(ENGINE), OsString::from(&cli.log_format)],
     })
 }

@@ -153,6 +153,7 @@ impl Policy for House {
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) -> bool {
+        self.router.follow(snapshot, now, desk);
         let mut more = false;
         if let Some(punt) = &self.punt {
             punt.ring();

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::api::rows::CommandState;
+pub use crate::handover::Known;
 
 /// Longest message, bytes; a longer one is a fault of ours and is refused by both sides.
 pub const MAX_MESSAGE: usize = 64 * 1024;
@@ -47,8 +48,8 @@ pub struct AttachSpec {
     pub mtu: u32,
     /// Its addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Default route, where there is one.
-    pub default_via: Option<IpAddr>,
+    /// Its default routes, of each family at most one.
+    pub default_via: Vec<IpAddr>,
 }
 
 /// What an attached interface turned out to be.
@@ -212,8 +213,13 @@ pub enum ToEngine {
         /// As it turned out.
         info: AttachInfo,
     },
-    /// First message after all [`ToEngine::Adopt`]: begin. Descriptors: listening control socket, configuration.
+    /// A container of the daemon from which this one took over; it may not be wanted any more.
+    Known(Known),
+    /// First message after all of the above: begin. Descriptors: the listening socket on which the next daemon asks (for
+    /// when the keeper has died), the listening control socket, the configuration.
     Begin(Begin),
+    /// After [`ToKeeper::Standing`]: everything is ours, go.
+    Go,
     /// The answer to request `id`.
     Reply {
         /// The request's number.
@@ -227,6 +233,9 @@ pub enum ToEngine {
         container: String,
         /// What it does now.
         state: CommandState,
+        /// If it runs: what exactly. Descriptors: as [`Running`] says; the engine keeps them for a daemon that takes
+        /// over when the keeper has died.
+        running: Option<Running>,
     },
     /// SIGHUP: read the configuration again.
     Reload,
@@ -249,6 +258,21 @@ pub struct Begin {
     pub rootless: bool,
     /// How often the engine was started before.
     pub restarts: u32,
+    /// The keeper takes over from another daemon: get ready, say [`ToKeeper::Standing`], and touch nothing before
+    /// [`ToEngine::Go`].
+    pub stand_by: bool,
+}
+
+/// A command that runs in a container. Descriptors beside the message: its process (a pidfd), then the end of the pipe
+/// that it writes to, unless that is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+    /// Its process id, as the keeper counts.
+    pub pid: i32,
+    /// Identity of its network namespace, if it could be told.
+    pub home: Option<(u64, u64)>,
 }
 
 /// From engine to keeper.
@@ -270,6 +294,8 @@ pub enum ToKeeper {
     /// The configuration that runs now, as a memory file beside the message: what the next engine begins with. (One
     /// that was read again and refused is not kept.)
     Keep,
+    /// The configuration is good and everything is there: [`Begin::stand_by`].
+    Standing,
     /// The engine cannot begin, and starting it again would not help.
     Fatal {
         /// Why.

@@ -103,7 +103,7 @@ fn spec(name: &str) -> AttachSpec {
         mac: "02:42:0a:01:00:0a".to_owned(),
         mtu: 1400,
         addresses: vec![(address("10.1.0.10"), 24), (address("fd00:1::a"), 64)],
-        default_via: Some(address("10.1.0.1")),
+        default_via: vec![address("10.1.0.1")],
     }
 }
 
@@ -262,7 +262,7 @@ fn two_interfaces_in_one_container() {
         ifname: "eth1".into(),
         mac: "02:42:0a:02:00:0a".into(),
         addresses: vec![(address("10.2.0.10"), 24)],
-        default_via: Some(address("10.2.0.1")),
+        default_via: vec![address("10.2.0.1")],
         ..spec(&there.0)
     });
     let routes = ip(&["-n", &there.0, "route"]);
@@ -285,7 +285,7 @@ fn ipv6_is_switched_on_where_an_address_needs_it() {
     ip(&["netns", "exec", &there.0, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"]);
     lab.attach(&AttachSpec { addresses: vec![(address("10.1.0.10"), 24)], ..spec(&there.0) });
     assert!(!ip(&["-n", &there.0, "address"]).contains("inet6"));
-    lab.attach(&AttachSpec { ifname: "eth1".into(), default_via: None, ..spec(&there.0) });
+    lab.attach(&AttachSpec { ifname: "eth1".into(), default_via: Vec::new(), ..spec(&there.0) });
     assert!(ip(&["-n", &there.0, "-o", "address", "show", "dev", "eth1"]).contains("fd00:1::a/64"));
 }
 
@@ -301,7 +301,7 @@ fn an_interface_is_adjusted_in_place() {
         mac: "02:42:0a:01:00:0b".into(),
         mtu: 9000,
         addresses: vec![(address("10.1.0.11"), 24), (address("fd00:1::a"), 64)],
-        default_via: Some(address("10.1.0.2")),
+        default_via: vec![address("10.1.0.2")],
         ..old.clone()
     };
     lab.host.adjust(&new).unwrap();
@@ -348,6 +348,31 @@ fn an_address_that_changes_takes_neither_its_neighbour_nor_the_routes_along() {
 }
 
 #[test]
+fn router_advertisements_are_ignored_where_addresses_are_ours() {
+    let Some(lab) = Lab::new() else { return };
+    let there = Named::new();
+    let knob = |which: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/eth0/{which}");
+        ip(&["netns", "exec", &there.0, "cat", &path]).trim().to_owned()
+    };
+    let both = spec(&there.0);
+    let v4 = AttachSpec { addresses: vec![(address("10.1.0.10"), 24)], ..both.clone() };
+    let _tap = lab.attach(&v4);
+    let by_default = knob("accept_ra");
+    assert_ne!(by_default, "0", "this kernel has another default than others");
+    let via = vec![address("10.1.0.1"), address("fd00:1::1")];
+    lab.host.adjust(&AttachSpec { default_via: via, ..both }).unwrap();
+    assert_eq!((knob("accept_ra"), knob("keep_addr_on_down")), ("0".into(), "1".into()));
+    assert!(ip(&["-n", &there.0, "-6", "route"]).contains("default via fd00:1::1 dev eth0"));
+    lab.host.adjust(&v4).unwrap();
+    assert_eq!((knob("accept_ra"), knob("keep_addr_on_down")), (by_default, "0".into()));
+    let addresses = ip(&["-n", &there.0, "-6", "-o", "address", "show", "dev", "eth0", "scope", "global"]);
+    assert_eq!(addresses, "");
+    assert_eq!(ip(&["-n", &there.0, "-6", "route", "show", "default"]), "");
+    assert!(ip(&["-n", &there.0, "route"]).contains("default via 10.1.0.1 dev eth0"));
+}
+
+#[test]
 fn there_is_one_default_route_however_often_it_is_adjusted() {
     let Some(lab) = Lab::new() else { return };
     let there = Named::new();
@@ -362,17 +387,17 @@ fn there_is_one_default_route_however_often_it_is_adjusted() {
     lab.host.adjust(&AttachSpec { mtu: 1300, ..spec(&there.0) }).unwrap();
     assert_eq!(routes(), first, "nothing to change");
     // With another gateway ours is replaced, at whatever metric it is.
-    let moved = AttachSpec { default_via: Some(address("10.1.0.2")), ..spec(&there.0) };
+    let moved = AttachSpec { default_via: vec![address("10.1.0.2")], ..spec(&there.0) };
     lab.host.adjust(&moved).unwrap();
     assert_eq!(routes(), first.replace("10.1.0.1", "10.1.0.2"));
     ip(&["-n", &there.0, "route", "del", "default", "dev", "ext"]);
     lab.host.adjust(&spec(&there.0)).unwrap();
     assert_eq!(routes(), "default via 10.1.0.1 dev eth0 proto static \n");
     lab.host.adjust(&AttachSpec { mtu: 1300, ..spec(&there.0) }).unwrap();
-    lab.host.adjust(&AttachSpec { default_via: None, ..spec(&there.0) }).unwrap();
+    lab.host.adjust(&AttachSpec { default_via: Vec::new(), ..spec(&there.0) }).unwrap();
     assert_eq!(routes(), "");
     let v6 = || ip(&["-n", &there.0, "-6", "route", "show", "default"]);
-    let via6 = |last: &str| AttachSpec { default_via: Some(address(last)), ..spec(&there.0) };
+    let via6 = |last: &str| AttachSpec { default_via: vec![address(last)], ..spec(&there.0) };
     lab.host.adjust(&via6("fd00:1::1")).unwrap();
     lab.host.adjust(&via6("fd00:1::2")).unwrap();
     lab.host.adjust(&AttachSpec { mtu: 1300, ..via6("fd00:1::2") }).unwrap();
@@ -459,7 +484,7 @@ fn interfaces_in_namespaces_of_others_go_when_everything_is_released() {
         lab.attach(&AttachSpec {
             ifname: format!("net{number}"),
             addresses: vec![],
-            default_via: None,
+            default_via: Vec::new(),
             ..spec(&there.0)
         });
     }

@@ -287,7 +287,7 @@ impl Daemon {
     fn start(host: Host, file: &Path) -> Self {
         let logged = host.dir.join("log");
         File::create(&logged).unwrap();
-        let (child, ready, log) = launch(&host, file, &logged);
+        let (child, ready, log) = launch(&host, file, &logged, &[]);
         let daemon = Self { host, child, ready, log: Some(log), logged };
         daemon.check_ready();
         daemon
@@ -448,9 +448,23 @@ impl Daemon {
     /// Starts it again after [`Daemon::end`].
     #[track_caller]
     pub fn begin(&mut self) {
-        let (child, ready, log) = launch(&self.host, &self.host.dir.join("lab.toml"), &self.logged);
+        let (child, ready, log) = launch(&self.host, &self.host.dir.join("lab.toml"), &self.logged, &[]);
         (self.child, self.ready, self.log) = (child, ready, Some(log));
         self.check_ready();
+    }
+
+    /// Another daemon with the same file takes over from this one, which ends well and says nothing more.
+    #[track_caller]
+    pub fn take_over(&mut self) {
+        let (child, ready, log) =
+            launch(&self.host, &self.host.dir.join("lab.toml"), &self.logged, &["--take-over"]);
+        assert!(ready.starts_with("ready: "), "said {ready:?}; log:\n{}", self.log());
+        let mut old = std::mem::replace(&mut self.child, child);
+        let rest = self.log.replace(log);
+        self.ready = ready;
+        let status = wait_for("the old daemon to end", || old.try_wait().unwrap());
+        assert!(status.success(), "the old one ended with {status}; log:\n{}", self.log());
+        assert_eq!(rest.unwrap().join().unwrap(), "", "one `ready` line and nothing more");
     }
 
     /// Writes the daemon's file anew, and tells it.
@@ -560,9 +574,9 @@ impl Drop for Daemon {
 }
 
 /// Starts the daemon: its process, its first line, and who collects the others.
-fn launch(host: &Host, file: &Path, logged: &Path) -> (Child, String, JoinHandle<String>) {
+fn launch(host: &Host, file: &Path, logged: &Path, options: &[&str]) -> (Child, String, JoinHandle<String>) {
     let mut command = host.daemon_command();
-    command.arg("--config").arg(file).stdout(Stdio::piped());
+    command.arg("--config").arg(file).args(options).stdout(Stdio::piped());
     command.stderr(File::options().append(true).open(logged).unwrap());
     let mut child = command.spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());

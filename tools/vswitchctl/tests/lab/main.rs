@@ -6,9 +6,11 @@ mod harness;
 
 mod basics;
 mod hostile;
+mod ipv6;
 mod names;
 mod namespaces;
 mod routing;
+mod takeover;
 mod traffic;
 mod uplink;
 mod wire;

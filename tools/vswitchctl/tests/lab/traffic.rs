@@ -262,7 +262,7 @@ fn groups_and_link_local_addresses_work(host: Host) {
 }
 
 /// A ping every 10 ms, with times.
-fn train(daemon: &Daemon, from: &str, to: &str) -> Background {
+pub fn train(daemon: &Daemon, from: &str, to: &str) -> Background {
     let ping = daemon.background(from, &["ping", "-n", "-D", "-i", "0.01", "-W", "5", "-c", "100000", to]);
     wait_for("the first pings", || daemon.port(to)["tx_frames"].as_u64().filter(|frames| *frames > 10));
     ping
@@ -270,7 +270,7 @@ fn train(daemon: &Daemon, from: &str, to: &str) -> Background {
 
 /// Ends a train: its times of arrival, how many did not arrive, and its last lines.
 #[track_caller]
-fn arrivals(ping: Background) -> (Vec<f64>, usize, String) {
+pub fn arrivals(ping: Background) -> (Vec<f64>, usize, String) {
     ping.signal("-INT");
     let output = ping.end();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -8,33 +8,46 @@ use crate::harness::{Daemon, Host, random, run, wait_for};
 as_both!(streams_and_datagrams_leave_by_sockets, what_cannot_be_reached_is_said);
 
 /// A namespace that plays the outside, on a cable to the host's own.
-struct Outside {
+pub struct Outside {
     netns: String,
     /// The host's address on the cable.
-    near: String,
+    pub near: String,
     /// The other end's.
-    far: String,
+    pub far: String,
 }
 
 impl Outside {
     fn new(host: &mut Host) -> Self {
-        let netns = host.netns("out");
         let number = random();
-        let (cable, third, fourth) =
-            (format!("vswt{:x}", number & 0x00ff_ffff), number >> 24 & 0xff, number & 0xf8);
-        let (near, far) =
-            (format!("198.19.{third}.{}", fourth + 1), format!("198.19.{third}.{}", fourth + 2));
+        let (third, fourth) = (number >> 24 & 0xff, number & 0xf8);
+        let near = format!("198.19.{third}.{}/29", fourth + 1);
+        Self::with(host, number, &near, &format!("198.19.{third}.{}/29", fourth + 2))
+    }
+
+    /// The same over IPv6.
+    pub fn new6(host: &mut Host) -> Self {
+        let number = random();
+        let prefix = format!("fd5a:{:x}:{:x}", number >> 16, number & 0xffff);
+        Self::with(host, number, &format!("{prefix}::1/64"), &format!("{prefix}::2/64"))
+    }
+
+    fn with(host: &mut Host, number: u32, near: &str, far: &str) -> Self {
+        let netns = host.netns("out");
+        let cable = format!("vswt{:x}", number & 0x00ff_ffff);
         // It goes with its other end, which goes with the namespace.
         run("ip", &["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &netns]);
-        run("ip", &["address", "add", &format!("{near}/29"), "dev", &cable]);
+        // Nobody else is on the cable: no need to ask whether an address is taken.
+        let flags: &[&str] = if near.contains(':') { &["nodad"] } else { &[] };
+        run("ip", &[&["address", "add", near, "dev", &cable][..], flags].concat());
         run("ip", &["link", "set", &cable, "up"]);
-        run("ip", &["-n", &netns, "address", "add", &format!("{far}/29"), "dev", "eth0"]);
+        run("ip", &[&["-n", &netns, "address", "add", far, "dev", "eth0"][..], flags].concat());
         run("ip", &["-n", &netns, "link", "set", "eth0", "up"]);
-        Self { netns, near, far }
+        let bare = |address: &str| address.split_once('/').unwrap().0.to_owned();
+        Self { netns, near: bare(near), far: bare(far) }
     }
 
     /// A server out there, listening when this returns.
-    fn serve(&self, script: &str, table: &str) -> Server {
+    pub fn serve(&self, script: &str, table: &str) -> Server {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.netns, "/usr/bin/python3", "-c", script, &self.far]);
         let child = command.stdin(Stdio::null()).spawn().unwrap();
@@ -46,7 +59,7 @@ impl Outside {
     }
 }
 
-struct Server(Child);
+pub struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -56,9 +69,10 @@ impl Drop for Server {
 }
 
 /// Takes a stream to its end, says who sent it and its digest, and sends as much back.
-const TCP: &str = "\
+pub const TCP: &str = "\
 import hashlib, socket, sys
-with socket.create_server((sys.argv[1], 8080)) as listener:
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+with socket.create_server((sys.argv[1], 8080), family=family) as listener:
     while True:
         s, peer = listener.accept()
         digest, count = hashlib.sha256(), 0
@@ -70,7 +84,7 @@ with socket.create_server((sys.argv[1], 8080)) as listener:
         s.close()
 ";
 
-const TCP_CLIENT: &str = "\
+pub const TCP_CLIENT: &str = "\
 import hashlib, os, socket, sys
 s = socket.create_connection((sys.argv[1], 8080), timeout=20)
 digest, left = hashlib.sha256(), 48 << 20
@@ -90,18 +104,18 @@ assert (int(count), back, said) == (48 << 20, 48 << 20, digest.hexdigest()), (co
 print('seen as', peer)
 ";
 
-const UDP: &str = "\
+pub const UDP: &str = "\
 import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 s.bind((sys.argv[1], 8080))
 while True:
     data, peer = s.recvfrom(65535)
     s.sendto(data[::-1], peer)
 ";
 
-const UDP_CLIENT: &str = "\
+pub const UDP_CLIENT: &str = "\
 import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(10)
 s.connect((sys.argv[1], 8080))
 for number in range(50):
@@ -112,10 +126,10 @@ print('50 came back')
 ";
 
 /// Tries to connect, by TCP and by UDP, and says what happened.
-const TRY: &str = "\
+pub const TRY: &str = "\
 import errno, socket, sys
 for kind in [socket.SOCK_STREAM, socket.SOCK_DGRAM]:
-    s = socket.socket(socket.AF_INET, kind)
+    s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, kind)
     s.settimeout(5)
     try:
         s.connect((sys.argv[1], int(sys.argv[2])))
@@ -139,7 +153,7 @@ fn lab(host: &Host) -> String {
 }
 
 #[track_caller]
-fn python(daemon: &Daemon, container: &str, script: &str, arguments: &[&str]) -> String {
+pub fn python(daemon: &Daemon, container: &str, script: &str, arguments: &[&str]) -> String {
     let mut words = vec!["/usr/bin/python3", "-c", script];
     words.extend(arguments);
     daemon.exec(container, &words)

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use switch::mac::MacAddr;
 
 use super::model::{Config, Container, Daemon, Interface, Network, Route};
@@ -115,7 +115,9 @@ fields! {
     /// A setting of a network.
     NetworkField of Network {
         Subnet = subnet,
+        Subnet6 = subnet6,
         Gateway = gateway,
+        Gateway6 = gateway6,
         GatewayMac = gateway_mac,
         Mtu = mtu,
         Icc = icc,
@@ -137,9 +139,11 @@ fields! {
         Netns = netns,
         Network = network,
         Ip = ip,
+        Ip6 = ip6,
         Mac = mac,
         Aliases = aliases,
         DefaultVia = default_via,
+        DefaultVia6 = default_via6,
     }
 }
 
@@ -149,9 +153,11 @@ struct PlacedInterface<'c> {
     netns: &'c NetnsRef,
     network: &'c str,
     ip: Option<Ipv4Net>,
+    ip6: Option<Ipv6Net>,
     mac: MacAddr,
     aliases: &'c [String],
     default_via: Option<Ipv4Addr>,
+    default_via6: Option<Ipv6Addr>,
 }
 
 impl<'c> PlacedInterface<'c> {
@@ -160,9 +166,11 @@ impl<'c> PlacedInterface<'c> {
             netns: &container.netns,
             network: &interface.network,
             ip: interface.ip,
+            ip6: interface.ip6,
             mac: interface.mac,
             aliases: &interface.aliases,
             default_via: interface.default_via,
+            default_via6: interface.default_via6,
         }
     }
 }

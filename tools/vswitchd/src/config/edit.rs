@@ -1,19 +1,18 @@
 //! Objects made at run time. They pass the checks of the file, with the same words.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
-use super::plan::in_network;
+use super::plan::{in_network, interface};
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
-use super::registry::{Had, Registry};
-use super::resolve::{default_route, unknown_network, way_out};
+use super::registry::{Ips, Registry};
+use super::resolve::{default_routes, unknown_network, way_out};
 use super::routing::AddressPlan;
 use super::value::{self, Number};
 use super::zones::{overlap_problem, overlaps, zones_of};
-use super::{MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths};
+use super::{Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths, value6};
 use crate::ipam::Memory;
 use crate::wire::NetnsRef;
 
@@ -23,6 +22,8 @@ use crate::wire::NetnsRef;
 pub struct NetworkOptions {
     /// IPv4 prefix.
     pub subnet: Option<String>,
+    /// IPv6 prefix.
+    pub subnet6: Option<String>,
     /// Bytes.
     pub mtu: Option<i64>,
     /// Containers may talk to each other.
@@ -57,6 +58,8 @@ pub struct InterfaceOptions {
     pub name: Option<String>,
     /// IPv4 address in the network's subnet.
     pub ip: Option<String>,
+    /// IPv6 address in the network's subnet.
+    pub ip6: Option<String>,
     /// MAC address.
     pub mac: Option<String>,
 }
@@ -74,7 +77,12 @@ impl Network {
         let within = |bounds: &value::Bounds, given| number(given).map(|number| bounds.check(&number));
         let subnet = options.subnet.as_deref().map(|text| value::subnet(text).map(Some));
         take(&mut problems, &mut network.subnet, subnet);
+        let subnet6 = options.subnet6.as_deref().map(|text| value6::subnet6(text).map(Some));
+        take(&mut problems, &mut network.subnet6, subnet6);
         take(&mut problems, &mut network.mtu, number(options.mtu).map(|number| value::mtu(&number)));
+        if network.subnet6.is_some() {
+            problems.extend(value6::mtu6(network.mtu).err());
+        }
         take(&mut problems, &mut network.icc, options.icc.map(Ok));
         take(&mut problems, &mut network.ageing, within(&value::AGEING, options.ageing));
         take(&mut problems, &mut network.fdb_limit, within(&value::FDB_LIMIT, options.fdb_limit));
@@ -147,7 +155,7 @@ impl Config {
         }
         let zones = zones_of(&self.networks);
         if let Some(pair) = overlaps(&self.networks, &zones).first().copied() {
-            return overlap_problem(&self.networks, pair).map_or(Ok(()), Err);
+            return overlap_problem(&self.networks, pair).map_or(Ok(()), |(_, problem)| Err(problem));
         }
         let plan = AddressPlan::new(&self.networks, &zones);
         self.routes.iter().try_for_each(|route| plan.check(&route.network, route.destination))
@@ -191,7 +199,7 @@ impl Config {
         };
         let made = self.new_interface((index, network), &wanted, options, memory)?;
         wanted.interfaces.push(made.clone());
-        default_route(&mut wanted, |name| self.network(name).and_then(way_out));
+        default_routes(&mut wanted, |name, family| way_out(self.network(name)?, family));
         let made = wanted.interfaces.last().cloned().unwrap_or(made);
         match there.and_then(|place| self.containers.get_mut(place)) {
             Some(known) => *known = wanted,
@@ -227,7 +235,7 @@ impl Config {
         let Self { networks, containers, .. } = self;
         if let Some(known) = containers.get_mut(place) {
             let network = |name: &str| networks.iter().find(|network| network.name == name);
-            default_route(known, |name| network(name).and_then(way_out));
+            default_routes(known, |name, family| way_out(network(name)?, family));
         }
         Ok(gone)
     }
@@ -294,39 +302,31 @@ impl Config {
         let owner = owner(&container.name, &name);
         registry.claim_name(&container.netns, owner.clone())?;
         registry.join(&container.netns, &container.name, index, &self.networks)?;
-        let ip = match (&options.ip, network.subnet) {
-            (Some(text), _) => {
-                let ip = value::address("ip", text)?;
-                registry.claim_address(index, network, ip, owner.clone())?;
-                Some(ip)
-            }
-            (None, Some(subnet)) => {
-                let had = Had::of(memory, &network.name);
-                let mut had = had.by(&owner.container, &owner.interface);
-                let mut claim = |ip: &Ipv4Addr| {
-                    network.reserved_address() != Some(*ip)
-                        && registry.claim_address(index, network, *ip, owner.clone()).is_ok()
-                };
-                match had.find(|ip| claim(ip)) {
-                    Some(ip) => Some(ip),
-                    None => {
-                        registry.rest(index, memory, &network.name);
-                        Some(registry.next_address(index, network, subnet, owner.clone())?)
-                    }
+        let mut ips = Ips::default();
+        for (family, asked) in [
+            (Family::V4, options.ip.as_deref().map(|text| value::address("ip", text).map(IpAddr::V4))),
+            (Family::V6, options.ip6.as_deref().map(|text| value6::address6("ip6", text).map(IpAddr::V6))),
+        ] {
+            let ip = match (asked, network.subnet_of(family)) {
+                (Some(ip), _) => {
+                    let ip = ip?;
+                    registry.claim_address(index, network, ip, owner.clone())?;
+                    ip
                 }
-            }
-            (None, None) => None,
-        };
+                (None, Some(subnet)) => registry.open_address((index, network), subnet, memory, &owner)?,
+                (None, None) => continue,
+            };
+            *ips.get_mut(family) = in_network(ip, network);
+        }
         let mac = match &options.mac {
             Some(text) => {
                 let mac = value::mac("mac", text)?;
-                registry.claim_mac(index, network, mac, ip, owner)?;
+                registry.claim_mac(index, network, mac, &ips, owner)?;
                 mac
             }
-            None => registry.default_mac(index, network, ip, owner),
+            None => registry.default_mac(index, network, &ips, owner),
         };
-        let ip: Option<Ipv4Net> = ip.and_then(|ip| in_network(ip, network));
-        Ok(Interface { network: network.name.clone(), name, ip, mac, aliases: Vec::new(), default_via: None })
+        Ok(interface(network, name, &ips, mac))
     }
 }
 

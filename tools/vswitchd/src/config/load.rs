@@ -1,18 +1,19 @@
 //! From tables to values, each right by itself; what they mean together is `resolve`'s.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use switch::mac::MacAddr;
 use toml::de::DeTable;
 
 use super::aliases::alias;
+use super::family::PerFamily;
 use super::model::{Daemon, Network};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
-use super::{Paths, value};
+use super::{Paths, value, value6};
 use crate::wire::NetnsRef;
 
 /// The key is there and wrong, and that has been reported: what depends on it is not worth a second message.
@@ -36,15 +37,15 @@ pub(super) struct Raw {
 pub(super) struct RawNetwork {
     /// As written, right or wrong, so that interfaces can refer to it.
     pub name: Option<At<String>>,
-    /// All but the gateway and where it routes to.
+    /// All but the gateways and where it routes to.
     pub network: Network,
-    /// Where its subnet is written.
-    pub subnet: Option<Range<usize>>,
-    pub gateway: Option<At<Ipv4Addr>>,
+    /// Where its subnets are written.
+    pub subnets: PerFamily<Option<Range<usize>>>,
+    pub gateways: PerFamily<Option<At<IpAddr>>>,
     pub gateway_mac: Option<At<MacAddr>>,
     /// The names, or `None` within: all.
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
-    /// Whether addresses in it can be judged: its subnet and gateway are not wrong.
+    /// Whether addresses in it can be judged: its subnets and gateways are not wrong.
     pub sound: bool,
     pub span: Range<usize>,
 }
@@ -65,7 +66,7 @@ pub(super) struct RawContainer {
 pub(super) struct RawInterface {
     pub network: Option<At<String>>,
     pub name: Setting<String>,
-    pub ip: Setting<Ipv4Addr>,
+    pub ips: PerFamily<Setting<IpAddr>>,
     pub mac: Setting<MacAddr>,
     /// Those that are right.
     pub aliases: Vec<At<String>>,
@@ -76,8 +77,8 @@ pub(super) struct RawInterface {
 #[derive(Debug)]
 pub(super) struct RawRoute {
     pub network: Option<At<String>>,
-    pub destination: Setting<Ipv4Net>,
-    pub via: Setting<Ipv4Addr>,
+    pub destination: Setting<IpNet>,
+    pub via: Setting<IpAddr>,
     pub span: Range<usize>,
 }
 
@@ -118,6 +119,18 @@ fn setting<T>(
             Some(value) => Ok(Some(At { value, span })),
             None => Err(Reported),
         },
+    }
+}
+
+// An address of each family, by their keys.
+fn addresses(
+    section: &Section<'_>,
+    [key, key6]: [&'static str; 2],
+    reporter: &mut Reporter<'_>,
+) -> PerFamily<Setting<IpAddr>> {
+    PerFamily {
+        v4: setting(section, key, reporter, |text| value::address(key, text).map(IpAddr::V4)),
+        v6: setting(section, key6, reporter, |text| value6::address6(key6, text).map(IpAddr::V6)),
     }
 }
 
@@ -166,11 +179,13 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
     setting(section, "name", reporter, |text| value::name(What::Network, text)).ok();
     let mut network = Network::with_defaults(name.as_ref().map_or("", |at| &at.value));
     let subnet = setting(section, "subnet", reporter, value::subnet);
-    let gateway = setting(section, "gateway", reporter, |text| value::address("gateway", text));
+    let subnet6 = setting(section, "subnet6", reporter, value6::subnet6);
+    let gateways = addresses(section, ["gateway", "gateway6"], reporter);
     let gateway_mac = setting(section, "gateway_mac", reporter, |text| value::mac("gateway_mac", text));
-    let sound = subnet.is_ok() && gateway.is_ok();
-    let subnet = subnet.unwrap_or_default();
+    let sound = subnet.is_ok() && subnet6.is_ok() && gateways.v4.is_ok() && gateways.v6.is_ok();
+    let (subnet, subnet6) = (subnet.unwrap_or_default(), subnet6.unwrap_or_default());
     network.subnet = subnet.as_ref().map(|at| at.value);
+    network.subnet6 = subnet6.as_ref().map(|at| at.value);
     numbers(section, &mut network, reporter);
     if let Some(icc) = section.flag("icc") {
         network.icc = icc.value;
@@ -183,8 +198,8 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
     RawNetwork {
         name,
         network,
-        subnet: subnet.map(|at| at.span),
-        gateway: gateway.unwrap_or_default(),
+        subnets: PerFamily { v4: subnet.map(|at| at.span), v6: subnet6.map(|at| at.span) },
+        gateways: PerFamily { v4: gateways.v4.unwrap_or_default(), v6: gateways.v6.unwrap_or_default() },
         gateway_mac: gateway_mac.unwrap_or_default(),
         routes_to: section.texts_or_all("routes_to"),
         sound,
@@ -197,6 +212,9 @@ fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter
         && let Some(mtu) = reporter.check(&at.span, value::mtu(&at.value))
     {
         network.mtu = mtu;
+        if network.subnet6.is_some() {
+            reporter.check(&at.span, value6::mtu6(mtu));
+        }
     }
     let fields = [
         ("ageing", value::AGEING, &mut network.ageing),
@@ -227,8 +245,8 @@ fn route(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawRoute {
     }
     RawRoute {
         network: section.text("network").map(|at| at.map(str::to_owned)),
-        destination: setting(section, "destination", reporter, value::destination),
-        via: setting(section, "via", reporter, |text| value::address("via", text)),
+        destination: setting(section, "destination", reporter, value6::destination),
+        via: setting(section, "via", reporter, value6::via),
         span: section.span.clone(),
     }
 }
@@ -255,7 +273,7 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
     RawInterface {
         network: section.text("network").map(|at| at.map(str::to_owned)),
         name: setting(section, "name", reporter, value::interface_name),
-        ip: setting(section, "ip", reporter, |text| value::address("ip", text)),
+        ips: addresses(section, ["ip", "ip6"], reporter),
         mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
         aliases: names(section, reporter),
         span: section.span.clone(),

@@ -11,6 +11,7 @@
 mod aliases;
 mod diff;
 mod edit;
+mod family;
 mod load;
 mod model;
 mod netns;
@@ -25,6 +26,7 @@ mod routing;
 mod schema;
 mod syntax;
 mod value;
+mod value6;
 mod words;
 mod zones;
 
@@ -33,6 +35,7 @@ pub use diff::{
     NetworkChange, NetworkField, diff,
 };
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
+pub use family::Family;
 pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};

@@ -1,14 +1,14 @@
 //! The configuration as plain, validated data: every default filled in, every name resolved, every address given.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
-use super::Paths;
+use super::{Family, Paths};
 use crate::wire::NetnsRef;
 
 /// What the daemon is to be. Two files that mean the same give equal values.
@@ -106,18 +106,23 @@ pub enum Spoof {
     Off,
 }
 
-/// A network: one bridge domain and its subnet.
+/// A network: one bridge domain and its subnets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Network {
     /// 1 to 63 letters, digits, `_`, `.` and `-`.
     pub name: String,
-    /// Where addresses come from; `None`: layer 2 only. Host bits are zero.
+    /// Where IPv4 addresses come from; without it and `subnet6`: layer 2 only. Host bits are zero.
     #[serde(serialize_with = "as_optional_text")]
     pub subnet: Option<Ipv4Net>,
+    /// The same for IPv6; then `mtu` is at least 1280.
+    #[serde(serialize_with = "as_optional_text")]
+    pub subnet6: Option<Ipv6Net>,
     /// The gateway's address, when the file names one; see [`Network::reserved_address`] for the one it has otherwise,
     /// and [`Config::gateway_of`] for who answers there.
     pub gateway: Option<Ipv4Addr>,
-    /// The MAC address of our gateway, when the file names one; see [`Network::reserved_mac`]. Unicast.
+    /// The same for IPv6: [`Network::reserved_address6`], [`Config::gateway6_of`].
+    pub gateway6: Option<Ipv6Addr>,
+    /// The MAC address of our gateway, when the file names one; see [`Network::reserved_macs`]. Unicast.
     #[serde(serialize_with = "as_optional_text")]
     pub gateway_mac: Option<MacAddr>,
     /// Bytes of an IP packet, 68 to 65521.
@@ -144,7 +149,9 @@ impl Network {
         Self {
             name: name.to_owned(),
             subnet: None,
+            subnet6: None,
             gateway: None,
+            gateway6: None,
             gateway_mac: None,
             mtu: 1500,
             icc: true,
@@ -167,16 +174,30 @@ impl Network {
         Some(Ipv4Addr::from_bits(subnet.network().to_bits().saturating_add(1)))
     }
 
-    /// The MAC address that no container takes but the one that is the gateway: `gateway_mac`, or the one made from
-    /// the gateway's address as a container's is. `None` where there is no gateway.
-    pub fn reserved_mac(&self) -> Option<MacAddr> {
-        let address = self.reserved_address()?;
-        Some(self.gateway_mac.unwrap_or_else(|| mac_from_address(address)))
+    /// The same for IPv6, of which /127 (RFC 6164) is the one without an address to spare.
+    pub fn reserved_address6(&self) -> Option<Ipv6Addr> {
+        if self.gateway6.is_some() {
+            return self.gateway6;
+        }
+        let subnet = self.subnet6.filter(|subnet| subnet.prefix_len() <= 126)?;
+        Some(Ipv6Addr::from_bits(subnet.network().to_bits().saturating_add(1)))
+    }
+
+    /// The MAC addresses that no container takes but the one that is the gateway, each with that address: `gateway_mac`,
+    /// or the ones made from the gateway's addresses as a container's is. None where there is no gateway.
+    pub fn reserved_macs(&self) -> impl Iterator<Item = (MacAddr, IpAddr)> + '_ {
+        let addresses = Family::BOTH.into_iter().filter_map(|family| self.reserved_of(family));
+        addresses.map(|address| (self.gateway_mac.unwrap_or_else(|| mac_from_address(address)), address))
     }
 
     /// Whether other networks may be reached from it, and it from them: it has a gateway and is not internal.
     pub fn is_routed(&self) -> bool {
-        !self.internal && self.reserved_address().is_some()
+        !self.internal && self.has_gateway()
+    }
+
+    /// Whether it has a gateway, of whichever family, ours or a container.
+    pub fn has_gateway(&self) -> bool {
+        self.reserved_address().is_some() || self.reserved_address6().is_some()
     }
 }
 
@@ -219,9 +240,9 @@ pub struct Route {
     pub network: String,
     /// What is behind it. Host bits are zero; no subnet of the same zone.
     #[serde(serialize_with = "as_text")]
-    pub destination: Ipv4Net,
-    /// The router's address in the network's subnet, not the gateway's.
-    pub via: Ipv4Addr,
+    pub destination: IpNet,
+    /// The router's address in the network's subnet of the same family, not the gateway's.
+    pub via: IpAddr,
 }
 
 /// A container: a namespace we serve.
@@ -250,6 +271,9 @@ pub struct Interface {
     /// Address and prefix length; `None` where the network has no subnet.
     #[serde(serialize_with = "as_optional_text")]
     pub ip: Option<Ipv4Net>,
+    /// The same of IPv6.
+    #[serde(serialize_with = "as_optional_text")]
+    pub ip6: Option<Ipv6Net>,
     /// Unicast, and the only one of its kind in the network.
     #[serde(serialize_with = "as_text")]
     pub mac: MacAddr,
@@ -258,6 +282,8 @@ pub struct Interface {
     pub aliases: Vec<String>,
     /// Where the container's default route points, on at most one of its interfaces.
     pub default_via: Option<Ipv4Addr>,
+    /// The same for IPv6; the interface need not be the same one.
+    pub default_via6: Option<Ipv6Addr>,
 }
 
 impl Config {
@@ -277,9 +303,12 @@ impl Config {
     }
 }
 
-/// The MAC address for an IP address, as Docker makes it.
-pub(super) fn mac_from_address(address: Ipv4Addr) -> MacAddr {
-    let [a, b, c, d] = address.octets();
+/// The MAC address for an IP address, as Docker makes it; of IPv6 from the last 32 bits.
+pub(super) fn mac_from_address(address: IpAddr) -> MacAddr {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => (v6.to_bits() as u32).to_be_bytes(),
+    };
     MacAddr([0x02, 0x42, a, b, c, d])
 }
 

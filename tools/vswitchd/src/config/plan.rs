@@ -2,20 +2,20 @@
 //! for before what was left open.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use switch::mac::MacAddr;
 
-use super::Context;
 use super::aliases::Taken;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network};
 use super::problem::Owner;
-use super::registry::{Had, Registry, check_host, needs_gateway};
+use super::registry::{Had, Ips, Registry, check_host, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
+use super::{Context, Family};
 use crate::ipam::Memory;
 
 /// One interface on its way.
@@ -28,20 +28,20 @@ pub(super) struct Port {
     network_span: Range<usize>,
     raw: RawInterface,
     name: String,
-    ip: Option<Ipv4Net>,
+    ips: Ips,
     mac: MacAddr,
 }
 
 impl Port {
     pub fn new(container: usize, network: usize, network_span: Range<usize>, raw: RawInterface) -> Self {
-        Self { container, network, network_span, raw, name: String::new(), ip: None, mac: MacAddr::ZERO }
+        let (name, ips, mac) = (String::new(), Ips::default(), MacAddr::ZERO);
+        Self { container, network, network_span, raw, name, ips, mac }
     }
 
-    /// The interface, all but its default route.
+    /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
-        let Self { name, ip, mac, raw, .. } = self;
-        let aliases = raw.aliases.into_iter().map(|at| at.value).collect();
-        Interface { network: network.name.clone(), name, ip, mac, aliases, default_via: None }
+        let aliases = self.raw.aliases.into_iter().map(|at| at.value).collect();
+        Interface { aliases, ..interface(network, self.name, &self.ips, self.mac) }
     }
 }
 
@@ -131,11 +131,16 @@ impl<'p, 't> Plan<'p, 't> {
 
     fn set_gateways(&mut self) {
         for (network, facts) in self.networks.iter_mut().zip(self.facts) {
-            if let Some(At { value, span }) = &facts.gateway
-                && facts.sound
-                && self.reporter.check(span, check_host("gateway", network, *value)).is_some()
+            for At { value, span } in Family::BOTH.into_iter().filter_map(|f| facts.gateways.get(f).as_ref())
             {
-                network.gateway = Some(*value);
+                let key = Family::of(*value).gateway_key();
+                if !facts.sound || self.reporter.check(span, check_host(key, network, *value)).is_none() {
+                    continue;
+                }
+                match *value {
+                    IpAddr::V4(v4) => network.gateway = Some(v4),
+                    IpAddr::V6(v6) => network.gateway6 = Some(v6),
+                }
             }
         }
     }
@@ -157,14 +162,19 @@ impl<'p, 't> Plan<'p, 't> {
         self.networks.get(port.network).filter(|_| sound)
     }
 
+    // The same for each family.
+    fn each_family(&mut self, mut step: impl FnMut(&mut Self, &mut Port, Family)) {
+        self.each(|plan, port| Family::BOTH.into_iter().for_each(|family| step(plan, port, family)));
+    }
+
     fn asked_addresses(&mut self) {
-        self.each(|plan, port| {
-            let Ok(Some(At { value: ip, span })) = &port.raw.ip else { return };
+        self.each_family(|plan, port, family| {
+            let Ok(Some(At { value: ip, span })) = port.raw.ips.get(family) else { return };
             let owner = plan.owner(port, span);
             let Some(network) = plan.judged(port).cloned() else { return };
             let claimed = plan.registry.claim_address(port.network, &network, *ip, owner);
             if plan.reporter.check(span, claimed).is_some() {
-                port.ip = in_network(*ip, &network);
+                *port.ips.get_mut(family) = in_network(*ip, &network);
             }
         });
     }
@@ -179,8 +189,7 @@ impl<'p, 't> Plan<'p, 't> {
             let kept = container.and_then(|container| before.get(&(container.name.as_str(), name.as_str())));
             let network = plan.networks.get(port.network).map(|network| network.name.as_str());
             if let Some(kept) = kept.filter(|kept| Some(kept.network.as_str()) == network) {
-                let ip = kept.ip.map(|ip| ip.addr());
-                plan.keep(port, ip);
+                plan.keep(port, kept.ips().map(|ip| ip.addr()));
             }
         });
     }
@@ -191,22 +200,24 @@ impl<'p, 't> Plan<'p, 't> {
         self.each(|plan, port| {
             let container = plan.containers.get(port.container).map_or("", |container| &container.name);
             let had = had.get(port.network).into_iter().flat_map(|had| had.by(container, &port.name));
-            let had: Vec<Ipv4Addr> = had.collect();
+            let had: Vec<IpAddr> = had.collect();
             plan.keep(port, had);
         });
     }
 
-    // Gives an interface that names no address the first of these that is free.
-    fn keep(&mut self, port: &mut Port, addresses: impl IntoIterator<Item = Ipv4Addr>) {
-        if port.ip.is_some() || !matches!(port.raw.ip, Ok(None)) {
-            return;
-        }
-        let Some(network) = self.judged(port).cloned() else { return };
-        let owner = self.owner(port, &port.raw.span);
-        for ip in addresses.into_iter().filter(|ip| network.reserved_address() != Some(*ip)) {
-            if self.registry.claim_address(port.network, &network, ip, owner.clone()).is_ok() {
-                port.ip = in_network(ip, &network);
-                return;
+    // Gives an interface that names no address the first of these that is free, of each family.
+    fn keep(&mut self, port: &mut Port, addresses: impl IntoIterator<Item = IpAddr>) {
+        for ip in addresses {
+            let family = Family::of(ip);
+            if port.ips.get(family).is_some() || !matches!(port.raw.ips.get(family), Ok(None)) {
+                continue;
+            }
+            let Some(network) = self.judged(port).cloned() else { return };
+            let owner = self.owner(port, &port.raw.span);
+            if network.reserved_of(family) != Some(ip)
+                && self.registry.claim_address(port.network, &network, ip, owner.clone()).is_ok()
+            {
+                *port.ips.get_mut(family) = in_network(ip, &network);
             }
         }
     }
@@ -220,25 +231,26 @@ impl<'p, 't> Plan<'p, 't> {
         let indices: HashMap<&str, usize> =
             self.networks.iter().enumerate().map(|(index, network)| (network.name.as_str(), index)).collect();
         for (_, interface) in context.previous.into_iter().flat_map(Config::interfaces) {
-            if let (Some(index), Some(ip)) = (indices.get(interface.network.as_str()), interface.ip) {
-                self.registry.rest_last(*index, ip.addr());
+            if let Some(index) = indices.get(interface.network.as_str()) {
+                interface.ips().for_each(|ip| self.registry.rest_last(*index, ip.addr()));
             }
         }
     }
 
     fn next_addresses(&mut self) {
         let mut full = HashSet::new(); // one message a network is enough
-        self.each(|plan, port| {
-            if port.ip.is_some() || !matches!(port.raw.ip, Ok(None)) || full.contains(&port.network) {
+        self.each_family(|plan, port, family| {
+            let open = port.ips.get(family).is_none() && matches!(port.raw.ips.get(family), Ok(None));
+            if !open || full.contains(&(port.network, family)) {
                 return;
             }
             let owner = plan.owner(port, &port.raw.span);
             let Some(network) = plan.judged(port).cloned() else { return };
-            let Some(subnet) = network.subnet else { return };
+            let Some(subnet) = network.subnet_of(family) else { return };
             let next = plan.registry.next_address(port.network, &network, subnet, owner);
             match plan.reporter.check(&port.raw.span, next) {
-                Some(ip) => port.ip = in_network(ip, &network),
-                None => drop(full.insert(port.network)),
+                Some(ip) => *port.ips.get_mut(family) = in_network(ip, &network),
+                None => drop(full.insert((port.network, family))),
             }
         });
     }
@@ -248,10 +260,12 @@ impl<'p, 't> Plan<'p, 't> {
             let Ok(Some(At { value: mac, span })) = &port.raw.mac else { return };
             let owner = plan.owner(port, span);
             // Whoever has an address that is wrong may be the gateway.
-            let ip = port.ip.map(|ip| ip.addr());
-            let known = ip.is_some() || matches!(port.raw.ip, Ok(None));
+            let known = Family::BOTH
+                .into_iter()
+                .all(|f| port.ips.get(f).is_some() || matches!(port.raw.ips.get(f), Ok(None)));
             if let Some(network) = plan.networks.get(port.network).filter(|_| known) {
-                plan.reporter.check(span, plan.registry.claim_mac(port.network, network, *mac, ip, owner));
+                let claimed = plan.registry.claim_mac(port.network, network, *mac, &port.ips, owner);
+                plan.reporter.check(span, claimed);
             }
             port.mac = *mac;
         });
@@ -261,9 +275,8 @@ impl<'p, 't> Plan<'p, 't> {
         self.each(|plan, port| {
             if matches!(port.raw.mac, Ok(None)) {
                 let owner = plan.owner(port, &port.raw.span);
-                let ip = port.ip.map(|ip| ip.addr());
                 if let Some(network) = plan.networks.get(port.network) {
-                    port.mac = plan.registry.default_mac(port.network, network, ip, owner);
+                    port.mac = plan.registry.default_mac(port.network, network, &port.ips, owner);
                 }
             }
         });
@@ -297,6 +310,28 @@ impl<'p, 't> Plan<'p, 't> {
 }
 
 /// The address with its network's prefix length.
-pub(super) fn in_network(ip: Ipv4Addr, network: &Network) -> Option<Ipv4Net> {
-    network.subnet.and_then(|subnet| Ipv4Net::new(ip, subnet.prefix_len()).ok())
+pub(super) fn in_network(ip: IpAddr, network: &Network) -> Option<IpNet> {
+    network.subnet_of(Family::of(ip)).and_then(|subnet| IpNet::new(ip, subnet.prefix_len()).ok())
+}
+
+/// An interface without default routes.
+pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr) -> Interface {
+    let ip = match ips.v4 {
+        Some(IpNet::V4(v4)) => Some(v4),
+        _ => None,
+    };
+    let ip6 = match ips.v6 {
+        Some(IpNet::V6(v6)) => Some(v6),
+        _ => None,
+    };
+    Interface {
+        network: network.name.clone(),
+        name,
+        ip,
+        ip6,
+        mac,
+        aliases: Vec::new(),
+        default_via: None,
+        default_via6: None,
+    }
 }

@@ -1,11 +1,12 @@
 //! What can be wrong with a configuration, in the file or at run time: one list, one wording.
 
 use std::borrow::Cow;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use switch::mac::MacAddr;
 
+use super::Family;
 pub use super::words::{Advice, Owner, Place, What};
 use super::words::{by_name, known_keys, list, references};
 pub(super) use super::words::{clip, nearest};
@@ -135,10 +136,12 @@ pub enum Problem {
         owner: Owner,
     },
     /// An address where no network has any.
-    #[error("`{key}` needs a subnet, and network `{network}` has none: add `subnet = \"10.1.0.0/24\"` to it")]
+    #[error("`{key}` needs a subnet{}, and network `{network}` has none: add `{}` to it", of_ipv6(*family), family.subnet_example())]
     NoSubnet {
         /// The key that needs one.
         key: &'static str,
+        /// Of which family.
+        family: Family,
         /// The network.
         network: String,
     },
@@ -148,11 +151,11 @@ pub enum Problem {
         /// `ip`, `gateway` or `via`.
         key: &'static str,
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The network.
         network: String,
         /// Its subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
     },
     /// The first or last address of a subnet (RFC 922 section 7, RFC 4632 section 3.1).
     #[error(
@@ -162,32 +165,33 @@ pub enum Problem {
         /// `ip`, `gateway` or `via`.
         key: &'static str,
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// Network or broadcast.
         role: &'static str,
         /// The subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
         /// Its first host.
-        first: Ipv4Addr,
+        first: IpAddr,
         /// Its last host.
-        last: Ipv4Addr,
+        last: IpAddr,
     },
     /// The address kept for a gateway.
     #[error(
-        "`ip` = \"{ip}\" is kept for the gateway of network `{network}`: take another, \
-         or add `gateway = \"{ip}\"` to the network if this container is its router"
+        "`{}` = \"{ip}\" is kept for the gateway of network `{network}`: take another, \
+         or add `{} = \"{ip}\"` to the network if this container is its router",
+        Family::of(*ip).ip_key(), Family::of(*ip).gateway_key()
     )]
     Reserved {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The network.
         network: String,
     },
     /// Two interfaces of one address.
-    #[error("`ip` = \"{ip}\" is taken in network `{network}` by {owner}")]
+    #[error("`{}` = \"{ip}\" is taken in network `{network}` by {owner}", Family::of(*ip).ip_key())]
     AddressTaken {
         /// The address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The network.
         network: String,
         /// Who has it.
@@ -226,16 +230,17 @@ pub enum Problem {
         /// The network.
         network: String,
         /// The gateway's address.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
     },
     /// A gateway that is ours and a container.
     #[error(
-        "`ip` = \"{ip}\" makes this container the gateway of network `{network}`, and `gateway_mac` = \"{mac}\" is for one \
-         that is not: leave one of them out"
+        "`{}` = \"{ip}\" makes this container the gateway of network `{network}`, and `gateway_mac` = \"{mac}\" is for one \
+         that is not: leave one of them out",
+        Family::of(*ip).ip_key()
     )]
     GatewayTwice {
         /// The gateway's address.
-        ip: Ipv4Addr,
+        ip: IpAddr,
         /// The network.
         network: String,
         /// Its `gateway_mac`.
@@ -252,7 +257,7 @@ pub enum Problem {
         /// The network.
         network: String,
         /// Its subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
     },
     /// A network that routes to itself.
     #[error("`routes_to` names \"{network}\", which is the network itself: leave it out, `icc` is for that")]
@@ -289,6 +294,17 @@ pub enum Problem {
         /// Subnet or gateway.
         lacks: &'static str,
     },
+    /// A way between networks that have no addresses of one family.
+    #[error(
+        "network `{from}` has `routes_to` \"{to}\", and one has IPv4 where the other has IPv6: give one of them both, or \
+         leave it out"
+    )]
+    RoutesToNoFamily {
+        /// The network with the `routes_to`.
+        from: String,
+        /// The network named.
+        to: String,
+    },
     /// A way out of a network that has none.
     #[error("`{key}` leads out of network `{network}`, which is `internal`: leave one of them out")]
     InternalRoutes {
@@ -306,17 +322,27 @@ pub enum Problem {
         /// The network that comes later.
         this: String,
         /// Its subnet.
-        this_subnet: Ipv4Net,
+        this_subnet: IpNet,
         /// The other network.
         other: String,
         /// Its subnet.
-        other_subnet: Ipv4Net,
+        other_subnet: IpNet,
+    },
+    /// A route whose next hop is of another family.
+    #[error(
+        "`via` = \"{via}\" and `destination` = \"{destination}\" are of two families: one of them is wrong"
+    )]
+    RouteFamilies {
+        /// The router.
+        via: IpAddr,
+        /// The destination.
+        destination: IpNet,
     },
     /// A route by our own address.
     #[error("`via` = \"{via}\" is the gateway of network `{network}` itself: name the router behind it")]
     RouteByGateway {
         /// The address.
-        via: Ipv4Addr,
+        via: IpAddr,
         /// The network.
         network: String,
     },
@@ -324,7 +350,7 @@ pub enum Problem {
     #[error("`destination` = \"{destination}\" is the subnet of network `{network}`: it needs no route")]
     RouteToSubnet {
         /// The destination.
-        destination: Ipv4Net,
+        destination: IpNet,
         /// The network that is there.
         network: String,
     },
@@ -332,9 +358,9 @@ pub enum Problem {
     #[error("there is a route to {destination} already, via {via} in network `{network}`{first}")]
     RouteTwice {
         /// The destination.
-        destination: Ipv4Net,
+        destination: IpNet,
         /// The first one's router.
-        via: Ipv4Addr,
+        via: IpAddr,
         /// The first one's network.
         network: String,
         /// Where the first is.
@@ -348,9 +374,9 @@ pub enum Problem {
         /// The network.
         network: String,
         /// Its subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
         /// How many containers fit.
-        room: u32,
+        room: u128,
     },
     /// A namespace with two routes for the same destinations.
     #[error(
@@ -363,11 +389,11 @@ pub enum Problem {
         /// The network it is to be connected to.
         this: String,
         /// Its subnet.
-        this_subnet: Ipv4Net,
+        this_subnet: IpNet,
         /// The network it is connected to already.
         other: String,
         /// Its subnet.
-        other_subnet: Ipv4Net,
+        other_subnet: IpNet,
     },
     /// More objects than the daemon serves.
     #[error("more than {limit} {what}s: one daemon serves at most {limit}")]
@@ -473,5 +499,13 @@ impl Problem {
 
     pub(super) fn not_supported(what: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
         Self::NotSupported { what: what.into(), advice: advice.into() }
+    }
+}
+
+// Of IPv4 nothing is said, it is what most networks have.
+const fn of_ipv6(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "",
+        Family::V6 => " of IPv6",
     }
 }

@@ -2,27 +2,29 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
 use switch::mac::MacAddr;
 
+use super::Family;
+use super::family::PerFamily;
 use super::model::{Config, Network, mac_from_address};
 use super::problem::{Owner, Place, Problem};
-use super::value::overlap;
+use super::zones::overlapping;
 use crate::ipam::Memory;
 use crate::wire::NetnsRef;
 
 /// Everything that is taken. Networks are named by their place in [`Config::networks`].
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    addresses: HashMap<(usize, Ipv4Addr), Owner>,
+    addresses: HashMap<(usize, IpAddr), Owner>,
     macs: HashMap<(usize, MacAddr), Owner>,
     namespaces: BTreeMap<String, Namespace>,
-    /// Per network, the lowest address that may be free.
-    cursors: HashMap<usize, Ipv4Addr>,
+    /// Per network and family, the lowest address that may be free.
+    cursors: HashMap<(usize, Family), IpAddr>,
     /// Addresses to leave alone while there are others, with when they were given back: the later, the larger.
-    resting: HashMap<(usize, Ipv4Addr), u64>,
+    resting: HashMap<(usize, IpAddr), u64>,
 }
 
 #[derive(Debug, Default)]
@@ -54,8 +56,8 @@ impl Registry {
             if let Some(index) = indices.get(interface.network.as_str()) {
                 namespace.networks.push(*index);
                 registry.macs.insert((*index, interface.mac), owner.clone());
-                if let Some(ip) = interface.ip {
-                    registry.addresses.insert((*index, ip.addr()), owner);
+                for ip in interface.ips() {
+                    registry.addresses.insert((*index, ip.addr()), owner.clone());
                 }
             }
         }
@@ -102,18 +104,16 @@ impl Registry {
         if namespace.networks.contains(&index) {
             return Ok(()); // two ports of one network: a loop perhaps, but no contradiction
         }
-        if let Some((this, this_subnet)) = with_subnet(networks, index) {
-            let others = namespace.networks.iter().filter_map(|other| with_subnet(networks, *other));
-            for (other, other_subnet) in others {
-                if overlap(&this_subnet, &other_subnet) {
-                    return Err(Problem::Overlap {
-                        container: container.to_owned(),
-                        this: this.name.clone(),
-                        this_subnet,
-                        other: other.name.clone(),
-                        other_subnet,
-                    });
-                }
+        let this = networks.get(index);
+        for (this, other) in namespace.networks.iter().filter_map(|other| this.zip(networks.get(*other))) {
+            if let Some((_, this_subnet, other_subnet)) = overlapping(this, other) {
+                return Err(Problem::Overlap {
+                    container: container.to_owned(),
+                    this: this.name.clone(),
+                    this_subnet,
+                    other: other.name.clone(),
+                    other_subnet,
+                });
             }
         }
         namespace.networks.push(index);
@@ -125,14 +125,16 @@ impl Registry {
         &mut self,
         index: usize,
         network: &Network,
-        ip: Ipv4Addr,
+        ip: IpAddr,
         owner: Owner,
     ) -> Result<(), Problem> {
-        check_host("ip", network, ip)?;
-        if network.gateway.is_none() && network.reserved_address() == Some(ip) {
+        let family = Family::of(ip);
+        check_host(family.ip_key(), network, ip)?;
+        let named = network.named_gateway(family);
+        if named.is_none() && network.reserved_of(family) == Some(ip) {
             return Err(Problem::Reserved { ip, network: network.name.clone() });
         }
-        if let Some(mac) = network.gateway_mac.filter(|_| network.gateway == Some(ip)) {
+        if let Some(mac) = network.gateway_mac.filter(|_| named == Some(ip)) {
             return Err(Problem::GatewayTwice { ip, network: network.name.clone(), mac });
         }
         match self.addresses.get(&(index, ip)) {
@@ -148,12 +150,11 @@ impl Registry {
 
     /// Addresses of a network that are or were somebody's are left alone while there are others.
     pub fn rest(&mut self, index: usize, memory: &Memory, network: &str) {
-        let ranks = memory.of(network).filter_map(|(ip, entry)| Some(((index, v4(ip)?), entry.rank())));
-        self.resting.extend(ranks);
+        self.resting.extend(memory.of(network).map(|(ip, entry)| ((index, ip), entry.rank())));
     }
 
     /// An address was in use until a moment ago.
-    pub fn rest_last(&mut self, index: usize, ip: Ipv4Addr) {
+    pub fn rest_last(&mut self, index: usize, ip: IpAddr) {
         self.resting.insert((index, ip), u64::MAX);
     }
 
@@ -162,17 +163,16 @@ impl Registry {
         &mut self,
         index: usize,
         network: &Network,
-        subnet: Ipv4Net,
+        subnet: IpNet,
         owner: Owner,
-    ) -> Result<Ipv4Addr, Problem> {
+    ) -> Result<IpAddr, Problem> {
+        let family = Family::of(subnet.addr());
+        let reserved = network.reserved_of(family);
         let (first, last) = hosts(&subnet);
-        let from = self.cursors.get(&index).copied().unwrap_or(first);
-        let free = |ip: &Ipv4Addr| {
-            !self.addresses.contains_key(&(index, *ip)) && network.reserved_address() != Some(*ip)
-        };
-        let rested = |ip: &Ipv4Addr| !self.resting.contains_key(&(index, *ip));
-        let mut unused = (from.to_bits()..=last.to_bits()).map(Ipv4Addr::from_bits);
-        let unused = unused.find(|ip| free(ip) && rested(ip));
+        let from = self.cursors.get(&(index, family)).copied().unwrap_or(first);
+        let free = |ip: &IpAddr| !self.addresses.contains_key(&(index, *ip)) && reserved != Some(*ip);
+        let rested = |ip: &IpAddr| !self.resting.contains_key(&(index, *ip));
+        let unused = range(from, last).find(|ip| free(ip) && rested(ip));
         let longest = || {
             let rests = self.resting.iter().filter(|((at, ip), _)| *at == index && subnet.contains(ip));
             let rests = rests.map(|((_, ip), rank)| (*rank, *ip));
@@ -181,29 +181,48 @@ impl Registry {
         let found = unused.or_else(longest);
         let Some(ip) = found else {
             let is_ours = |gateway| !self.addresses.contains_key(&(index, gateway));
-            let kept = u32::from(network.reserved_address().is_some_and(is_ours));
-            let room = last.to_bits().saturating_sub(first.to_bits()).saturating_add(1).saturating_sub(kept);
+            let kept = u128::from(reserved.is_some_and(is_ours));
+            let room = bits(last).saturating_sub(bits(first)).saturating_add(1).saturating_sub(kept);
             return Err(Problem::SubnetFull { network: network.name.clone(), subnet, room });
         };
-        if unused.is_some() {
-            self.cursors.insert(index, ip);
-        } else {
-            self.cursors.insert(index, last); // all that nobody had are given
-        }
+        // Where all that nobody had are given, none is left to look for.
+        self.cursors.insert((index, family), if unused.is_some() { ip } else { last });
         self.addresses.insert((index, ip), owner);
         Ok(ip)
     }
 
-    /// Gives a MAC address that was asked for to its owner, who has the address `ip`.
+    /// Gives an address to an owner who names none: one that it has or had, or else the next.
+    pub fn open_address(
+        &mut self,
+        (index, network): (usize, &Network),
+        subnet: IpNet,
+        memory: &Memory,
+        owner: &Owner,
+    ) -> Result<IpAddr, Problem> {
+        let reserved = network.reserved_of(Family::of(subnet.addr()));
+        let had = Had::of(memory, &network.name);
+        let mut had = had.by(&owner.container, &owner.interface);
+        let mut claim = |ip: &IpAddr| {
+            let fits = subnet.contains(ip) && reserved != Some(*ip);
+            fits && self.claim_address(index, network, *ip, owner.clone()).is_ok()
+        };
+        if let Some(ip) = had.find(|ip| claim(ip)) {
+            return Ok(ip);
+        }
+        self.rest(index, memory, &network.name);
+        self.next_address(index, network, subnet, owner.clone())
+    }
+
+    /// Gives a MAC address that was asked for to its owner, who has the addresses `ips`.
     pub fn claim_mac(
         &mut self,
         index: usize,
         network: &Network,
         mac: MacAddr,
-        ip: Option<Ipv4Addr>,
+        ips: &Ips,
         owner: Owner,
     ) -> Result<(), Problem> {
-        if let Some(gateway) = gateway_with(network, mac, ip) {
+        if let Some(gateway) = gateway_with(network, mac, ips) {
             return Err(Problem::MacOfGateway { mac, network: network.name.clone(), gateway });
         }
         match self.macs.get(&(index, mac)) {
@@ -218,18 +237,12 @@ impl Registry {
     }
 
     /// Gives a MAC address made from the IP address, as Docker does, or else from the names; the same ones every time.
-    pub fn default_mac(
-        &mut self,
-        index: usize,
-        network: &Network,
-        ip: Option<Ipv4Addr>,
-        owner: Owner,
-    ) -> MacAddr {
-        let from_ip = ip.map(mac_from_address);
+    pub fn default_mac(&mut self, index: usize, network: &Network, ips: &Ips, owner: Owner) -> MacAddr {
+        let from_ip = ips.v4.or(ips.v6).map(|ip| mac_from_address(ip.addr()));
         let from_names = (0u32..).map(|attempt| mac_from_names(&owner.container, &owner.interface, attempt));
         let mut candidates = from_ip.into_iter().chain(from_names);
         let free = |mac: &MacAddr| {
-            !self.macs.contains_key(&(index, *mac)) && gateway_with(network, *mac, ip).is_none()
+            !self.macs.contains_key(&(index, *mac)) && gateway_with(network, *mac, ips).is_none()
         };
         let mac = candidates.find(free).unwrap_or_default();
         self.macs.insert((index, mac), owner);
@@ -237,25 +250,27 @@ impl Registry {
     }
 }
 
-// The gateway that has this MAC address, unless its address is the asker's own `ip`.
-fn gateway_with(network: &Network, mac: MacAddr, ip: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
-    let gateway = network.reserved_address().filter(|_| network.reserved_mac() == Some(mac))?;
-    (ip != Some(gateway)).then_some(gateway)
+/// The addresses of one interface.
+pub(super) type Ips = PerFamily<Option<IpNet>>;
+
+// The gateway that has this MAC address, unless its address is one of the asker's own.
+fn gateway_with(network: &Network, mac: MacAddr, ips: &Ips) -> Option<IpAddr> {
+    let own = |address: IpAddr| ips.get(Family::of(address)).is_some_and(|ip| ip.addr() == address);
+    let found = network.reserved_macs().find(|(reserved, address)| *reserved == mac && !own(*address));
+    found.map(|(_, address)| address)
 }
 
 /// The addresses of a network that interfaces have or had.
 #[derive(Debug)]
-pub(super) struct Had<'m>(HashMap<(&'m str, &'m str), Vec<(u64, Ipv4Addr)>>);
+pub(super) struct Had<'m>(HashMap<(&'m str, &'m str), Vec<(u64, IpAddr)>>);
 
 impl<'m> Had<'m> {
     /// Those of a network.
     pub fn of(memory: &'m Memory, network: &str) -> Self {
         let mut had: HashMap<_, Vec<_>> = HashMap::new();
         for (ip, entry) in memory.of(network) {
-            if let Some(ip) = v4(ip) {
-                let of_owner = had.entry((entry.container.as_str(), entry.interface.as_str())).or_default();
-                of_owner.push((entry.rank(), ip));
-            }
+            let of_owner = had.entry((entry.container.as_str(), entry.interface.as_str())).or_default();
+            of_owner.push((entry.rank(), ip));
         }
         had.values_mut().for_each(|addresses| addresses.sort_by_key(|(rank, _)| Reverse(*rank)));
         Self(had)
@@ -266,56 +281,74 @@ impl<'m> Had<'m> {
         &'s self,
         container: &'s str,
         interface: &'s str,
-    ) -> impl Iterator<Item = Ipv4Addr> + use<'s, 'm> {
+    ) -> impl Iterator<Item = IpAddr> + use<'s, 'm> {
         self.0.get(&(container, interface)).into_iter().flatten().map(|(_, ip)| *ip)
     }
 }
 
-fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
-    match ip {
-        IpAddr::V4(v4) => Some(v4),
-        IpAddr::V6(_) => None,
-    }
-}
-
-fn with_subnet(networks: &[Network], index: usize) -> Option<(&Network, Ipv4Net)> {
-    let network = networks.get(index)?;
-    network.subnet.map(|subnet| (network, subnet))
-}
-
-/// The first and last address that hosts of a subnet can have: all but its ends, of a /31 both (RFC 3021).
-pub(super) fn hosts(subnet: &Ipv4Net) -> (Ipv4Addr, Ipv4Addr) {
+/// The first and last address that hosts of a subnet can have: all but its ends, of a /31 both (RFC 3021). The last
+/// one of IPv6 is like the others; the first one is that of every router (RFC 4291 section 2.6.1), but for /127
+/// (RFC 6164).
+pub(super) fn hosts(subnet: &IpNet) -> (IpAddr, IpAddr) {
     let (first, last) = (subnet.network(), subnet.broadcast());
-    if subnet.prefix_len() >= 31 {
-        return (first, last);
+    let inner = |address: IpAddr, by: i8| match address {
+        IpAddr::V4(v4) => IpAddr::V4(v4.to_bits().saturating_add_signed(by.into()).into()),
+        IpAddr::V6(v6) => IpAddr::V6(v6.to_bits().saturating_add_signed(by.into()).into()),
+    };
+    match subnet {
+        IpNet::V4(v4) if v4.prefix_len() < 31 => (inner(first, 1), inner(last, -1)),
+        IpNet::V6(v6) if v6.prefix_len() < 127 => (inner(first, 1), last),
+        _ => (first, last),
     }
-    let inner = (first.to_bits().saturating_add(1), last.to_bits().saturating_sub(1));
-    (Ipv4Addr::from_bits(inner.0), Ipv4Addr::from_bits(inner.1))
+}
+
+fn range(first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let range = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => Some(Ipv4AddrRange::new(first, last).into()),
+        (IpAddr::V6(first), IpAddr::V6(last)) => Some(Ipv6AddrRange::new(first, last).into()),
+        _ => None,
+    };
+    range.into_iter().flat_map(|range: IpAddrRange| range)
+}
+
+const fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits() as u128,
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
 }
 
 /// Whether a host of the network can have this address; `key` is where it was written.
-pub(super) fn check_host(key: &'static str, network: &Network, ip: Ipv4Addr) -> Result<Ipv4Net, Problem> {
-    let Some(subnet) = network.subnet else {
-        return Err(Problem::NoSubnet { key, network: network.name.clone() });
+pub(super) fn check_host(key: &'static str, network: &Network, ip: IpAddr) -> Result<(), Problem> {
+    let family = Family::of(ip);
+    let Some(subnet) = network.subnet_of(family) else {
+        return Err(Problem::NoSubnet { key, family, network: network.name.clone() });
     };
     if !subnet.contains(&ip) {
         return Err(Problem::OutsideSubnet { key, ip, network: network.name.clone(), subnet });
     }
     let (first, last) = hosts(&subnet);
     if ip < first || ip > last {
-        let role = if ip < first { "network" } else { "broadcast" };
+        let role = match family {
+            Family::V4 if ip < first => "network",
+            Family::V4 => "broadcast",
+            Family::V6 => "subnet-router anycast",
+        };
         return Err(Problem::EdgeOfSubnet { key, ip, role, subnet, first, last });
     }
-    Ok(subnet)
+    Ok(())
 }
 
-/// The address of the gateway, which `key` is nothing without.
-pub(super) fn needs_gateway(key: &'static str, network: &Network) -> Result<Ipv4Addr, Problem> {
-    let name = || network.name.clone();
-    let Some(subnet) = network.subnet else {
-        return Err(Problem::NoSubnet { key, network: name() });
-    };
-    network.reserved_address().ok_or_else(|| Problem::NoGateway { key, network: name(), subnet })
+/// Whether the network has a gateway, which `key` is nothing without.
+pub(super) fn needs_gateway(key: &'static str, network: &Network) -> Result<(), Problem> {
+    if network.has_gateway() {
+        return Ok(());
+    }
+    let network_name = network.name.clone();
+    Err(match network.subnets().next() {
+        None => Problem::NoSubnet { key, family: Family::V4, network: network_name },
+        Some(subnet) => Problem::NoGateway { key, network: network_name, subnet },
+    })
 }
 
 // Locally administered, unicast, and never one made from an address (those start 02:42). FNV-1a, 64 bit: short, and the

@@ -1,17 +1,18 @@
 //! What the values mean together: names found, nothing given twice, every interface with its name, address and MAC.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use switch::mac::MacAddr;
 
+use super::family::PerFamily;
 use super::load::{Raw, RawContainer, RawNetwork};
 use super::model::{Config, Container, Network};
 use super::plan::{Plan, Port};
 use super::problem::{Advice, Problem, What, clip, nearest};
 use super::report::{At, Reporter};
-use super::{Context, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing};
+use super::{Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing};
 use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.
@@ -28,31 +29,36 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
         }
     }
     let routes = routing::resolve(routes, &mut networks, &facts, reporter);
-    let gateways: HashMap<&str, Ipv4Addr> =
-        networks.iter().filter_map(|network| Some((network.name.as_str(), way_out(network)?))).collect();
+    let known: HashMap<&str, &Network> =
+        networks.iter().map(|network| (network.name.as_str(), network)).collect();
     for container in &mut containers {
-        default_route(container, |name| gateways.get(name).copied());
+        default_routes(container, |name, family| way_out(known.get(name)?, family));
     }
     Config { daemon, networks, containers, routes }
 }
 
 /// Where the default route of a container points that goes by this network, whoever answers there.
-pub(super) fn way_out(network: &Network) -> Option<Ipv4Addr> {
-    network.reserved_address().filter(|_| !network.internal)
+pub(super) fn way_out(network: &Network, family: Family) -> Option<IpAddr> {
+    network.reserved_of(family).filter(|_| !network.internal)
 }
 
-/// Points the default route of a container by the first of its interfaces whose network has a [`way_out`] that is not
-/// the container's own address there. A route that stands stays.
-pub(super) fn default_route(container: &mut Container, gateway: impl Fn(&str) -> Option<Ipv4Addr>) {
-    if container.interfaces.iter().any(|interface| interface.default_via.is_some()) {
-        return;
-    }
-    for interface in &mut container.interfaces {
-        let own = interface.ip.map(|ip| ip.addr());
-        let via = gateway(&interface.network).filter(|via| own.is_some() && own != Some(*via));
-        if via.is_some() {
-            interface.default_via = via;
-            return;
+/// Points the default route of each family of a container by the first of its interfaces whose network has a
+/// [`way_out`] that is not the container's own address there. A route that stands stays.
+pub(super) fn default_routes(container: &mut Container, gateway: impl Fn(&str, Family) -> Option<IpAddr>) {
+    for family in Family::BOTH {
+        let has = |via: IpAddr| Family::of(via) == family;
+        if container.interfaces.iter().any(|interface| interface.default_routes().any(has)) {
+            continue;
+        }
+        let by = container.interfaces.iter_mut().find_map(|interface| {
+            let own = interface.ip_of(family)?.addr();
+            let via = gateway(&interface.network, family).filter(|via| own != *via)?;
+            Some((interface, via))
+        });
+        match by {
+            Some((interface, IpAddr::V4(via))) => interface.default_via = Some(via),
+            Some((interface, IpAddr::V6(via))) => interface.default_via6 = Some(via),
+            None => {}
         }
     }
 }
@@ -71,9 +77,9 @@ pub(super) fn unknown_network<'n>(name: &str, known: impl Iterator<Item = &'n st
 pub(super) struct Facts {
     /// As written, right or wrong.
     pub name: String,
-    /// Where its subnet is written.
-    pub subnet: Option<Range<usize>>,
-    pub gateway: Option<At<Ipv4Addr>>,
+    /// Where its subnets are written.
+    pub subnets: PerFamily<Option<Range<usize>>>,
+    pub gateways: PerFamily<Option<At<IpAddr>>>,
     pub gateway_mac: Option<At<MacAddr>>,
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     pub sound: bool,
@@ -84,7 +90,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
     let mut facts = Vec::new();
     let mut seen: HashMap<String, Range<usize>> = HashMap::new();
     for raw in raw {
-        let RawNetwork { name, network, subnet, gateway, gateway_mac, routes_to, sound, span } = raw;
+        let RawNetwork { name, network, subnets, gateways, gateway_mac, routes_to, sound, span } = raw;
         if networks.len() == MAX_NETWORKS {
             reporter.add(&span, || Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
             break;
@@ -94,7 +100,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             continue;
         }
         networks.push(network);
-        facts.push(Facts { name, subnet, gateway, gateway_mac, routes_to, sound });
+        facts.push(Facts { name, subnets, gateways, gateway_mac, routes_to, sound });
     }
     (networks, facts)
 }

@@ -1,12 +1,11 @@
 //! What leads from network to network: `routes_to` and `[[route]]`, against the networks they name.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::Range;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::MAX_ROUTES;
 use super::load::RawRoute;
 use super::model::{Network, Route, RoutesTo};
 use super::problem::{Problem, What, clip};
@@ -15,6 +14,7 @@ use super::report::{At, Reporter};
 use super::resolve::{Facts, unknown_network};
 use super::schema::ALL;
 use super::zones::{overlap_problem, overlaps, zones_of};
+use super::{Family, MAX_ROUTES};
 
 /// Resolves `routes_to` of the networks, whose gateways are known, and then the routes.
 pub(super) fn resolve(
@@ -32,9 +32,9 @@ pub(super) fn resolve(
     }
     let zones = zones_of(networks);
     for pair in overlaps(networks, &zones) {
+        let Some((family, problem)) = overlap_problem(networks, pair) else { continue };
         // A wrong subnet is no subnet here: what overlaps is written somewhere.
-        let written = facts.get(pair.0).and_then(|facts| facts.subnet.as_ref());
-        if let (Some(span), Some(problem)) = (written, overlap_problem(networks, pair)) {
+        if let Some(span) = facts.get(pair.0).and_then(|facts| facts.subnets.get(family).as_ref()) {
             reporter.add(span, || problem);
         }
     }
@@ -80,7 +80,7 @@ fn routes_to(
             continue;
         };
         if let (Some(to), Some(there)) = (networks.get(*to), facts.get(*to)) {
-            reporter.check(span, reachable(network, to, there.sound));
+            reporter.check(span, reachable(network, to, own.sound && there.sound));
         }
     }
     let mut names: Vec<String> =
@@ -89,7 +89,7 @@ fn routes_to(
     Some(RoutesTo::Some(names))
 }
 
-// Whether one network can open connections to another; `sound`: what the other says of its subnet is not wrong.
+// Whether one network can open connections to another; `sound`: what both say of their subnets is not wrong.
 fn reachable(from: &Network, to: &Network, sound: bool) -> Result<(), Problem> {
     let names = || (clip(&from.name), clip(&to.name));
     if from.name == to.name {
@@ -99,10 +99,18 @@ fn reachable(from: &Network, to: &Network, sound: bool) -> Result<(), Problem> {
         let (from, to) = names();
         return Err(Problem::RoutesToInternal { from, to });
     }
-    if sound && to.reserved_address().is_none() {
-        let (from, to, lacks) =
-            (names().0, names().1, if to.subnet.is_none() { "subnet" } else { "gateway" });
+    if !sound {
+        return Ok(());
+    }
+    if !to.has_gateway() {
+        let lacks = if to.subnets().next().is_none() { "subnet" } else { "gateway" };
+        let (from, to) = names();
         return Err(Problem::RoutesToUnrouted { from, to, lacks });
+    }
+    let both = |family: &Family| from.reserved_of(*family).is_some() && to.reserved_of(*family).is_some();
+    if from.has_gateway() && !Family::BOTH.iter().any(both) {
+        let (from, to) = names();
+        return Err(Problem::RoutesToNoFamily { from, to });
     }
     Ok(())
 }
@@ -112,7 +120,7 @@ fn reachable(from: &Network, to: &Network, sound: bool) -> Result<(), Problem> {
 pub(super) struct AddressPlan<'n> {
     networks: &'n [Network],
     zones: HashMap<&'n str, usize>,
-    subnets: HashMap<(usize, Ipv4Net), usize>,
+    subnets: HashMap<(usize, IpNet), usize>,
 }
 
 impl<'n> AddressPlan<'n> {
@@ -123,13 +131,13 @@ impl<'n> AddressPlan<'n> {
             networks,
             zones: all().map(|(_, (network, zone))| (network.name.as_str(), *zone)).collect(),
             subnets: all()
-                .filter_map(|(index, (network, zone))| Some(((*zone, network.subnet?), index)))
+                .flat_map(|(index, (network, zone))| network.subnets().map(move |net| ((*zone, net), index)))
                 .collect(),
         }
     }
 
     /// Whether a route by this network leads to where no network is.
-    pub fn check(&self, network: &str, destination: Ipv4Net) -> Result<(), Problem> {
+    pub fn check(&self, network: &str, destination: IpNet) -> Result<(), Problem> {
         let zone = self.zones.get(network).copied();
         let there = zone.and_then(|zone| self.subnets.get(&(zone, destination)));
         match there.and_then(|index| self.networks.get(*index)) {
@@ -173,7 +181,7 @@ fn static_routes(
 ) -> Vec<Route> {
     let plan = AddressPlan::new(named.networks, zones);
     let mut routes: Vec<Route> = Vec::new();
-    let mut seen: HashMap<(usize, Ipv4Net), (usize, Range<usize>)> = HashMap::new();
+    let mut seen: HashMap<(usize, IpNet), (usize, Range<usize>)> = HashMap::new();
     for RawRoute { network, destination, via, span } in raw {
         if routes.len() == MAX_ROUTES {
             reporter.add(&span, || Problem::TooMany { what: What::Route, limit: MAX_ROUTES });
@@ -182,10 +190,14 @@ fn static_routes(
         let Some((index, network)) = network.and_then(|name| named.of_route(&name, reporter)) else {
             continue;
         };
+        let family = match &destination {
+            Ok(Some(At { value, .. })) => Some(*value),
+            _ => None,
+        };
         let via = via
             .ok()
             .flatten()
-            .and_then(|via| reporter.check(&via.span, check_via(network, &via)).map(|()| via.value));
+            .and_then(|via| reporter.check(&via.span, check_via(network, &via, family)).map(|()| via.value));
         let Ok(Some(At { value: destination, span })) = destination else { continue };
         // A wrong `via` is no reason to keep quiet about the destination.
         if reporter.check(&span, plan.check(&network.name, destination)).is_none() {
@@ -208,10 +220,16 @@ fn static_routes(
     routes
 }
 
-fn check_via(network: &Network, via: &At<Ipv4Addr>) -> Result<(), Problem> {
-    check_host("via", network, via.value)?;
-    if needs_gateway("via", network)? == via.value {
-        return Err(Problem::RouteByGateway { via: via.value, network: network.name.clone() });
+fn check_via(network: &Network, via: &At<IpAddr>, destination: Option<IpNet>) -> Result<(), Problem> {
+    let via = via.value;
+    if let Some(destination) = destination.filter(|to| Family::of(to.addr()) != Family::of(via)) {
+        return Err(Problem::RouteFamilies { via, destination });
     }
-    Ok(())
+    check_host("via", network, via)?;
+    let (name, subnet) = (network.name.clone(), network.subnet_of(Family::of(via)));
+    match (network.reserved_of(Family::of(via)), subnet) {
+        (Some(gateway), _) if gateway == via => Err(Problem::RouteByGateway { via, network: name }),
+        (None, Some(subnet)) => Err(Problem::NoGateway { key: "via", network: name, subnet }),
+        _ => Ok(()),
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use switch::mac::MacAddr;
 
 use super::model::{Io, Spoof, Uplink, Workers};
@@ -108,7 +108,7 @@ pub(super) fn subnet(text: &str) -> Result<Ipv4Net, Problem> {
         [("0.0.0.0/8", "this host"), ("127.0.0.0/8", "loopback"), ("224.0.0.0/3", "multicast and reserved")]
     {
         // RFC 1122 section 3.2.1.3: none of these is a host on a network.
-        if text.parse::<Ipv4Net>().is_ok_and(|special| overlap(&special, &subnet)) {
+        if text.parse::<Ipv4Net>().is_ok_and(|special| overlap(&special.into(), &subnet.into())) {
             return refuse(format!("it meets {text}, which is for {use_of}: try \"10.1.0.0/24\""));
         }
     }
@@ -135,8 +135,7 @@ fn prefix(key: &'static str, text: &str, usual: u8) -> Result<Ipv4Net, Problem> 
     let refuse = |why: String| Err(Problem::invalid(key, text, why));
     let Ok(prefix) = text.parse::<Ipv4Net>() else {
         return if text.parse::<Ipv6Net>().is_ok() || text.parse::<Ipv6Addr>().is_ok() {
-            let advice = format!(": `{key}` is an IPv4 prefix: `{key} = \"10.1.0.0/24\"`");
-            Err(Problem::not_supported("IPv6", advice))
+            refuse(format!("`{key}` is an IPv4 prefix; the IPv6 one is `subnet6 = \"{text}\"`"))
         } else if text.parse::<Ipv4Addr>().is_ok() {
             refuse(format!("it lacks a prefix length: \"{text}/{usual}\""))
         } else if let Some(prefix) = with_netmask(text) {
@@ -152,7 +151,7 @@ fn prefix(key: &'static str, text: &str, usual: u8) -> Result<Ipv4Net, Problem> 
 }
 
 /// Whether two prefixes share an address. Prefixes nest or are apart.
-pub(super) fn overlap(one: &Ipv4Net, other: &Ipv4Net) -> bool {
+pub(super) fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(other) || other.contains(one)
 }
 
@@ -168,7 +167,7 @@ pub(super) fn address(key: &'static str, text: &str) -> Result<Ipv4Addr, Problem
         return Ok(address);
     }
     if text.parse::<Ipv6Addr>().is_ok() || text.parse::<Ipv6Net>().is_ok() {
-        return Err(Problem::not_supported("IPv6", format!(": `{key}` is an IPv4 address")));
+        return Err(Problem::invalid(key, text, format!("it is IPv6: that is `{key}6 = \"{text}\"`")));
     }
     let why = match text.parse::<Ipv4Net>() {
         Ok(prefix) => format!("the prefix length is the network's: \"{}\"", prefix.addr()),

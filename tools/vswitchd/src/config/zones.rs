@@ -1,20 +1,22 @@
 //! Which networks reach which, and which share one address plan because of it.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use switch::mac::MacAddr;
 
-use super::model::{Config, Network, RoutesTo};
+use super::Family;
+use super::model::{Config, Network, RoutesTo, mac_from_address};
 use super::problem::Problem;
 use super::registry::hosts;
+use super::value::overlap;
 
 /// Where a network's containers send what leaves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gateway {
+pub struct Gateway<A = Ipv4Addr> {
     /// Its address, in the network's subnet.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// Who answers there.
     pub by: GatewayBy,
 }
@@ -33,22 +35,37 @@ impl Config {
     /// address of a container that is connected now.
     pub fn gateway_of(&self, network: &Network) -> Option<Gateway> {
         let address = network.reserved_address()?;
-        let has_it = || {
-            self.interfaces()
-                .any(|(_, i)| i.network == network.name && i.ip.is_some_and(|ip| ip.addr() == address))
-        };
-        // The address that is kept without being named is nobody's.
-        let by = if network.gateway.is_some() && has_it() {
-            GatewayBy::Container
-        } else {
-            GatewayBy::Us(network.reserved_mac()?)
+        Some(Gateway { address, by: self.gateway_by(network, address.into()) })
+    }
+
+    /// Its gateway for IPv6, by the same rules. Ours has the MAC address of the one for IPv4 where that is ours too.
+    pub fn gateway6_of(&self, network: &Network) -> Option<Gateway<Ipv6Addr>> {
+        let address = network.reserved_address6()?;
+        let by = match (self.gateway_by(network, address.into()), self.gateway_of(network)) {
+            (GatewayBy::Us(_), Some(Gateway { by: GatewayBy::Us(mac), .. })) => GatewayBy::Us(mac),
+            (by, _) => by,
         };
         Some(Gateway { address, by })
     }
 
-    /// How many addresses a network has for containers; `None`: it has no subnet.
+    fn gateway_by(&self, network: &Network, address: IpAddr) -> GatewayBy {
+        let family = Family::of(address);
+        let has_it = || {
+            self.interfaces().any(|(_, i)| {
+                i.network == network.name && i.ip_of(family).is_some_and(|ip| ip.addr() == address)
+            })
+        };
+        // The address that is kept without being named is nobody's.
+        if network.named_gateway(family).is_some() && has_it() {
+            GatewayBy::Container
+        } else {
+            GatewayBy::Us(network.gateway_mac.unwrap_or_else(|| mac_from_address(address)))
+        }
+    }
+
+    /// How many IPv4 addresses a network has for containers; `None`: it has no subnet.
     pub fn room(&self, network: &Network) -> Option<u64> {
-        let (first, last) = hosts(&network.subnet?);
+        let (IpAddr::V4(first), IpAddr::V4(last)) = hosts(&network.subnet?.into()) else { return None };
         let all = u64::from(last.to_bits().saturating_sub(first.to_bits())).saturating_add(1);
         let ours = self.gateway_of(network).is_some_and(|gateway| gateway.by != GatewayBy::Container);
         Some(all.saturating_sub(u64::from(ours)))
@@ -133,16 +150,16 @@ fn root(parents: &mut [usize], mut of: usize) -> usize {
 /// Two networks of one zone whose subnets overlap, by their places: the one that comes later, then the other. A later
 /// one is named once.
 pub(super) fn overlaps(networks: &[Network], zones: &[usize]) -> Vec<(usize, usize)> {
-    let mut subnets: Vec<(usize, Ipv4Net, usize)> = networks
+    let mut subnets: Vec<(usize, IpNet, usize)> = networks
         .iter()
         .zip(zones)
         .enumerate()
-        .filter_map(|(index, (network, zone))| Some((*zone, network.subnet?, index)))
+        .flat_map(|(index, (network, zone))| network.subnets().map(move |subnet| (*zone, subnet, index)))
         .collect();
     // Prefixes nest or are apart, and in this order one follows those that it is in.
     subnets.sort();
     let mut found: HashMap<usize, usize> = HashMap::new();
-    let mut outer: Option<(usize, Ipv4Net, usize)> = None;
+    let mut outer: Option<(usize, IpNet, usize)> = None;
     for (zone, subnet, index) in subnets {
         match outer {
             Some((of, around, other)) if of == zone && around.contains(&subnet) => {
@@ -156,13 +173,26 @@ pub(super) fn overlaps(networks: &[Network], zones: &[usize]) -> Vec<(usize, usi
     found
 }
 
-/// What is said of two networks that [`overlaps`] found.
-pub(super) fn overlap_problem(networks: &[Network], (this, other): (usize, usize)) -> Option<Problem> {
-    let (this, other) = (networks.get(this)?, networks.get(other)?);
-    Some(Problem::ZoneOverlap {
-        this: this.name.clone(),
-        this_subnet: this.subnet?,
-        other: other.name.clone(),
-        other_subnet: other.subnet?,
+/// The first family in which the subnets of two networks overlap.
+pub(super) fn overlapping(this: &Network, other: &Network) -> Option<(Family, IpNet, IpNet)> {
+    Family::BOTH.into_iter().find_map(|family| {
+        let (this, other) = (this.subnet_of(family)?, other.subnet_of(family)?);
+        overlap(&this, &other).then_some((family, this, other))
     })
+}
+
+/// What is said of two networks that [`overlaps`] found, and of which family they are alike.
+pub(super) fn overlap_problem(
+    networks: &[Network],
+    (this, other): (usize, usize),
+) -> Option<(Family, Problem)> {
+    let (this, other) = (networks.get(this)?, networks.get(other)?);
+    let (family, this_subnet, other_subnet) = overlapping(this, other)?;
+    let problem = Problem::ZoneOverlap {
+        this: this.name.clone(),
+        this_subnet,
+        other: other.name.clone(),
+        other_subnet,
+    };
+    Some((family, problem))
 }

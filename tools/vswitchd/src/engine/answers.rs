@@ -89,7 +89,7 @@ impl Control {
         NetworkRow {
             name: network.name.clone(),
             subnet: network.subnet.map(Into::into),
-            subnet6: None,
+            subnet6: network.subnet6.map(Into::into),
             mtu: u32::from(network.mtu),
             icc: network.icc,
             spoof: match network.spoof {

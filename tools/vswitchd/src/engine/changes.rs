@@ -1,7 +1,5 @@
 //! What the API changes. Each change is made on a copy of what is wanted, checked whole, and only then brought about.
 
-use std::net::IpAddr;
-
 use switch::port::PortId;
 use switch::tick::Tick;
 use tokio::sync::oneshot;
@@ -175,6 +173,7 @@ impl Control {
         let kept = Connect {
             interface: Some(made.name.clone()),
             ip: made.ip.map(|ip| ip.addr()),
+            ip6: made.ip6.map(|ip| ip.addr()),
             mac: Some(made.mac),
             ..interface
         };
@@ -383,16 +382,9 @@ pub(super) fn connect_all(config: &mut Config, kept: &Kept, memory: &Memory) -> 
 }
 
 fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
-    let not_yet = |what: &str| ApiError::new(ApiErrorKind::Invalid, format!("{what} is not supported yet"));
-    if create.subnet6.is_some() {
-        return Err(not_yet("subnet6"));
-    }
-    let subnet = match create.subnet {
-        Some(subnet) if matches!(subnet.addr(), IpAddr::V6(_)) => return Err(not_yet("an IPv6 subnet")),
-        subnet => subnet.map(|subnet| subnet.to_string()),
-    };
     let options = NetworkOptions {
-        subnet,
+        subnet: create.subnet.map(|subnet| subnet.to_string()),
+        subnet6: create.subnet6.map(|subnet| subnet.to_string()),
         mtu: create.mtu.map(i64::from),
         icc: create.icc,
         ageing: create.ageing.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
@@ -417,6 +409,7 @@ fn connection(interface: &Connect) -> (ContainerSpec, InterfaceOptions) {
     let options = InterfaceOptions {
         name: interface.interface.clone(),
         ip: interface.ip.map(|ip| ip.to_string()),
+        ip6: interface.ip6.map(|ip| ip.to_string()),
         mac: interface.mac.map(|mac| mac.to_string()),
     };
     (container, options)

@@ -18,6 +18,7 @@ use switch::port::{NetworkId, PortId};
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::tick::Tick;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -31,10 +32,11 @@ use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
 use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Reply};
+use crate::channel::AsyncChannel;
 use crate::config::Config;
 use crate::names::server::Shared;
 use crate::uplink::Configured;
-use crate::wire::{AttachInfo, AttachSpec, Begin, NetnsRef, Refusal, ToKeeper};
+use crate::wire::{AttachInfo, AttachSpec, Begin, NetnsRef, Refusal, Running, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
 pub const WAITING_POLL: Duration = Duration::from_millis(200);
@@ -78,6 +80,14 @@ pub struct Control {
     pub(super) started: Instant,
     last_ageing: Instant,
     ready: bool,
+    /// The listening control socket.
+    pub(super) listener: Arc<OwnedFd>,
+    /// Where the next daemon asks, until the keeper has died.
+    handover: Option<OwnedFd>,
+    /// One is asking.
+    pub(super) handing_over: bool,
+    /// Who took over.
+    pub(super) heir: Option<AsyncChannel>,
 }
 
 /// What the control plane knows of a container.
@@ -93,6 +103,10 @@ pub struct ContainerRecord {
     pub rerun: bool,
     /// What the keeper says of it.
     pub running: Option<CommandState>,
+    /// The command itself, with its descriptors: for a daemon that takes over when the keeper has died.
+    pub process: Option<(Running, Vec<Arc<OwnedFd>>)>,
+    /// Its namespace, where no interface keeps it alive; for the same.
+    pub namespace: Option<Arc<OwnedFd>>,
 }
 
 /// The namespace of a container without interfaces.
@@ -170,7 +184,7 @@ pub enum Outcome {
         result: Result<bool, Refusal>,
     },
     /// A container without interfaces has its namespace, or not.
-    Prepared(String, Result<(), Refusal>),
+    Prepared(String, Result<Option<OwnedFd>, Refusal>),
     /// The configuration file was read again.
     FileRead {
         /// Its text.
@@ -178,6 +192,8 @@ pub enum Outcome {
         /// Who asked; `None`: a signal.
         reply: Option<oneshot::Sender<Reply>>,
     },
+    /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
+    HandedOver(Option<AsyncChannel>),
     /// Nothing to do.
     Nothing,
 }
@@ -200,6 +216,10 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// What the worker reads.
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    /// The listening control socket.
+    pub listener: Arc<OwnedFd>,
+    /// The listening socket on which the next daemon asks to take over.
+    pub handover: OwnedFd,
     /// What the worker's uplink reads.
     pub uplink_settings: Configured,
     /// What the name server knows.
@@ -220,6 +240,8 @@ impl Control {
             snapshot,
             uplink_settings,
             names,
+            listener,
+            handover,
         } = parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
@@ -249,6 +271,10 @@ impl Control {
             started: Instant::now(),
             last_ageing: Instant::now(),
             ready: false,
+            listener,
+            handover: Some(handover),
+            handing_over: false,
+            heir: None,
             begin,
         };
         control.merge_objects();
@@ -264,7 +290,8 @@ impl Control {
         )]
         let Ok(events) = AsyncFd::new(mailbox.event_wake()) else { return ExitCode::FAILURE };
         let keeper = Arc::clone(&self.keeper);
-        let mut keeper_lost = false;
+        // From the keeper's end on the next daemon asks us.
+        let mut heirs: Option<AsyncFd<OwnedFd>> = None;
         self.unreconciled = true;
         let mut next_look = Instant::now();
         loop {
@@ -274,17 +301,20 @@ impl Control {
             next_look = next_look.min(Instant::now() + pause);
             tokio::select! {
                 Some(call) = calls.recv() => self.answer(call),
-                notice = keeper.listen(), if !keeper_lost => match notice {
+                notice = keeper.listen(), if self.handover.is_some() => match notice {
                     Notice::Reload => self.read_file(None),
-                    Notice::Command(container, state) => {
+                    Notice::Command { container, state, process } => {
                         if let Some(known) = self.containers.get_mut(&container) {
-                            known.running = Some(state);
+                            (known.running, known.process) = (Some(state), process);
                         }
                     }
                     Notice::Shutdown => return ExitCode::SUCCESS,
                     Notice::Lost => {
-                        tracing::error!("the keeper ended: forwarding goes on, nothing new can be attached");
-                        keeper_lost = true;
+                        tracing::error!(
+                            "the keeper ended: forwarding goes on, nothing new can be attached; the next vswitchd \
+                             --config takes over"
+                        );
+                        heirs = self.handover.take().and_then(|fd| ask_of(fd).ok());
                     }
                 },
                 Some(outcome) = self.jobs.join_next(), if !self.jobs.is_empty() => {
@@ -292,6 +322,16 @@ impl Control {
                     // Hundreds may have come back at once: one publication serves them all.
                     while let Some(outcome) = self.jobs.try_join_next() {
                         self.finish(outcome.unwrap_or(Outcome::Nothing));
+                    }
+                    if let Some(heir) = self.heir.take() {
+                        tracing::info!("another vswitchd took over");
+                        std::mem::forget(heir); // closed by the end of this process, and not before
+                        return ExitCode::SUCCESS;
+                    }
+                }
+                () = readable(&heirs), if heirs.is_some() && !self.handing_over => {
+                    if let Some(listener) = &heirs {
+                        self.on_heir(listener);
                     }
                 }
                 guard = events.readable() => {
@@ -387,6 +427,8 @@ impl Control {
             let new =
                 Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
             self.retired = Some(self.snapshot.swap(new));
+            // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
+            self.mailbox.wake();
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {
                     record.fdb.flush(Flush::PortGone(port));
@@ -435,5 +477,22 @@ impl Control {
             self.networks.all().count(),
             self.begin.control.display()
         )
+    }
+}
+
+fn ask_of(handover: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    #[expect(deprecated, reason = "its heir is unsafe; the descriptor is owned, and by nobody else")]
+    AsyncFd::with_interest(handover, Interest::READABLE)
+}
+
+/// Waits until somebody knocks.
+async fn readable(listener: &Option<AsyncFd<OwnedFd>>) {
+    match listener {
+        Some(listener) => {
+            if let Ok(mut guard) = listener.readable().await {
+                guard.clear_ready();
+            }
+        }
+        None => std::future::pending().await,
     }
 }

@@ -82,7 +82,7 @@ fn hosts(config: &Config, container: &Container) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for mine in &container.interfaces {
         for (other, interface) in config.interfaces().filter(|(_, other)| other.network == mine.network) {
-            if let Some(ip) = interface.ip {
+            for ip in interface.ips() {
                 // Writing to a String cannot fail.
                 let _ = writeln!(text, "{}\t{} {}.{}", ip.addr(), other.name, other.name, interface.network);
             }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::api::rows::CommandState;
 use crate::channel::{AsyncChannel, Channel, ChannelError};
-use crate::wire::{Answer, Op, Refusal, RefusalKind, ToEngine, ToKeeper};
+use crate::wire::{Answer, Op, Refusal, RefusalKind, Running, ToEngine, ToKeeper};
 
 type Reply = (Result<Answer, Refusal>, Vec<OwnedFd>);
 
@@ -27,14 +28,21 @@ pub struct Keeper {
 }
 
 /// What the keeper says unasked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Notice {
     /// Read the configuration again.
     Reload,
     /// End.
     Shutdown,
     /// State of a container's command.
-    Command(String, CommandState),
+    Command {
+        /// The container.
+        container: String,
+        /// What it does.
+        state: CommandState,
+        /// If it runs: what, with its descriptors.
+        process: Option<(Running, Vec<Arc<OwnedFd>>)>,
+    },
     /// The keeper died: forward on, but nothing new can be attached.
     Lost,
 }
@@ -110,10 +118,15 @@ impl Keeper {
                         let _ = sender.send((result, fds));
                     }
                 }
-                ToEngine::Command { container, state } => return Notice::Command(container, state),
+                ToEngine::Command { container, state, running } => {
+                    let process = running.map(|running| (running, fds.into_iter().map(Arc::new).collect()));
+                    return Notice::Command { container, state, process };
+                }
                 ToEngine::Reload => return Notice::Reload,
                 ToEngine::Shutdown => return Notice::Shutdown,
-                ToEngine::Adopt { .. } | ToEngine::Begin(_) => tracing::error!("the keeper began twice"),
+                ToEngine::Adopt { .. } | ToEngine::Known(_) | ToEngine::Begin(_) | ToEngine::Go => {
+                    tracing::error!("the keeper began twice")
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod control;
 mod describe;
+mod heir;
 mod hosts;
 mod keeper;
 mod leases;
@@ -46,6 +47,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
+use crate::handover::Known;
 use crate::ipam::Memory;
 use crate::names::resolvers::{self, Resolvers};
 use crate::names::server::Shared;
@@ -120,36 +122,54 @@ fn start(channel: Channel) -> Result<ExitCode, Failed> {
 /// What the keeper gave.
 struct Given {
     begin: Begin,
+    /// The configuration file.
+    text: Vec<u8>,
     file: Config,
     objects: Objects,
     leases: Leases,
     listener: UnixListener,
+    /// Where the next daemon asks to take over.
+    handover: OwnedFd,
     adopted: Vec<Adopted>,
+    /// Containers of the daemon from which this one takes over.
+    known: Vec<Known>,
 }
 
 /// Reads the keeper's first messages, with no capability left.
 fn receive(channel: &Channel) -> Result<Given, EngineError> {
     caps::drop_all_capabilities()?;
-    let mut adopted = Vec::new();
+    let (mut adopted, mut known) = (Vec::new(), Vec::new());
     loop {
         let (message, mut fds) = channel.recv()?.ok_or(EngineError::Protocol)?;
         match message {
             ToEngine::Adopt { spec, info } => {
                 adopted.push(Adopted { spec, info, tap: fds.pop().ok_or(EngineError::Protocol)? });
             }
+            ToEngine::Known(container) => known.push(container),
             ToEngine::Begin(begin) => {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
-                let objects = Objects::load(&begin.state);
-                let leases = Leases::load(&begin.state);
-                let memory = Some(&leases.memory);
-                let file = read_after(&begin, &text_of(text)?, memory, &adopted, &objects)?;
+                let handover = fds.pop().ok_or(EngineError::Protocol)?;
+                let text = text_of(text)?;
+                let (file, objects, leases) = read_all(&begin, &text, &adopted)?;
                 let listener = UnixListener::from(listener);
-                return Ok(Given { begin, file, objects, leases, listener, adopted });
+                return Ok(Given { begin, text, file, objects, leases, listener, handover, adopted, known });
             }
             _ => return Err(EngineError::Protocol),
         }
     }
+}
+
+/// The file's configuration, and what is kept in the state folder.
+fn read_all(
+    begin: &Begin,
+    text: &[u8],
+    adopted: &[Adopted],
+) -> Result<(Config, Objects, Leases), ConfigErrors> {
+    let objects = Objects::load(&begin.state);
+    let leases = Leases::load(&begin.state);
+    let file = read_after(begin, text, Some(&leases.memory), adopted, &objects)?;
+    Ok((file, objects, leases))
 }
 
 /// The file's configuration, with what is open in it decided as before.
@@ -177,7 +197,7 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, file, objects, leases, listener, adopted } = given;
+    let Given { begin, text, mut file, mut objects, mut leases, listener, handover, adopted, known } = given;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
@@ -202,7 +222,16 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         }
     })?;
 
+    if begin.stand_by {
+        // All that could fail has been done; another daemon's engine serves until we are told.
+        channel.send(&ToKeeper::Standing, &[])?;
+        let Some((ToEngine::Go, _)) = channel.recv()? else { return Err(EngineError::Protocol) };
+        // It may have written until its end.
+        (file, objects, leases) = read_all(&begin, &text, &adopted)?;
+    }
+
     listener.set_nonblocking(true)?;
+    let kept = Arc::new(OwnedFd::from(listener.try_clone()?));
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let (calls, called) = mpsc::channel(CALLS);
     let (end, ended) = oneshot::channel::<()>();
@@ -226,9 +255,11 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         snapshot,
         uplink_settings,
         names,
+        listener: kept,
+        handover,
     };
     let mut control = Control::new(parts);
-    control.adopt(adopted);
+    control.adopt(adopted, known);
     let code = control.run(called).await;
 
     let _ = end.send(());

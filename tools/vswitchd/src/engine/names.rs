@@ -9,26 +9,26 @@ use switch::port::NetworkId;
 use super::control::Control;
 use super::routing::leaves;
 use crate::api::rows::DnsStatus;
-use crate::config::{self, Config, Container, GatewayBy, Interface, Network};
+use crate::config::{Config, Container, GatewayBy, Interface, Network};
 use crate::names::table::{Member, Names, Zone};
 
 /// The addresses at which a gateway of ours answers in a network.
 pub fn gateways(config: &Config, network: &Network) -> Vec<IpAddr> {
-    match config.gateway_of(network) {
-        Some(config::Gateway { address, by: GatewayBy::Us(_) }) => vec![address.into()],
-        _ => Vec::new(),
-    }
+    let v4 = config.gateway_of(network).filter(|v4| v4.by != GatewayBy::Container);
+    let v6 = config.gateway6_of(network).filter(|v6| v6.by != GatewayBy::Container);
+    let v4 = v4.map(|v4| IpAddr::V4(v4.address));
+    v4.into_iter().chain(v6.map(|v6| IpAddr::V6(v6.address))).collect()
 }
 
 /// The addresses of an interface.
-pub fn addresses(interface: &Interface) -> impl Iterator<Item = IpAddr> {
-    interface.ip.map(|ip| ip.addr().into()).into_iter()
+fn addresses(interface: &Interface) -> impl Iterator<Item = IpAddr> + '_ {
+    interface.ips().map(|ip| ip.addr())
 }
 
 /// Where a container's names are found: the gateways of its networks, that of its default route first.
 pub fn name_servers(config: &Config, container: &Container) -> Vec<IpAddr> {
     let mut interfaces: Vec<&Interface> = container.interfaces.iter().collect();
-    interfaces.sort_by_key(|interface| interface.default_via.is_none());
+    interfaces.sort_by_key(|interface| interface.default_routes().next().is_none());
     let networks = interfaces.into_iter().filter_map(|interface| config.network(&interface.network));
     networks.flat_map(|network| gateways(config, network)).collect()
 }
@@ -39,7 +39,7 @@ fn zone(id: NetworkId, config: &Config, network: &Network) -> Zone {
     Zone {
         id,
         name: network.name.clone(),
-        subnets: network.subnet.map(Into::into).into_iter().collect(),
+        subnets: network.subnets().collect(),
         gateways: gateways(config, network),
         mtu: network.mtu,
         forwards: leaves(config, network),

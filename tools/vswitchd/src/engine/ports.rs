@@ -1,5 +1,7 @@
 //! The control plane's registry of ports: one record per interface that is wanted, whether it is there or not.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use switch::mac::MacAddr;
@@ -42,6 +44,8 @@ pub enum State {
     Up {
         /// What it turned out to be.
         info: AttachInfo,
+        /// Its TAP, which the worker has too: for a daemon that takes over when the keeper has died.
+        tap: Arc<OwnedFd>,
         /// The container set its link down.
         link_down: bool,
         /// The kernel refused super-frames for it while running.
@@ -207,7 +211,7 @@ pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpe
         ifname: interface.name.clone(),
         mac: interface.mac.to_string(),
         mtu: u32::from(mtu),
-        addresses: interface.ip.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect(),
-        default_via: interface.default_via.map(Into::into),
+        addresses: interface.ips().map(|ip| (ip.addr(), ip.prefix_len())).collect(),
+        default_via: interface.default_routes().collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! Registries -> the immutable snapshot that workers read.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
 use router::tables::Tables;
 use switch::port::{NetworkId, PortId};
@@ -63,11 +63,12 @@ fn build(
         if let Some(slot) = by_network.get_mut(id.index()) {
             let mut network = network(id, record, ports, is_up);
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
-            let ours = Ours::of(id, config, &record.config);
-            if let Some(Ours { address, mac, .. }) = ours {
+            let mut ours = Ours::of(id, config, &record.config);
+            if let Some(ours) = &mut ours {
+                ours.quiet = ports.wanted().any(|(_, port)| port.network == id && port.adjusting > 0);
                 // Whoever gets the gateway's address is asked to forward what leaves the network: it is ours alone.
-                network.claims.ips.insert(address.to_ipv6_mapped(), Owner::Gateway);
-                network.claims.macs.insert(mac, Owner::Gateway);
+                network.claims.ips.extend(ours.addresses().map(|address| (address, Owner::Gateway)));
+                network.claims.macs.insert(ours.mac, Owner::Gateway);
             }
             gateways.extend(ours);
             *slot = Some(network);
@@ -86,11 +87,10 @@ fn port(record: &PortRecord) -> Port {
     Port { network: record.network, mac: record.mac, addresses: addresses(record).collect() }
 }
 
+/// What it was given, and the link-local address that kernels make of its MAC.
 fn addresses(record: &PortRecord) -> impl Iterator<Item = Ipv6Addr> {
-    record.spec.addresses.iter().map(|(address, _)| match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => *v6,
-    })
+    let given = record.spec.addresses.iter().map(|(address, _)| routing::mapped(*address));
+    given.chain([record.mac.link_local()])
 }
 
 fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&PortRecord) -> bool) -> Network {

@@ -11,6 +11,7 @@ use switch::port::{NetworkId, PortId};
 use super::control::{Bare, ContainerRecord, Control, Outcome};
 use super::ports::{PortRecord, State, spec};
 use crate::config::{Container, Interface};
+use crate::handover::Known;
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};
 
 /// An interface that was there before this engine was started.
@@ -26,8 +27,11 @@ pub struct Adopted {
 impl Control {
     /// Takes over interfaces that an engine before this one had. What is not wanted any more leaves, what is wanted
     /// otherwise is adjusted: both by the first reconciliation.
-    pub fn adopt(&mut self, adopted: Vec<Adopted>) {
+    pub fn adopt(&mut self, adopted: Vec<Adopted>, known: Vec<Known>) {
         self.put_networks();
+        for Known { container, netns, create } in known {
+            self.containers.insert(container, ContainerRecord::at((netns, create)));
+        }
         for Adopted { spec, info, tap } in adopted {
             let home = (spec.netns.clone(), spec.create);
             self.containers.entry(spec.container.clone()).or_insert_with(|| ContainerRecord::at(home));
@@ -155,14 +159,14 @@ impl Control {
         let name = container.name.clone();
         let op =
             Op::Netns { container: name.clone(), netns: container.netns.clone(), create: container.create };
-        self.ask(op, |result| Outcome::Prepared(name, result.map(|_| ())));
+        self.ask(op, |result| Outcome::Prepared(name, result.map(|(_, mut fds)| fds.pop())));
     }
 
     /// A container's command runs once all its interfaces are there.
     pub(super) fn reconcile_command(&mut self, name: &str) {
         let Some(container) = self.desired.container(name) else { return };
         let up = self.ports.wanted().filter(|(_, port)| port.container() == name && port.is_up()).count();
-        let restarted = self.begin.restarts > 0;
+        let restarted = self.begin.restarts > 0 || self.begin.stand_by;
         let Some(known) = self.containers.get_mut(name) else { return };
         let complete = match container.interfaces.len() {
             0 => known.bare == Bare::Ready,
@@ -319,7 +323,15 @@ impl Control {
 impl ContainerRecord {
     /// A container of which nothing was asked yet.
     pub fn at(home: (NetnsRef, bool)) -> Self {
-        Self { home, bare: Bare::Unasked, command: None, rerun: false, running: None }
+        Self {
+            home,
+            bare: Bare::Unasked,
+            command: None,
+            rerun: false,
+            running: None,
+            process: None,
+            namespace: None,
+        }
     }
 }
 

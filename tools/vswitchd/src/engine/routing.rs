@@ -2,13 +2,13 @@
 //! tables as rows.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use router::fib::{Fib, Next, Route};
 use router::neighbor::{GONE, REACHABLE};
-use router::tables::{Gateway, Services, Tables};
+use router::tables::{Advertises, Gateway, Services, Tables};
 use switch::mac::MacAddr;
 use switch::port::NetworkId;
 use switch::tick::Tick;
@@ -16,28 +16,60 @@ use switch::tick::Tick;
 use super::control::Control;
 use super::networks::Networks;
 use crate::api::rows::{NeighborRow, NeighborState, RouteRow, RouteType};
-use crate::config::{self, Config, GatewayBy, Network, Uplink};
+use crate::config::{self, Config, Family, GatewayBy, Network, Spoof, Uplink};
 
 /// A gateway of ours.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Ours {
     /// Its network.
     pub id: NetworkId,
-    /// Its address there.
-    pub address: Ipv4Addr,
     /// Its MAC there.
     pub mac: MacAddr,
-    /// The subnet.
-    pub subnet: Ipv4Net,
+    /// Its address and the subnet, of one family or of both.
+    pub legs: Vec<(IpAddr, IpNet)>,
+    /// Interfaces of its network are being changed: they may not know yet that router advertisements are not for them.
+    pub quiet: bool,
 }
 
 impl Ours {
-    /// The gateway of a network, if it is ours.
+    /// The gateway of a network, if it is ours in any family.
     pub fn of(id: NetworkId, config: &Config, network: &Network) -> Option<Self> {
-        let Some(config::Gateway { address, by: GatewayBy::Us(mac) }) = config.gateway_of(network) else {
-            return None;
-        };
-        Some(Self { id, address, mac, subnet: network.subnet? })
+        let v4 = config.gateway_of(network).and_then(|found| match found {
+            config::Gateway { address, by: GatewayBy::Us(mac) } => {
+                Some((mac, address.into(), network.subnet?.into()))
+            }
+            config::Gateway { by: GatewayBy::Container, .. } => None,
+        });
+        let v6 = config.gateway6_of(network).and_then(|found| match found {
+            config::Gateway { address, by: GatewayBy::Us(mac) } => {
+                Some((mac, address.into(), network.subnet6?.into()))
+            }
+            config::Gateway { by: GatewayBy::Container, .. } => None,
+        });
+        // One interface: where it has both families its MAC is the same for both.
+        let (mac, ..) = v4.or(v6)?;
+        let legs = v4.into_iter().chain(v6).map(|(_, address, subnet)| (address, subnet)).collect();
+        Some(Self { id, mac, legs, quiet: false })
+    }
+
+    /// Every address it has there, IPv4 v4-mapped, the one that it speaks from first in each family; with IPv6 a
+    /// link-local one too, which router advertisements come from (RFC 4861 section 6.1.2).
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        let local = self.prefix_len(Family::V6).map(|_| self.mac.link_local());
+        self.legs.iter().map(|(address, _)| mapped(*address)).chain(local)
+    }
+
+    fn prefix_len(&self, family: Family) -> Option<u8> {
+        let of = |(_, subnet): &&(IpAddr, IpNet)| Family::of(subnet.addr()) == family;
+        self.legs.iter().find(of).map(|(_, subnet)| subnet.prefix_len())
+    }
+}
+
+/// As in the keys of flows.
+pub fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
     }
 }
 
@@ -73,9 +105,15 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
         };
         *slot = Some(Gateway {
             mac: ours.mac,
-            addresses: Box::new([ours.address.to_ipv6_mapped()]),
-            prefix_len: ours.subnet.prefix_len(),
-            prefix6_len: 0,
+            addresses: ours.addresses().collect(),
+            prefix_len: ours.prefix_len(Family::V4).unwrap_or(0),
+            prefix6_len: ours.prefix_len(Family::V6).unwrap_or(0),
+            advertises: Advertises {
+                default_route: !record.config.internal,
+                // Where only the addresses are admitted that we gave, nobody shall make himself one.
+                autonomous: record.config.spoof != Spoof::Strict,
+                quiet: ours.quiet,
+            },
             uplink: leaves(config, &record.config),
             fib: fib(ours, config, networks, gateways, &links),
             services: Services { dns: true, dhcp: false },
@@ -102,21 +140,28 @@ fn fib(from: &Ours, config: &Config, networks: &Networks, gateways: &[Ours], lin
         connected(&mut fib, to, opens);
         let name = networks.name(to.id);
         for route in config.routes.iter().filter(|route| route.network == name) {
-            let next = Next { network: to.id, via: Some(route.via.to_ipv6_mapped()), opens };
-            fib.add(IpNet::V4(route.destination), Route::Next(next));
+            let next = Next { network: to.id, via: Some(mapped(route.via)), opens };
+            fib.add(route.destination, Route::Next(next));
         }
     }
     fib
 }
 
-/// A subnet that is right there, the gateway in it, and its two ends, which are no hosts.
+/// The subnets that are right there, the gateway in them, and their ends, which are no hosts.
 fn connected(fib: &mut Fib, to: &Ours, opens: bool) {
-    let host = |address: Ipv4Addr| IpNet::new_assert(IpAddr::V4(address), 32);
-    fib.add(IpNet::V4(to.subnet), Route::Next(Next { network: to.id, via: None, opens }));
-    fib.add(host(to.address), Route::Local);
-    if to.subnet.prefix_len() <= 30 {
-        fib.add(host(to.subnet.network()), Route::Nobody);
-        fib.add(host(to.subnet.broadcast()), Route::Nobody);
+    let host = |address: IpAddr| IpNet::from(address);
+    for (address, subnet) in &to.legs {
+        fib.add(*subnet, Route::Next(Next { network: to.id, via: None, opens }));
+        fib.add(host(*address), Route::Local);
+        match subnet {
+            IpNet::V4(v4) if v4.prefix_len() <= 30 => {
+                fib.add(host(subnet.network()), Route::Nobody);
+                fib.add(host(subnet.broadcast()), Route::Nobody);
+            }
+            // RFC 4291 section 2.6.1: the subnet-router anycast address is that of every router there.
+            IpNet::V6(v6) if v6.prefix_len() <= 126 => fib.add(host(subnet.network()), Route::Local),
+            _ => {}
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What came of what was asked: answers of the keeper, and what workers noticed.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use switch::fdb::Flush;
 use switch::mailbox::Command;
@@ -26,6 +27,7 @@ impl Control {
             Outcome::Adjusted { port, before, result } => {
                 let Some(record) = self.ports.get_mut(port) else { return };
                 record.adjusting = record.adjusting.saturating_sub(1);
+                self.unpublished |= record.adjusting == 0; // its gateway may speak again
                 if let Err(refusal) = result {
                     tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not adjusted");
                     // It is as it was; the next reconciliation asks again.
@@ -46,6 +48,10 @@ impl Control {
             Outcome::Identified { port, result } => self.identified(port, result),
             Outcome::Prepared(name, result) => self.prepared(&name, result),
             Outcome::FileRead { result, reply } => self.file_read(result, reply),
+            Outcome::HandedOver(heir) => {
+                self.handing_over = false;
+                self.heir = heir;
+            }
             Outcome::Nothing => {}
         }
     }
@@ -88,8 +94,9 @@ impl Control {
             port = port.0,
             "interface is up"
         );
-        let command = Command::Attach { port, tap, gso: info.gso_writes };
-        record.state = State::Up { info, link_down: false, gso_refused: false };
+        let tap = Arc::new(tap);
+        let command = Command::Attach { port, tap: Arc::clone(&tap), gso: info.gso_writes };
+        record.state = State::Up { info, tap, link_down: false, gso_refused: false };
         self.unpublished = true;
         if self.mailbox.tell(command).is_err() {
             record.state = State::Failed { reason: "the worker does not listen".into() };
@@ -129,7 +136,7 @@ impl Control {
         if let Some(known) = self.containers.get_mut(&spec.container) {
             known.rerun = true;
         }
-        let keeper = std::sync::Arc::clone(&self.keeper);
+        let keeper = Arc::clone(&self.keeper);
         self.jobs.spawn(async move {
             let _ = keeper.ask(Op::Detach { container: spec.container.clone(), ifname: spec.ifname }).await;
             let result = keeper.ask(Op::Identify { container: spec.container, netns: spec.netns }).await;
@@ -155,10 +162,13 @@ impl Control {
         }
     }
 
-    fn prepared(&mut self, name: &str, result: Result<(), Refusal>) {
+    fn prepared(&mut self, name: &str, result: Result<Option<OwnedFd>, Refusal>) {
         let Some(known) = self.containers.get_mut(name) else { return };
         known.bare = match result {
-            Ok(()) => Bare::Ready,
+            Ok(namespace) => {
+                known.namespace = namespace.map(Arc::new);
+                Bare::Ready
+            }
             Err(refusal) if refusal.kind == RefusalKind::Absent => Bare::Absent(refusal.to_string()),
             Err(refusal) => {
                 tracing::error!(container = name, %refusal, "no namespace");

@@ -64,18 +64,18 @@ impl Memory {
         had.into_iter().map(|(address, _)| address).collect()
     }
 
-    /// How many addresses of a network rest.
+    /// How many IPv4 addresses of a network rest.
     pub fn resting(&self, network: &str) -> usize {
-        self.of(network).filter(|(_, entry)| entry.released.is_some()).count()
+        self.of(network).filter(|(ip, entry)| ip.is_ipv4() && entry.released.is_some()).count()
     }
 
     /// Takes down who has what now: what nobody has any more is given back. Whether anything changed.
     pub fn settle(&mut self, config: &Config) -> bool {
         let mut in_use: BTreeMap<&str, InUse<'_>> = BTreeMap::new();
         for (container, interface) in config.interfaces() {
-            if let Some(ip) = interface.ip {
+            for ip in interface.ips() {
                 let of_network = in_use.entry(&interface.network).or_default();
-                of_network.insert(ip.addr().into(), (&container.name, &interface.name));
+                of_network.insert(ip.addr(), (&container.name, &interface.name));
             }
         }
         let mut next = self.next_release();

@@ -11,10 +11,11 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
 use switch::sys::netns::identity_of;
+use switch::sys::{fds, process};
 
 use super::bounded;
 use crate::logging;
-use crate::wire::{CommandState, Refusal, RefusalKind, Target};
+use crate::wire::{CommandState, Refusal, RefusalKind, Running, Target};
 
 /// The hidden subcommand that enters the container.
 pub(super) const SUBCOMMAND: &str = "enter";
@@ -48,7 +49,8 @@ pub(super) struct Commands<W> {
 #[derive(Debug)]
 struct Supervised<W> {
     argv: Vec<String>,
-    target: Target,
+    /// `None`: it was started by another daemon, and its engine has not said anew where it is to run.
+    target: Option<Target>,
     phase: Phase,
     pause: Duration,
     waiting: Vec<W>,
@@ -63,7 +65,9 @@ enum Phase {
 
 #[derive(Debug)]
 struct Process {
-    child: Child,
+    pid: Pid,
+    /// `None`: it was started by another daemon, and how it ended will be told to somebody else.
+    child: Option<Child>,
     /// Readable when it has ended.
     end: OwnedFd,
     /// `None` once all who could write to it have closed it: at its end a pipe is readable for ever.
@@ -94,7 +98,7 @@ impl<W> Commands<W> {
         };
         let same = there && command.argv == argv;
         if same {
-            command.target = target.clone();
+            command.target = Some(target.clone());
         }
         same
     }
@@ -112,10 +116,15 @@ impl<W> Commands<W> {
         }
         let process = spawn(&argv, &target, self.nofile)
             .map_err(|error| Refusal::new(RefusalKind::Failed, asked(), error))?;
-        tracing::info!(container, program = argv.first(), pid = process.child.id(), "command started");
+        tracing::info!(
+            container,
+            program = argv.first(),
+            pid = process.pid.as_raw_nonzero(),
+            "command started"
+        );
         let supervised = Supervised {
             argv,
-            target,
+            target: Some(target),
             phase: Phase::Running(process),
             pause: FIRST_PAUSE,
             waiting: Vec::new(),
@@ -123,6 +132,42 @@ impl<W> Commands<W> {
         self.commands.insert(container.to_owned(), supervised);
         self.changes.push((container.to_owned(), CommandState::Running));
         Ok(())
+    }
+
+    /// Goes on with a command that another daemon started; `descriptors` as [`Running`] says.
+    pub(super) fn adopt(
+        &mut self,
+        container: &str,
+        running: Running,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let Running { argv, pid, home } = running;
+        let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut descriptors = descriptors.into_iter();
+        let end = descriptors.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let (log, since) = (LineLog::default(), Instant::now());
+        let process = Process { pid, child: None, end, output: descriptors.next(), log, since, home };
+        let phase = Phase::Running(process);
+        let supervised = Supervised { argv, target: None, phase, pause: FIRST_PAUSE, waiting: Vec::new() };
+        self.commands.insert(container.to_owned(), supervised);
+        Ok(())
+    }
+
+    /// The command that runs in `container`, for who may go on with it; descriptors as [`Running`] says.
+    pub(super) fn running(&self, container: &str) -> io::Result<Option<(Running, Vec<OwnedFd>)>> {
+        let Some(Supervised { argv, phase: Phase::Running(process), .. }) = self.commands.get(container)
+        else {
+            return Ok(None);
+        };
+        let pid = process.pid.as_raw_nonzero().get();
+        let mut descriptors = vec![process.end.try_clone()?];
+        descriptors.extend(process.output.as_ref().map(OwnedFd::try_clone).transpose()?);
+        Ok(Some((Running { argv: argv.clone(), pid, home: process.home }, descriptors)))
+    }
+
+    /// Whether one of them is about to end.
+    pub(super) fn are_ending(&self) -> bool {
+        self.commands.values().any(|command| matches!(command.phase, Phase::Ending { .. }))
     }
 
     /// What has changed since the last call.
@@ -207,7 +252,7 @@ impl<W> Commands<W> {
                     process.signal(Signal::KILL);
                     *kill_at = None;
                 }
-                Phase::Paused { .. } => match spawn(&command.argv, &command.target, nofile) {
+                Phase::Paused { .. } => match start_again(command, nofile) {
                     Ok(process) => {
                         command.phase = Phase::Running(process);
                         self.changes.push((name.clone(), CommandState::Running));
@@ -237,7 +282,7 @@ impl<W> Commands<W> {
         process.log.finish(container);
         // Its number is not given away before `wait`, so the group that is hit is its own.
         process.signal(Signal::KILL);
-        let status = process.child.wait();
+        let status = process.reap();
         let state = if ending { CommandState::Stopped } else { CommandState::Restarting };
         self.changes.push((container.to_owned(), state));
         if ending {
@@ -246,8 +291,7 @@ impl<W> Commands<W> {
         if ran >= STEADY {
             command.pause = FIRST_PAUSE;
         }
-        let why = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        tracing::warn!(container, status = why, pause = ?command.pause, "command ended, starting it again");
+        tracing::warn!(container, status, pause = ?command.pause, "command ended, starting it again");
         command.pause_now(Instant::now());
         self.commands.insert(container.to_owned(), command);
         Vec::new()
@@ -286,9 +330,28 @@ impl<W> Supervised<W> {
 impl Process {
     /// To the whole group: a command may be a shell with children.
     fn signal(&self, signal: Signal) {
-        match kill_process_group(Pid::from_child(&self.child), signal) {
+        let signalled = match &self.child {
+            Some(_) => kill_process_group(self.pid, signal),
+            // Its number may be someone else's once it has ended; its descriptor will not.
+            None => match process::signal_group(&self.end, signal) {
+                // Before Linux 6.9. What the leader left behind when it ended stays then.
+                Err(Errno::INVAL) if fds::is_readable(&self.end) == Ok(false) => {
+                    kill_process_group(self.pid, signal)
+                }
+                answer => answer,
+            },
+        };
+        match signalled {
             Ok(()) | Err(Errno::SRCH) => {}
-            Err(error) => tracing::warn!(pid = self.child.id(), %error, "signalling a command"),
+            Err(error) => tracing::warn!(pid = self.pid.as_raw_nonzero(), %error, "signalling a command"),
+        }
+    }
+
+    /// To be called when it has ended; how, in words.
+    fn reap(&mut self) -> String {
+        match &mut self.child {
+            Some(child) => child.wait().map_or_else(|error| error.to_string(), |status| status.to_string()),
+            None => "not known: an earlier daemon started it".to_owned(),
         }
     }
 
@@ -303,6 +366,13 @@ impl Process {
                 Err(_) => return,
             }
         }
+    }
+}
+
+fn start_again<W>(command: &Supervised<W>, nofile: u64) -> io::Result<Process> {
+    match &command.target {
+        Some(target) => spawn(&command.argv, target, nofile),
+        None => Err(io::Error::other("its engine has not yet said where")),
     }
 }
 
@@ -321,7 +391,8 @@ fn spawn(argv: &[String], target: &Target, nofile: u64) -> io::Result<Process> {
         .stderr(write)
         .env_remove("NOTIFY_SOCKET");
     let (child, end) = bounded::start(&mut command)?;
-    Ok(Process { child, end, output: Some(output), log: LineLog::default(), since: Instant::now(), home })
+    let (pid, log, since) = (Pid::from_child(&child), LineLog::default(), Instant::now());
+    Ok(Process { pid, child: Some(child), end, output: Some(output), log, since, home })
 }
 
 /// Turns output into lines of the log, at most [`LINES_PER_SECOND`].
@@ -396,13 +467,7 @@ mod tests {
     use super::*;
 
     fn supervised(phase: Phase) -> Supervised<()> {
-        Supervised {
-            argv: vec![],
-            target: Target { user_ns: None, net_ns: "/".into(), container: String::new(), mounts: vec![] },
-            phase,
-            pause: FIRST_PAUSE,
-            waiting: vec![],
-        }
+        Supervised { argv: vec![], target: None, phase, pause: FIRST_PAUSE, waiting: vec![] }
     }
 
     #[test]
@@ -428,9 +493,9 @@ mod tests {
     fn output_that_was_closed_is_not_polled_any_more() {
         let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (child, end) = bounded::start(Command::new("sleep").arg("1000")).unwrap();
-        let since = Instant::now();
-        let process =
-            Process { child, end, output: Some(output), log: LineLog::default(), since, home: None };
+        let (pid, log, since) = (Pid::from_child(&child), LineLog::default(), Instant::now());
+        let child = Some(child);
+        let process = Process { pid, child, end, output: Some(output), log, since, home: None };
         let mut commands = Commands::<()>::new(1024);
         commands.commands.insert("web".to_owned(), supervised(Phase::Running(process)));
         let polled =
@@ -443,6 +508,38 @@ mod tests {
         commands.end("web", ());
         assert_eq!(commands.on_end("web"), [()]);
         assert_eq!(commands.changes(), [("web".to_owned(), CommandState::Stopped)]);
+    }
+
+    #[test]
+    fn what_another_daemon_started_goes_on_and_is_ended() {
+        let (output, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo here; sleep 1000 & wait"]).stdout(write);
+        let (mut child, end) = bounded::start(&mut command).unwrap();
+        drop(command);
+        let running = Running { argv: vec!["sh".into()], pid: child.id() as i32, home: None };
+        let mut heir = Commands::<()>::new(1024);
+        heir.adopt("web", running.clone(), vec![end, output]).unwrap();
+        let (again, descriptors) = heir.running("web").unwrap().unwrap();
+        assert_eq!((again, descriptors.len()), (running, 2));
+        assert_eq!(heir.end("web", ()), None);
+        child.wait().unwrap();
+        assert_eq!(heir.on_end("web"), [()]);
+        // With its children: nobody holds the pipe any more.
+        let mut said = Vec::new();
+        let mut buffer = [0; 64];
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            match rustix::io::read(&descriptors[1], &mut buffer) {
+                Ok(0) => {
+                    assert!(said.is_empty() || said == b"here\n", "{said:?}");
+                    return;
+                }
+                Ok(n) => said.extend_from_slice(&buffer[..n]),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+        panic!("a child lives on: {said:?}");
     }
 
     #[test]

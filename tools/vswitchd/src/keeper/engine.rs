@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::bounded;
-use crate::channel::{Channel, ChannelError, Outgoing};
+use super::post::{Post, Received};
+use crate::channel::{Channel, ChannelError};
 use crate::wire::ToKeeper;
 
 /// This many deaths within [`WINDOW`] are bad luck; more are a fault, and starting it again at once would only burn.
@@ -24,9 +25,7 @@ pub(super) struct Engine {
     child: Child,
     /// Readable when it has ended.
     end: OwnedFd,
-    channel: Channel,
-    /// What it had no room for yet. The keeper never waits for it.
-    queue: VecDeque<Outgoing>,
+    post: Post,
     /// It closed its end: it is ending, or of no use any more.
     pub(super) kill_at: Option<Instant>,
     /// Which one it is: answers to its predecessor's requests are not for it.
@@ -37,7 +36,7 @@ impl Engine {
     /// Starts `vswitchd ARGUMENTS`, its end of the channel as standard input.
     pub(super) fn start(arguments: &[OsString], generation: u32) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
-        ours.set_nonblocking(true)?;
+        let post = Post::new(ours)?;
         let mut command = Command::new("/proc/self/exe");
         command
             .args(arguments)
@@ -46,7 +45,7 @@ impl Engine {
             .env_remove("NOTIFY_SOCKET");
         // In a group of its own: Ctrl-C is for the keeper, which tells the engine.
         let (child, end) = bounded::start(&mut command)?;
-        Ok(Self { child, end, channel: ours, queue: VecDeque::new(), kill_at: None, generation })
+        Ok(Self { child, end, post, kill_at: None, generation })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -54,7 +53,7 @@ impl Engine {
     }
 
     pub(super) fn channel(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+        self.post.as_fd()
     }
 
     pub(super) fn end(&self) -> BorrowedFd<'_> {
@@ -62,61 +61,45 @@ impl Engine {
     }
 
     pub(super) fn wants_to_write(&self) -> bool {
-        !self.queue.is_empty()
+        self.post.wants_to_write()
     }
 
     /// Sends now or, if there is no room, later.
     pub(super) fn send(&mut self, message: &impl Serialize, descriptors: Vec<OwnedFd>) {
-        match Outgoing::new(message, descriptors) {
-            Ok(outgoing) => {
-                self.queue.push_back(outgoing);
-                self.flush();
-            }
-            Err(error) => tracing::error!(%error, "message to the engine"),
-        }
+        let sent = self.post.send(message, descriptors);
+        self.check(sent);
     }
 
     pub(super) fn flush(&mut self) {
-        while let Some(outgoing) = self.queue.front() {
-            match self.channel.send_prepared(outgoing) {
-                Ok(()) => {
-                    self.queue.pop_front();
-                }
-                Err(error) if error.would_block() => return,
-                Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-                    // It has closed its end, which is an event of its own.
-                    self.queue.clear();
-                }
-                Err(error) => {
-                    // What it did not hear it would wait for; its successor asks again.
-                    tracing::error!(%error, "the engine cannot be told: killed");
-                    self.queue.clear();
-                    self.kill();
-                }
+        let flushed = self.post.flush();
+        self.check(flushed);
+    }
+
+    fn check(&mut self, written: Result<(), ChannelError>) {
+        match written {
+            // It has closed its end, which is an event of its own.
+            Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Ok(()) => {}
+            // What was too long was not said; the rest goes on.
+            Err(error @ (ChannelError::TooLong | ChannelError::Descriptors | ChannelError::Json(_))) => {
+                tracing::error!(%error, "message to the engine");
+            }
+            Err(error) => {
+                // What it did not hear it would wait for; its successor asks again.
+                tracing::error!(%error, "the engine cannot be told: killed");
+                self.kill();
             }
         }
     }
 
     /// The next message, if there is one.
-    pub(super) fn receive(&self) -> Received {
-        match self.channel.recv::<ToKeeper>() {
-            Ok(Some((message, descriptors))) => Received::Message(message, descriptors),
-            Ok(None) => Received::Closed,
-            Err(error) if error.would_block() => Received::Nothing,
-            Err(ChannelError::Io(error)) => {
-                tracing::debug!(%error, "channel to the engine");
-                Received::Closed
-            }
-            Err(error) => {
-                tracing::error!(%error, "the engine said something that is no message");
-                Received::Garbage
-            }
-        }
+    pub(super) fn receive(&self) -> Received<ToKeeper> {
+        self.post.receive()
     }
 
     /// Deaf and dumb: it has until then to end by itself.
     pub(super) fn expect_end(&mut self, by: Instant) {
-        self.queue.clear();
+        self.post.clear();
         self.kill_at.get_or_insert(by);
     }
 
@@ -138,14 +121,6 @@ impl Engine {
     pub(super) fn reap(mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
-}
-
-#[derive(Debug)]
-pub(super) enum Received {
-    Message(ToKeeper, Vec<OwnedFd>),
-    Garbage,
-    Nothing,
-    Closed,
 }
 
 /// How often the engine has died lately.

@@ -18,6 +18,11 @@ impl<R> Gate<R> {
         self.closed.contains_key(container)
     }
 
+    /// Whether no container is being released.
+    pub(super) fn is_open(&self) -> bool {
+        self.closed.is_empty()
+    }
+
     pub(super) fn close(&mut self, container: &str) {
         self.closed.entry(container.to_owned()).or_default();
     }

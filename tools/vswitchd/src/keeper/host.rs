@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use switch::sys::{fds, netns, tun};
 
 use super::link::{self, Placed};
-use super::namespaces::{Home, Namespaces, is_plain_name};
+use super::namespaces::{Home, Inherited, Namespaces, is_plain_name};
 use super::outside::{Found, Identity, Job, Outside};
 use super::probe;
 use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, RefusalKind, Target};
@@ -57,9 +57,31 @@ impl Host {
     }
 
     pub(super) fn with(state: &Path, outside: Option<Outside>, by_descriptor: bool) -> Result<Self, Refusal> {
+        Self::around(state, outside, Namespaces::new(state, by_descriptor), HashMap::new())
+    }
+
+    /// Goes on with what another daemon made.
+    pub(super) fn inherit(
+        state: &Path,
+        outside: Option<Outside>,
+        by_descriptor: bool,
+        taps: Vec<(OwnedFd, AttachSpec, AttachInfo)>,
+        namespaces: Vec<Inherited>,
+    ) -> Result<Self, Refusal> {
+        let namespaces = Namespaces::inherit(state, by_descriptor, namespaces);
+        let taps = taps.into_iter().map(|(fd, spec, info)| (key(&spec), Tap { fd, spec, info })).collect();
+        Self::around(state, outside, namespaces, taps)
+    }
+
+    fn around(
+        state: &Path,
+        outside: Option<Outside>,
+        namespaces: io::Result<Namespaces>,
+        taps: HashMap<(String, String), Tap>,
+    ) -> Result<Self, Refusal> {
         let asked = "a scratch network namespace";
         let scratch = netns::create().map_err(|errno| Refusal::of_errno(asked, errno))?;
-        let namespaces = Namespaces::new(state, by_descriptor).map_err(|error| {
+        let namespaces = namespaces.map_err(|error| {
             Refusal::new(RefusalKind::Failed, format!("state folder {}", state.display()), error)
         })?;
         // Without a TAP there is nothing to probe; whoever attaches one is told why.
@@ -67,7 +89,8 @@ impl Host {
             tracing::warn!(%error, "GSO probe");
             false
         });
-        Ok(Self { scratch, gso_writes, state: state.to_owned(), namespaces, outside, taps: Mutex::default() })
+        let taps = Mutex::new(taps);
+        Ok(Self { scratch, gso_writes, state: state.to_owned(), namespaces, outside, taps })
     }
 
     fn taps(&self) -> MutexGuard<'_, HashMap<(String, String), Tap>> {
@@ -186,17 +209,25 @@ impl Host {
         drop(tap); // after the lock: removing a device takes milliseconds
     }
 
-    /// Sees to it that the namespace is there, its loopback up.
+    /// Sees to it that the namespace is there, its loopback up. One of ours that is held by descriptor comes back.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn netns(&self, container: &str, reference: &NetnsRef, create: bool) -> Result<(), Refusal> {
+    pub fn netns(
+        &self,
+        container: &str,
+        reference: &NetnsRef,
+        create: bool,
+    ) -> Result<Option<OwnedFd>, Refusal> {
         let asked = format!("network namespace of container {container:?}");
         let home = self.home(container, reference, create)?;
         match &home.fd {
-            Some(fd) => link::loopback(fd.as_fd()).map_err(|error| error.refuse(asked)),
-            None => self.job(&Job::Loopback { path: home.path }, None).map(|_| ()),
+            Some(fd) => link::loopback(fd.as_fd()).map_err(|error| error.refuse(asked))?,
+            None => {
+                self.job(&Job::Loopback { path: home.path }, None)?;
+            }
         }
+        Ok(self.namespaces.descriptor_of(container))
     }
 
     /// Forgets a container: its interfaces, and its namespace if it was made by us for it alone.
@@ -290,6 +321,11 @@ impl Host {
             }
             _ => Ok(target),
         }
+    }
+
+    /// The namespaces that were made, for a daemon that takes over.
+    pub(super) fn heritage(&self) -> io::Result<Vec<Inherited>> {
+        self.namespaces.heritage()
     }
 
     /// Duplicates of all interfaces that live, for a new engine.

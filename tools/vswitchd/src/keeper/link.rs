@@ -120,13 +120,13 @@ pub(super) fn place(
         }
         let ifindex = index_of(&spec.ifname)?;
         loopback_up(&handle).await?;
-        if spec.addresses.iter().any(|(address, _)| address.is_ipv6()) {
-            enable_ipv6(&spec.ifname);
+        if has_ipv6(spec) {
+            set_ipv6(&spec.ifname, true);
         }
         for &(address, prefix) in &spec.addresses {
             add_address(&handle, ifindex, address, prefix).await?;
         }
-        if let Some(via) = spec.default_via {
+        for &via in &spec.default_via {
             add_default_route(&handle, ifindex, via).await?;
         }
         // Until its cable was pulled and plugged once, a TAP reads "state UNKNOWN".
@@ -162,27 +162,31 @@ pub(super) fn adjust(
         change(&handle, link, "MAC and MTU").await?;
         let gone: Vec<_> = old.addresses.iter().filter(|address| !new.addresses.contains(address)).collect();
         // The last address of a family takes all routes along; where none goes a route that the container changed stays.
-        let routed_anew = old.default_via != new.default_via || !gone.is_empty();
-        if let Some(via) = old.default_via.filter(|_| routed_anew) {
-            // Whichever metric it got.
-            let gone = handle.route().del(default_route(index, via, None)).execute().await;
-            unless(gone, Errno::SRCH).step("old default route")?;
+        let routed_anew = |via: IpAddr| gone.iter().any(|(address, _)| address.is_ipv6() == via.is_ipv6());
+        for &via in &old.default_via {
+            if routed_anew(via) || !new.default_via.contains(&via) {
+                // Whichever metric it got.
+                let gone = handle.route().del(default_route(index, via, None)).execute().await;
+                unless(gone, Errno::SRCH).step("old default route")?;
+            }
         }
-        for &(address, prefix) in gone {
+        for &&(address, prefix) in &gone {
             let gone = handle.address().del(address_message(index, address, prefix)).execute().await;
             unless(gone, Errno::ADDRNOTAVAIL).step("old address")?;
         }
-        if new.addresses.iter().any(|(address, _)| address.is_ipv6()) {
-            enable_ipv6(&name);
+        if has_ipv6(new) != has_ipv6(old) {
+            set_ipv6(&name, has_ipv6(new));
         }
         // All of them: an address that went takes the others of its subnet along (unless `promote_secondaries`).
         for &(address, prefix) in &new.addresses {
             add_address(&handle, index, address, prefix).await?;
         }
-        match new.default_via {
-            Some(via) if routed_anew => add_default_route(&handle, index, via).await,
-            _ => Ok(()),
+        for &via in &new.default_via {
+            if routed_anew(via) || !old.default_via.contains(&via) {
+                add_default_route(&handle, index, via).await?;
+            }
         }
+        Ok(())
     })
 }
 
@@ -241,10 +245,24 @@ async fn loopback_up(handle: &Handle) -> Result<(), LinkError> {
     change(handle, LinkUnspec::new_with_index(LOOPBACK).up(), "loopback").await
 }
 
-/// Docker switches IPv6 off in containers whose own networks have none; who gives ours an address wants it. `/proc/sys`
-/// shows the thread's namespace. Best effort: without IPv6 in the kernel, adding the address says so.
-fn enable_ipv6(name: &str) {
-    let _best_effort = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "0");
+fn has_ipv6(spec: &AttachSpec) -> bool {
+    spec.addresses.iter().any(|(address, _)| address.is_ipv6())
+}
+
+/// What the kernel does by itself on an interface that is given IPv6 addresses, or not any more.
+///
+/// Docker switches IPv6 off in containers whose own networks have none; who gives ours an address wants it. Router
+/// advertisements are not listened to: addresses and default route are set here, and a second route beside ours would
+/// run out, or be a neighbour's. Without addresses of ours the interface is as the namespace has them by default: what
+/// speaks IPv6 in a network without `subnet6` is the containers' own affair.
+///
+/// An address stays when the link goes down and up again, as those of IPv4 do. `/proc/sys` shows the thread's namespace. Best effort: without IPv6 in the kernel, adding the address says so.
+fn set_ipv6(name: &str, ours: bool) {
+    let knob = |of: &str, which: &str| format!("/proc/sys/net/ipv6/conf/{of}/{which}");
+    for (which, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("keep_addr_on_down", "1")] {
+        let wanted = if ours { Ok(value.into()) } else { std::fs::read(knob("default", which)) };
+        let _best_effort = wanted.and_then(|value| std::fs::write(knob(name, which), value));
+    }
 }
 
 fn address_message(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {

@@ -9,16 +9,19 @@ mod engine;
 mod enter;
 mod gate;
 mod host;
+mod inheritance;
 mod lanes;
 mod limits;
 mod link;
 mod namespaces;
 mod outside;
 mod places;
+mod post;
 mod probe;
 mod refusal;
 mod rootless;
 mod runtime;
+mod sockets;
 mod supervise;
 
 use std::ffi::OsString;
@@ -32,14 +35,17 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use rustix::process::{Signal, geteuid};
-use switch::sys::{caps, signals};
+use switch::sys::{caps, netns, signals};
 
 pub use enter::{EnterError, enter, exec};
 pub use host::Host;
 
+use crate::handover::Known;
 use crate::wire::{Refusal, RefusalKind};
-use places::{ControlSocket, StateFolder};
-use supervise::Keeper;
+use inheritance::{Inheritance, Predecessor};
+use places::StateFolder;
+use sockets::{Claim, Sockets};
+use supervise::{End, Keeper};
 
 /// Longest configuration, bytes.
 pub const MAX_CONFIG: u64 = 1024 * 1024;
@@ -55,6 +61,8 @@ pub struct KeeperOptions {
     pub control: PathBuf,
     /// The state folder.
     pub state: PathBuf,
+    /// Take over from a daemon that runs (`--take-over`).
+    pub take_over: bool,
     /// Arguments with which this program runs as the engine, such as `engine --log-format json`.
     pub engine: Vec<OsString>,
 }
@@ -96,70 +104,130 @@ fn complain(what: &dyn std::fmt::Display) {
 
 /// Everything that is asked of the host before the engine is started.
 struct Prepared {
-    control: ControlSocket,
+    sockets: Sockets,
     state: StateFolder,
     rootless: bool,
     outside: Option<Child>,
     host: Arc<Host>,
     signals: OwnedFd,
     nofile: u64,
+    /// From whom all that is taken over.
+    predecessor: Option<(Predecessor, Vec<Known>)>,
 }
 
 impl Prepared {
     /// Places first, while we are who we are outside: in a user namespace owners look different.
     fn new(options: &KeeperOptions) -> Result<Self, Refusal> {
-        // The socket first: whoever listens on it can be named.
-        let control = ControlSocket::bind(&options.control)?;
-        let prepared = StateFolder::open(&options.state).and_then(|state| Self::with_places(options, state));
+        // The sockets first: whoever listens on them can be named.
+        let sockets = match Sockets::claim(&options.control)? {
+            Claim::Ours(sockets) => sockets,
+            Claim::Occupied(occupant) => {
+                return Self::inherit(options, inheritance::ask(&occupant, options.take_over)?);
+            }
+        };
+        let prepared = StateFolder::open(&options.state).and_then(|state| {
+            let nofile = limits::raise();
+            let outside = become_administrator(None)?;
+            let (helper, child) = outside.unzip();
+            let rootless = !rootless::in_initial_user_namespace();
+            let signals = subscribe()?;
+            let host = Arc::new(Host::with(&options.state, helper, rootless)?);
+            Ok((state, rootless, child, host, signals, nofile))
+        });
         match prepared {
-            Ok(ready) => Ok(ready(control)),
+            Ok((state, rootless, outside, host, signals, nofile)) => {
+                Ok(Self { sockets, state, rootless, outside, host, signals, nofile, predecessor: None })
+            }
             Err(refusal) => {
-                control.remove();
+                sockets.remove();
                 Err(refusal)
             }
         }
     }
 
-    fn with_places(
-        options: &KeeperOptions,
-        state: StateFolder,
-    ) -> Result<impl FnOnce(ControlSocket) -> Self, Refusal> {
+    /// The same with what another daemon made. If anything is refused, that one goes on with it.
+    fn inherit(options: &KeeperOptions, mut inheritance: Inheritance) -> Result<Self, Refusal> {
+        let state = StateFolder::inherit(&options.state, inheritance.state, inheritance.lock.take())?;
         let nofile = limits::raise();
-        let failed = |error: io::Error| Refusal::new(RefusalKind::Failed, "becoming a daemon", error);
-        let privileged = geteuid().is_root() && caps::may_administer().unwrap_or(false);
-        let (helper, outside) = if privileged {
-            (None, None)
-        } else {
-            let (helper, child) = outside::Outside::start().map_err(failed)?;
-            rootless::enter_user_namespace(&helper)?;
-            (Some(helper), Some(child))
-        };
+        let (helper, outside) = become_administrator(Some(&inheritance.user_namespace))?.unzip();
         let rootless = !rootless::in_initial_user_namespace();
-        let signals = signals::subscribe(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(failed)?;
-        let host = Arc::new(Host::with(&options.state, helper, rootless)?);
-        Ok(move |control| Self { control, state, rootless, outside, host, signals, nofile })
+        let signals = subscribe()?;
+        if rootless {
+            inheritance.find_namespaces();
+        }
+        let Inheritance { predecessor, control, handover, taps, namespaces, containers, .. } = inheritance;
+        let sockets = Sockets::inherit(&options.control, control, handover)?;
+        let host = Arc::new(Host::inherit(&options.state, helper, rootless, taps, namespaces)?);
+        let predecessor = Some((predecessor, containers));
+        Ok(Self { sockets, state, rootless, outside, host, signals, nofile, predecessor })
     }
 
     fn run(self, options: KeeperOptions) -> ExitCode {
-        let Self { control, state, rootless, outside, host, signals, nofile } = self;
+        let Self { sockets, state, rootless, outside, host, signals, nofile, predecessor } = self;
         let generated = options.state.join(GENERATED);
-        let code = match Keeper::new(options, &control, rootless, &host, signals, nofile) {
+        let taking_over = predecessor.is_some();
+        let keeper = Keeper::new(options, &sockets, &state, rootless, &host, signals, nofile)
+            .map_err(|error| Refusal::new(RefusalKind::Failed, "becoming a daemon", error))
+            .and_then(|mut keeper| match predecessor {
+                Some((predecessor, containers)) => {
+                    keeper.take_over(&predecessor, &containers)?;
+                    sockets.announce();
+                    Ok(keeper)
+                }
+                None => Ok(keeper),
+            });
+        let end = match keeper {
             Ok(keeper) => keeper.run(),
-            Err(error) => {
-                complain(&error);
-                ExitCode::FAILURE
+            Err(refusal) => {
+                complain(&refusal);
+                // What there is belongs to the daemon from which nothing was taken over.
+                if taking_over { End::Failed } else { End::Over(ExitCode::FAILURE) }
             }
         };
-        host.release_all();
-        remove_generated(&generated);
-        control.remove();
+        if let End::Over(_) = end {
+            host.release_all();
+            remove_generated(&generated);
+            sockets.remove();
+        }
         drop(state);
         drop(host); // and with it the channel, whose end ends the helper
         if let Some(mut child) = outside {
             let _reaped = child.kill().and_then(|()| child.wait());
         }
-        code
+        match end {
+            End::Over(code) => code,
+            End::HandedOver => ExitCode::SUCCESS,
+            End::Failed => ExitCode::FAILURE,
+        }
     }
+}
+
+/// Moves a process without privilege into a user namespace where it has some: `existing`, or a new one. Whoever is left
+/// outside comes back.
+fn become_administrator(existing: Option<&OwnedFd>) -> Result<Option<(outside::Outside, Child)>, Refusal> {
+    let ours = netns::identity_of(Path::new("/proc/self/ns/user")).ok();
+    let another = existing.filter(|namespace| netns::identity(namespace).ok() != ours);
+    if geteuid().is_root() && caps::may_administer().unwrap_or(false) {
+        return match another {
+            None => Ok(None),
+            Some(_) => {
+                Err(Refusal::new(RefusalKind::Denied, "take over", "it runs in a user namespace of its own")
+                    .help("take over as the user who started it"))
+            }
+        };
+    }
+    let failed = |error: io::Error| Refusal::new(RefusalKind::Failed, "becoming a daemon", error);
+    let (helper, child) = outside::Outside::start().map_err(failed)?;
+    match another {
+        Some(namespace) => rootless::join_user_namespace(namespace)?,
+        None => rootless::enter_user_namespace(&helper)?,
+    }
+    Ok(Some((helper, child)))
+}
+
+fn subscribe() -> Result<OwnedFd, Refusal> {
+    signals::subscribe(&[Signal::TERM, Signal::INT, Signal::HUP])
+        .map_err(|error| Refusal::new(RefusalKind::Failed, "becoming a daemon", error))
 }
 
 /// Where the engine writes files for containers, below the state folder.

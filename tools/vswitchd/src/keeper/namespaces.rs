@@ -49,6 +49,16 @@ enum Held {
     Descriptor(OwnedFd),
 }
 
+/// A namespace that another daemon made and handed over.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    pub(super) name: String,
+    /// Containers for which it was made.
+    pub(super) users: Vec<String>,
+    /// Where it is held by descriptor.
+    pub(super) fd: Option<OwnedFd>,
+}
+
 #[derive(Debug)]
 struct Created {
     held: Held,
@@ -91,6 +101,37 @@ pub(super) struct Namespaces {
 impl Namespaces {
     /// `state`: the state folder, for marks. Removes what a crashed daemon left.
     pub(super) fn new(state: &Path, by_descriptor: bool) -> io::Result<Self> {
+        let namespaces = Self::without_any(state, by_descriptor)?;
+        if !by_descriptor {
+            namespaces.reclaim()?;
+        }
+        Ok(namespaces)
+    }
+
+    /// Goes on with namespaces that another daemon made; nothing is removed.
+    pub(super) fn inherit(state: &Path, by_descriptor: bool, inherited: Vec<Inherited>) -> io::Result<Self> {
+        let namespaces = Self::without_any(state, by_descriptor)?;
+        {
+            let mut created = namespaces.created();
+            for Inherited { name, users, fd } in inherited {
+                let held = match fd {
+                    Some(fd) => Held::Descriptor(fd),
+                    // Without a mark it was given up meanwhile.
+                    None => match namespaces.read_mark(OsStr::new(&name)) {
+                        Some(mark) => Held::Name(mark),
+                        None => continue,
+                    },
+                };
+                created.insert(name, Created { held, users: users.into_iter().collect() });
+            }
+            if !created.is_empty() {
+                namespaces.watch()?;
+            }
+        }
+        Ok(namespaces)
+    }
+
+    fn without_any(state: &Path, by_descriptor: bool) -> io::Result<Self> {
         let namespaces = Self {
             by_descriptor,
             own: netns::identity(netns::current()?)?,
@@ -105,9 +146,35 @@ impl Namespaces {
         };
         if !by_descriptor {
             fs::create_dir_all(&namespaces.marks)?;
-            namespaces.reclaim()?;
         }
         Ok(namespaces)
+    }
+
+    fn read_mark(&self, name: &OsStr) -> Option<Mark> {
+        serde_json::from_slice(&fs::read(self.marks.join(name)).ok()?).ok()
+    }
+
+    /// All that were made, for a daemon that takes over.
+    pub(super) fn heritage(&self) -> io::Result<Vec<Inherited>> {
+        let created = self.created();
+        let all = created.iter().map(|(name, made)| {
+            let fd = match &made.held {
+                Held::Name(_) => None,
+                Held::Descriptor(fd) => Some(fd.try_clone()?),
+            };
+            Ok(Inherited { name: name.clone(), users: made.users.iter().cloned().collect(), fd })
+        });
+        all.collect()
+    }
+
+    /// A duplicate of the descriptor by which the namespace of `container` is held, where one is.
+    pub(super) fn descriptor_of(&self, container: &str) -> Option<OwnedFd> {
+        self.created().values().find(|made| made.users.contains(container)).and_then(|made| {
+            match &made.held {
+                Held::Name(_) => None,
+                Held::Descriptor(fd) => fd.try_clone().ok(),
+            }
+        })
     }
 
     /// Removes namespaces that bear our mark; never one that does not.
@@ -115,9 +182,7 @@ impl Namespaces {
         for entry in fs::read_dir(&self.marks)? {
             let entry = entry?;
             let name = entry.file_name();
-            if let Some(mark) =
-                fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok())
-            {
+            if let Some(mark) = self.read_mark(&name) {
                 tracing::info!(name = %name.display(), "removing a namespace that an earlier run left");
                 self.remove_name(&name, &mark);
             }

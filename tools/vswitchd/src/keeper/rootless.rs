@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -37,6 +38,18 @@ pub(super) fn enter_user_namespace(outside: &Outside) -> Result<(), Refusal> {
         fs::write("/proc/self/gid_map", format!("0 {gid} 1\n"))
             .map_err(|error| unmapped("gid_map", &error))?;
     }
+    follow_mounts()
+}
+
+/// The same, into the user namespace of a daemon from which this one takes over: what it made belongs to that.
+pub(super) fn join_user_namespace(namespace: &OwnedFd) -> Result<(), Refusal> {
+    let asked = "the user namespace of the running vswitchd";
+    netns::enter_user(namespace).map_err(|errno| Refusal::of_errno(asked, errno))?;
+    netns::unshare_mount().map_err(|errno| Refusal::of_errno(asked, errno))?;
+    follow_mounts()
+}
+
+fn follow_mounts() -> Result<(), Refusal> {
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM).map_err(|errno| {
         restricted(Refusal::new(RefusalKind::Denied, ASKED, format!("mount propagation: {errno}")))
     })

@@ -1,6 +1,8 @@
 //! The keeper's loop: signals, the engine, the work done for it, the containers' commands.
 
+mod heir;
 mod requests;
+mod succession;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -15,13 +17,17 @@ use rustix::process::Signal;
 use switch::sys::{fds, signals};
 
 use super::commands::{Commands, GRACE, Happened};
-use super::engine::{Deaths, Engine, Received};
+use super::engine::{Deaths, Engine};
 use super::gate::Gate;
 use super::host::Host;
 use super::lanes::Lanes;
-use super::places::ControlSocket;
+use super::places::StateFolder;
+use super::post::Received;
+use super::sockets::Sockets;
 use super::{KeeperOptions, MAX_CONFIG, complain};
-use crate::wire::{Begin, NetnsRef, Op, ToEngine, ToKeeper};
+use crate::handover::Known;
+use crate::wire::{Begin, CommandState, NetnsRef, Op, ToEngine, ToKeeper};
+use heir::Heir;
 use requests::{Asker, Finished, Then};
 
 /// Messages that are handled before the loop looks at everything else again.
@@ -36,6 +42,19 @@ enum Source {
     Channel,
     EngineEnd,
     Command(String, Happened),
+    Visitor,
+    Heir,
+}
+
+/// How the keeper's work ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// What was made is to be removed.
+    Over(ExitCode),
+    /// It belongs to another daemon.
+    HandedOver,
+    /// It never was ours.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -53,17 +72,23 @@ pub(super) struct Keeper {
     /// What the next engine begins with.
     config_text: String,
     listener: OwnedFd,
+    /// Where the next daemon asks to take over.
+    handover: OwnedFd,
+    /// The state folder with its lock.
+    lock: OwnedFd,
     rootless: bool,
     signals: OwnedFd,
     lanes: Lanes<Finished>,
+    /// Work in lanes that has not come back.
+    under_way: usize,
     host: Arc<Host>,
     engine: Option<Engine>,
     starts: u32,
     deaths: Deaths,
     restart_at: Option<Instant>,
     commands: Commands<Then>,
-    /// Where each container is, as last said.
-    references: HashMap<String, NetnsRef>,
+    /// Where each container is, as last said, and whether that was to be made.
+    references: HashMap<String, (NetnsRef, bool)>,
     /// Containers that are being released.
     gate: Gate<(Asker, Op)>,
     ready: bool,
@@ -71,13 +96,16 @@ pub(super) struct Keeper {
     reload: bool,
     /// A lane is looking after removed names.
     burying: bool,
+    heir: Option<Heir>,
+    handed_over: bool,
     phase: Phase,
 }
 
 impl Keeper {
     pub(super) fn new(
         options: KeeperOptions,
-        control: &ControlSocket,
+        sockets: &Sockets,
+        state: &StateFolder,
         rootless: bool,
         host: &Arc<Host>,
         signals: OwnedFd,
@@ -86,10 +114,13 @@ impl Keeper {
         Ok(Self {
             config_text: options.config_text.clone(),
             options,
-            listener: control.listener.try_clone()?,
+            listener: sockets.control.listener.try_clone()?,
+            handover: sockets.handover.listener.try_clone()?,
+            lock: state.lock().try_clone_to_owned()?,
             rootless,
             signals,
             lanes: Lanes::start(host)?,
+            under_way: 0,
             host: Arc::clone(host),
             engine: None,
             starts: 0,
@@ -101,22 +132,29 @@ impl Keeper {
             ready: false,
             reload: false,
             burying: false,
+            heir: None,
+            handed_over: false,
             phase: Phase::Serving,
         })
     }
 
-    pub(super) fn run(mut self) -> ExitCode {
+    pub(super) fn run(mut self) -> End {
         loop {
             self.on_time(Instant::now());
             for (container, state) in self.commands.changes() {
-                self.tell(&ToEngine::Command { container, state }, Vec::new());
+                self.tell_of_command(container, state);
+            }
+            self.go_on_handing_over();
+            if self.handed_over {
+                self.lanes.finish(GRACE);
+                return End::HandedOver;
             }
             if let Phase::Ending { code, .. } = self.phase
                 && self.engine.is_none()
                 && self.commands.is_empty()
             {
                 self.lanes.finish(GRACE);
-                return code;
+                return End::Over(code);
             }
             match self.wait() {
                 Ok(sources) => sources.into_iter().for_each(|source| self.on_event(&source)),
@@ -143,6 +181,16 @@ impl Keeper {
                 sources.push((Source::Channel, engine.channel(), PollFlags::IN | writing));
             }
             sources.push((Source::EngineEnd, engine.end(), PollFlags::IN));
+        }
+        match &self.heir {
+            Some(heir) => {
+                let writing = if heir.wants_to_write() { PollFlags::OUT } else { PollFlags::empty() };
+                sources.push((Source::Heir, heir.fd(), PollFlags::IN | writing));
+            }
+            None if matches!(self.phase, Phase::Serving) => {
+                sources.push((Source::Visitor, self.handover.as_fd(), PollFlags::IN));
+            }
+            None => {}
         }
         let commands = self.commands.sources();
         sources.extend(
@@ -174,7 +222,9 @@ impl Keeper {
             _ => None,
         };
         let leaving = self.engine.as_ref().and_then(|engine| engine.kill_at);
-        [ending, leaving, self.restart_at, self.commands.next_deadline()].into_iter().flatten().min()
+        let heir = self.heir.as_ref().map(Heir::deadline);
+        let others = [self.restart_at, self.commands.next_deadline()];
+        [ending, leaving, heir].into_iter().chain(others).flatten().min()
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -191,6 +241,9 @@ impl Keeper {
             }
             // Its end is an event; not asked for a second time.
             self.phase = Phase::Ending { until: now + Duration::from_secs(3600), code };
+        }
+        if self.heir.as_ref().is_some_and(|heir| heir.deadline() <= now) {
+            self.disinherit("it takes too long");
         }
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
@@ -219,6 +272,8 @@ impl Keeper {
                 let waiting = self.commands.on_end(container);
                 self.on_command_end(waiting);
             }
+            Source::Visitor => self.on_visitor(),
+            Source::Heir => self.on_heir(),
         }
     }
 
@@ -250,6 +305,7 @@ impl Keeper {
             return;
         }
         notify(&[sd_notify::NotifyState::Stopping]);
+        self.heir = None;
         self.phase = Phase::Ending { until: Instant::now() + GRACE, code };
         self.restart_at = None;
         self.tell(&ToEngine::Shutdown, Vec::new());
@@ -262,17 +318,28 @@ impl Keeper {
         }
     }
 
+    /// What a command does now; one that runs comes along, for a daemon that takes over when this one has died.
+    fn tell_of_command(&mut self, container: String, state: CommandState) {
+        let running = self.commands.running(&container).unwrap_or_else(|error| {
+            tracing::warn!(container, %error, "a command that could not go on without this process");
+            None
+        });
+        let (running, descriptors) = running.unzip();
+        self.tell(&ToEngine::Command { container, state, running }, descriptors.unwrap_or_default());
+    }
+
     fn start_engine(&mut self, now: Instant) {
-        match self.try_start_engine() {
-            Ok(mut engine) => {
-                for (container, state) in self.commands.states() {
-                    engine.send(&ToEngine::Command { container, state }, Vec::new());
-                }
-                if std::mem::take(&mut self.reload) {
-                    engine.send(&ToEngine::Reload, Vec::new());
-                }
+        match self.try_start_engine(None) {
+            Ok(engine) => {
                 tracing::info!(pid = engine.pid(), restarts = engine.generation, "engine started");
                 self.engine = Some(engine);
+                let states: Vec<_> = self.commands.states().collect();
+                for (container, state) in states {
+                    self.tell_of_command(container, state);
+                }
+                if std::mem::take(&mut self.reload) {
+                    self.tell(&ToEngine::Reload, Vec::new());
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "the engine cannot be started");
@@ -282,14 +349,18 @@ impl Keeper {
         self.starts = self.starts.saturating_add(1);
     }
 
-    fn try_start_engine(&self) -> io::Result<Engine> {
+    /// `taken_over`: the containers of the daemon from which we take over; the engine stands by then.
+    fn try_start_engine(&self, taken_over: Option<&[Known]>) -> io::Result<Engine> {
         let config = fds::memory_file("configuration", self.config_text.as_bytes())?;
-        let listener = self.listener.try_clone()?;
+        let (listener, handover) = (self.listener.try_clone()?, self.handover.try_clone()?);
         let mut adoptable = self.host.adoptable()?;
         adoptable.retain(|(_, spec, _)| !self.gate.is_closed(&spec.container));
         let mut engine = Engine::start(&self.options.engine, self.starts)?;
         for (tap, spec, info) in adoptable {
             engine.send(&ToEngine::Adopt { spec, info }, vec![tap]);
+        }
+        for known in taken_over.unwrap_or_default() {
+            engine.send(&ToEngine::Known(known.clone()), Vec::new());
         }
         let begin = Begin {
             config_name: self.options.config.display().to_string(),
@@ -298,8 +369,9 @@ impl Keeper {
             keeper_pid: std::process::id(),
             rootless: self.rootless,
             restarts: self.starts,
+            stand_by: taken_over.is_some(),
         };
-        engine.send(&ToEngine::Begin(begin), vec![listener, config]);
+        engine.send(&ToEngine::Begin(begin), vec![handover, listener, config]);
         Ok(engine)
     }
 
@@ -309,6 +381,10 @@ impl Keeper {
         let why = engine.reap().map_or_else(|error| error.to_string(), |status| status.to_string());
         if matches!(self.phase, Phase::Ending { .. }) {
             tracing::debug!(status = why, "engine ended");
+            return;
+        }
+        if self.wants_engine_ended() {
+            tracing::info!(status = why, "engine ended, for another to take over");
             return;
         }
         let now = Instant::now();
@@ -337,6 +413,7 @@ impl Keeper {
                 self.on_request(Asker { generation, id }, op);
             }
             ToKeeper::Ready { line } => self.on_ready(&line),
+            ToKeeper::Standing => {} // waited for where it is asked for
             ToKeeper::Fatal { reason } => {
                 complain(&reason);
                 self.end(ExitCode::FAILURE);

@@ -18,7 +18,8 @@ fn container(name: &str) -> ContainerSpec {
 }
 
 fn options(name: Option<&str>, ip: Option<&str>, mac: Option<&str>) -> InterfaceOptions {
-    InterfaceOptions { name: name.map(Into::into), ip: ip.map(Into::into), mac: mac.map(Into::into) }
+    let (name, ip, mac) = (name.map(Into::into), ip.map(Into::into), mac.map(Into::into));
+    InterfaceOptions { name, ip, mac, ..InterfaceOptions::default() }
 }
 
 fn reload(text: &str, previous: &Config) -> Result<Config, ConfigErrors> {
@@ -223,6 +224,42 @@ fn a_reload_keeps_addresses_and_keeps_off_those_in_use() {
     // Another subnet is another matter.
     let moved = reload(&[&head.replace("10.0", "10.7"), section("c").as_str()].concat(), &running).unwrap();
     assert_eq!(moved.interfaces().next().unwrap().1.ip.unwrap().to_string(), "10.7.0.2/29");
+}
+
+#[test]
+fn ipv6_addresses_are_kept_like_those_of_ipv4() {
+    let section =
+        |name: &str| format!("[[container]]\nname = \"{name}\"\n[[container.interface]]\nnetwork = \"n\"\n");
+    let head = "[[network]]\nname = \"n\"\nsubnet6 = \"fd00::/64\"\n";
+    let mut running = valid(&[head, &section("a"), &section("b")].concat());
+    let asked = InterfaceOptions { ip6: Some("fd00::4".into()), ..InterfaceOptions::default() };
+    let guest = running.connect("n", &container("guest"), &asked).unwrap();
+    assert_eq!((guest.ip, guest.ip6.unwrap().to_string().as_str()), (None, "fd00::4/64"));
+    assert_eq!(guest.default_via6, Some("fd00::1".parse().unwrap()));
+    let taken = running.connect("n", &container("late"), &asked).unwrap_err();
+    assert_eq!(
+        taken.to_string(),
+        "`ip6` = \"fd00::4\" is taken in network `n` by `eth0` of container `guest`"
+    );
+    let rows = |config: &Config| -> Vec<String> {
+        config.interfaces().map(|(c, i)| format!("{} {}", c.name, i.ip6.unwrap().addr())).collect()
+    };
+    let now = reload(&[head, &section("new"), &section("b")].concat(), &running).unwrap();
+    assert_eq!(rows(&now), ["new fd00::5", "b fd00::3"]);
+    // A subnet that is added to a running network: what there was stays, the MAC too.
+    let both = head.replace("subnet6", "subnet = \"10.0.0.0/24\"\nsubnet6");
+    let old = valid(&[&both.replace("subnet6 = \"fd00::/64\"\n", ""), section("a").as_str()].concat());
+    let new = reload(&[both.as_str(), &section("a")].concat(), &old).unwrap();
+    let diff = diff(&old, &new);
+    assert_eq!(diff.networks_changed.first().unwrap().fields, [NetworkField::Subnet6]);
+    let fields = &diff.interfaces_changed.first().unwrap().fields;
+    assert_eq!(*fields, [InterfaceField::Ip6, InterfaceField::DefaultVia6]);
+    let made = Network::new_checked(
+        "m",
+        &NetworkOptions { subnet6: Some("fd00::1/64".into()), mtu: Some(1000), ..NetworkOptions::default() },
+    );
+    let said: Vec<_> = made.unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["`subnet6` = \"fd00::1/64\": host bits are set: did you mean \"fd00::/64\"?"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
-use vswitchd::config::{Config, ContainerSpec, Context, InterfaceOptions, diff, parse_with};
+use vswitchd::config::{Config, ContainerSpec, Context, Family, InterfaceOptions, diff, parse_with};
 
 use super::{paths, valid};
 
@@ -13,6 +13,8 @@ type Port = (usize, Option<u8>, Option<u8>);
 #[derive(Debug, Clone)]
 struct Lab {
     networks: usize,
+    /// What all networks have: IPv4, IPv6 or both.
+    families: (bool, bool),
     /// Per network, which others it routes to, a bit each; from [`ALL`] all of them.
     reach: [u8; 4],
     containers: Vec<Vec<Port>>,
@@ -28,8 +30,8 @@ impl Lab {
         (mask < ALL).then(|| named.collect())
     }
 
-    /// Networks 10.0.0.0/24, 10.1.0.0/24, ...; containers c0, c1, ... Asked addresses and MACs are used once each and not the
-    /// gateway's.
+    /// Networks 10.0.0.0/24, 10.1.0.0/24, ... and fd00:0::/64, fd00:1::/64, ...; containers c0, c1, ... Asked addresses and
+    /// MACs are used once each and not the gateway's.
     fn text(&self) -> String {
         let mut text = String::new();
         for network in 0..self.networks {
@@ -38,7 +40,9 @@ impl Lab {
                 None => "\"all\"".into(),
             };
             text.push_str(&format!(
-                "[[network]]\nname = \"n{network}\"\nsubnet = \"10.{network}.0.0/24\"\nroutes_to = {to}\n"
+                "[[network]]\nname = \"n{network}\"\nroutes_to = {to}\n{}{}",
+                line(self.families.0, format!("subnet = \"10.{network}.0.0/24\"")),
+                line(self.families.1, format!("subnet6 = \"fd00:{network}::/64\"")),
             ));
         }
         let mut asked = HashSet::new();
@@ -48,7 +52,8 @@ impl Lab {
                 let network = network % self.networks;
                 text.push_str(&format!("[[container.interface]]\nnetwork = \"n{network}\"\n"));
                 if let Some(ip) = ip.filter(|ip| (2..255).contains(ip) && asked.insert((network, 0, *ip))) {
-                    text.push_str(&format!("ip = \"10.{network}.0.{ip}\"\n"));
+                    text.push_str(&line(self.families.0, format!("ip = \"10.{network}.0.{ip}\"")));
+                    text.push_str(&line(self.families.1, format!("ip6 = \"fd00:{network}::{ip:x}\"")));
                 }
                 if let Some(mac) = mac.filter(|mac| *mac != 1 && asked.insert((network, 1, *mac))) {
                     text.push_str(&format!("mac = \"02:42:0a:{network:02x}:00:{mac:02x}\"\n"));
@@ -59,14 +64,16 @@ impl Lab {
     }
 }
 
+fn line(is_there: bool, line: String) -> String {
+    if is_there { line + "\n" } else { String::new() }
+}
+
 fn labs() -> impl Strategy<Value = Lab> {
     let port = (any::<usize>(), any::<Option<u8>>(), any::<Option<u8>>());
     let containers = proptest::collection::vec(proptest::collection::vec(port, 0..4), 0..24);
-    (1usize..5, any::<[u8; 4]>(), containers).prop_map(|(networks, reach, containers)| Lab {
-        networks,
-        reach,
-        containers,
-    })
+    let families = prop::sample::select(vec![(true, false), (false, true), (true, true)]);
+    (1usize..5, families, any::<[u8; 4]>(), containers)
+        .prop_map(|(networks, families, reach, containers)| Lab { networks, families, reach, containers })
 }
 
 /// What every valid configuration keeps to.
@@ -77,32 +84,42 @@ fn sound(config: &Config) {
         assert!(taken.insert(format!("name {} {}", container.netns.key(), interface.name)));
         assert!(taken.insert(format!("mac {} {}", network.name, interface.mac)));
         assert!(!interface.mac.is_group() && interface.mac.to_u64() != 0);
-        assert_eq!(interface.ip.is_some(), network.subnet.is_some());
-        if let (Some(ip), Some(subnet)) = (interface.ip, network.subnet) {
+        for family in Family::BOTH {
+            assert_eq!(interface.ip_of(family).is_some(), network.subnet_of(family).is_some());
+        }
+        for (ip, subnet) in interface.ips().zip(network.subnets()) {
             assert!(taken.insert(format!("ip {} {}", network.name, ip.addr())));
             assert!(subnet.contains(&ip.addr()) && ip.prefix_len() == subnet.prefix_len());
-            assert!(subnet.hosts().any(|host| host == ip.addr()), "{ip}");
-            assert!(network.gateway.is_some() || network.reserved_address() != Some(ip.addr()));
-            let is_gateway = network.reserved_address() == Some(ip.addr());
-            assert!(is_gateway || network.reserved_mac() != Some(interface.mac));
+            assert!(ip.addr().is_ipv6() || subnet.hosts().any(|host| host == ip.addr()), "{ip}");
+            assert!(ip.addr() != subnet.network() || subnet.max_prefix_len() - subnet.prefix_len() < 2);
+            let kept = network.reserved_of(Family::of(ip.addr())) == Some(ip.addr());
+            let named =
+                if ip.addr().is_ipv4() { network.gateway.is_some() } else { network.gateway6.is_some() };
+            assert!(!kept || named);
         }
+        let is_gateway = |gateway| interface.ips().any(|ip| ip.addr() == gateway);
+        assert!(network.reserved_macs().all(|(mac, gateway)| mac != interface.mac || is_gateway(gateway)));
     }
     routed(config);
     one_plan_a_zone(config);
 }
 
-/// A container has one default route, if there is one to have.
+/// A container has one default route of each family, if there is one to have.
 fn routed(config: &Config) {
     for container in &config.containers {
-        let could = container.interfaces.iter().filter_map(|interface| {
-            let network = config.network(&interface.network).unwrap();
-            let via = config.gateway_of(network)?.address;
-            (!network.internal && interface.ip.unwrap().addr() != via).then_some((&interface.name, via))
-        });
-        let has = container.interfaces.iter().filter_map(|i| Some((&i.name, i.default_via?)));
-        let (could, has): (Vec<_>, Vec<_>) = (could.collect(), has.collect());
-        assert_eq!(has.len(), could.len().min(1));
-        assert!(has.iter().all(|route| could.contains(route)));
+        for family in Family::BOTH {
+            let could = container.interfaces.iter().filter_map(|interface| {
+                let network = config.network(&interface.network).unwrap();
+                let via = network.reserved_of(family)?;
+                (!network.internal && interface.ip_of(family).unwrap().addr() != via)
+                    .then_some((&interface.name, via))
+            });
+            let has = container.interfaces.iter().flat_map(|i| i.default_routes().map(|via| (&i.name, via)));
+            let has = has.filter(|(_, via)| Family::of(*via) == family);
+            let (could, has): (Vec<_>, Vec<_>) = (could.collect(), has.collect());
+            assert_eq!(has.len(), could.len().min(1));
+            assert!(has.iter().all(|route| could.contains(route)));
+        }
     }
 }
 
@@ -115,8 +132,10 @@ fn one_plan_a_zone(config: &Config) {
         for (place, one) in zone.iter().enumerate() {
             assert_eq!(config.networks[indices[one.name.as_str()]].name, zone[0].name);
             for other in &zone[place + 1..] {
-                let (one, other) = (one.subnet.unwrap(), other.subnet.unwrap());
-                assert!(!one.contains(&other) && !other.contains(&one));
+                assert!(one.subnets().next().is_some());
+                let apart =
+                    |one: ipnet::IpNet| other.subnets().all(|o| !one.contains(&o) && !o.contains(&one));
+                assert!(one.subnets().all(apart));
             }
             for to in config.destinations(one) {
                 assert!(one.is_routed() && to.is_routed() && to.name != one.name);
@@ -128,8 +147,8 @@ fn one_plan_a_zone(config: &Config) {
 
 /// Lines that a file may hold, some of them wrong.
 fn lines() -> impl Strategy<Value = String> {
-    let keys = "name|network|subnet|ip|mac|mtu|gateway|gateway_mac|internal|routes_to|destination|via|netns|create|command|control|workers|kind|nat|x";
-    let values = "\"[a-c]\"|\"all\"|\\[(\"[a-c]\"(, )?){0,3}\\]|\"10\\.[01]\\.0\\.[0-9]{1,3}(/[0-9]{1,2})?\"|-?[0-9]{1,22}|true|nan|\\[\\]|\\[\"a\"\\]|\"pid:[0-9]\"|\"\\\\u0000\"";
+    let keys = "name|network|subnet|subnet6|ip|ip6|mac|mtu|gateway|gateway6|gateway_mac|internal|routes_to|destination|via|netns|create|command|control|workers|kind|nat|x";
+    let values = "\"[a-c]\"|\"all\"|\\[(\"[a-c]\"(, )?){0,3}\\]|\"10\\.[01]\\.0\\.[0-9]{1,3}(/[0-9]{1,2})?\"|\"(fd0[01])?::[0-9]{0,2}(/[0-9]{1,3})?\"|-?[0-9]{1,22}|true|nan|\\[\\]|\\[\"a\"\\]|\"pid:[0-9]\"|\"\\\\u0000\"";
     let header = "\\[(daemon|uplink|network)\\]|\\[\\[(network|container|container\\.interface|route)\\]\\]";
     let line = (any::<u8>(), header, keys, values)
         .prop_map(|(pick, header, key, value)| if pick < 80 { header } else { format!("{key} = {value}") });
@@ -178,9 +197,10 @@ proptest! {
         let config = valid(&lab.text());
         let mut text = String::new();
         for network in &config.networks {
-            let subnet = network.subnet.unwrap();
+            let subnet = line(network.subnet.is_some(), format!("subnet = \"{}\"", network.subnet.unwrap_or_default()));
+            let subnet6 = line(network.subnet6.is_some(), format!("subnet6 = \"{}\"", network.subnet6.unwrap_or_default()));
             let to = serde_json::to_string(&network.routes_to).unwrap();
-            text.push_str(&format!("[[network]]\nname = \"{}\"\nsubnet = \"{subnet}\"\nmtu = {}\nicc = {}\nageing = {}\n\
+            text.push_str(&format!("[[network]]\nname = \"{}\"\n{subnet}{subnet6}mtu = {}\nicc = {}\nageing = {}\n\
                 fdb_limit = {}\nstorm = {}\nspoof = \"claimed\"\nroutes_to = {to}\n",
                 network.name, network.mtu, network.icc, network.ageing, network.fdb_limit, network.storm));
         }
@@ -188,8 +208,9 @@ proptest! {
             let (name, netns, create) = (&container.name, &container.netns, container.create);
             text.push_str(&format!("[[container]]\nname = \"{name}\"\nnetns = \"{netns}\"\ncreate = {create}\n"));
             for i in &container.interfaces {
-                let ip = i.ip.unwrap().addr();
-                text.push_str(&format!("[[container.interface]]\nnetwork = \"{}\"\nname = \"{}\"\nip = \"{ip}\"\nmac = \"{}\"\n",
+                let ip = i.ip.map(|ip| format!("ip = \"{}\"\n", ip.addr())).unwrap_or_default();
+                let ip6 = i.ip6.map(|ip| format!("ip6 = \"{}\"\n", ip.addr())).unwrap_or_default();
+                text.push_str(&format!("[[container.interface]]\nnetwork = \"{}\"\nname = \"{}\"\n{ip}{ip6}mac = \"{}\"\n",
                     i.network, i.name, i.mac));
             }
         }
@@ -235,7 +256,7 @@ proptest! {
     #[test]
     fn a_reload_of_any_other_lab_moves_no_interface_that_stays_open(old in labs(), mut new in labs()) {
         let before = valid(&old.text());
-        new.networks = old.networks;
+        (new.networks, new.families) = (old.networks, old.families);
         for port in new.containers.iter_mut().flatten() {
             (port.1, port.2) = (None, None);
         }
@@ -245,7 +266,7 @@ proptest! {
         for (container, interface) in after.interfaces() {
             let was = before.container(&container.name).and_then(|c| c.interfaces.iter().find(|i| i.name == interface.name));
             if let Some(was) = was.filter(|was| was.network == interface.network) {
-                prop_assert_eq!(was.ip, interface.ip);
+                prop_assert_eq!((was.ip, was.ip6), (interface.ip, interface.ip6));
             }
         }
         prop_assert_eq!(diff(&before, &after).is_empty(), diff(&after, &before).is_empty());
@@ -260,8 +281,9 @@ proptest! {
             for (network, ip, _) in ports {
                 let network = format!("n{}", network % lab.networks);
                 let octet = network.trim_start_matches('n');
-                let ip = ip.map(|ip| format!("10.{octet}.0.{ip}"));
-                let asked = InterfaceOptions { ip, ..InterfaceOptions::default() };
+                let ip6 = ip.filter(|_| lab.families.1).map(|ip| format!("fd00:{octet}::{ip:x}"));
+                let ip = ip.filter(|_| lab.families.0).map(|ip| format!("10.{octet}.0.{ip}"));
+                let asked = InterfaceOptions { ip, ip6, ..InterfaceOptions::default() };
                 let count = config.interfaces().count();
                 let made = config.connect(&network, &spec, &asked);
                 prop_assert_eq!(config.interfaces().count(), count + usize::from(made.is_ok()));

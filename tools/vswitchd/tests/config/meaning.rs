@@ -47,7 +47,7 @@ fn a_network_of_one_line_has_every_default() {
     assert_eq!((network.spoof, network.storm), (Spoof::Claimed, 10_000));
     assert_eq!((network.gateway_mac, network.internal), (None, false));
     assert_eq!(network.routes_to, RoutesTo::Some(Vec::new()));
-    assert_eq!((network.reserved_address(), network.reserved_mac()), (None, None));
+    assert_eq!((network.reserved_address(), network.reserved_macs().count()), (None, 0));
     assert_eq!(config.gateway_of(network), None);
 }
 
@@ -183,6 +183,49 @@ fn a_gateway_is_ours_unless_a_container_has_its_address() {
 }
 
 #[test]
+fn a_network_has_ipv6_beside_ipv4_or_instead() {
+    let text = "[[network]]\nname = \"both\"\nsubnet = \"10.1.0.0/24\"\nsubnet6 = \"fd00:1::/64\"\n\
+        [[network]]\nname = \"six\"\nsubnet6 = \"fd00:2::/64\"\ngateway6 = \"fd00:2::ff\"\n\
+        [[network]]\nname = \"two\"\nsubnet6 = \"fd00:3::/127\"\n\
+        [[network]]\nname = \"theirs\"\nsubnet = \"10.4.0.0/24\"\nsubnet6 = \"fd00:4::/64\"\ngateway = \"10.4.0.9\"\n\
+        [[route]]\nnetwork = \"six\"\ndestination = \"::/0\"\nvia = \"fd00:2::20\"\n\
+        [[container]]\nname = \"a\"\n[[container.interface]]\nnetwork = \"two\"\n\
+        [[container.interface]]\nnetwork = \"six\"\n[[container.interface]]\nnetwork = \"both\"\nip6 = \"fd00:1::3\"\n\
+        [[container]]\nname = \"b\"\n[[container.interface]]\nnetwork = \"both\"\n\
+        [[container.interface]]\nnetwork = \"theirs\"\nip = \"10.4.0.9\"\n";
+    let config = valid(text);
+    let shown = |address: Option<String>| address.unwrap_or_else(|| "-".into());
+    let rows: Vec<_> = config
+        .interfaces()
+        .map(|(c, i)| {
+            let ips = [i.ip.map(|ip| ip.to_string()), i.ip6.map(|ip| ip.to_string())].map(shown).join(" ");
+            let via: Vec<_> = i.default_routes().map(|via| via.to_string()).collect();
+            format!("{} {} {ips} {} via {}", c.name, i.name, i.mac, via.join(" "))
+        })
+        .collect();
+    let expected = [
+        // Both of a /127 are hosts; the default route of each family goes by the first interface that has one.
+        "a eth0 - fd00:3::/127 02:42:00:00:00:00 via ",
+        "a eth1 - fd00:2::1/64 02:42:00:00:00:01 via fd00:2::ff",
+        "a eth2 10.1.0.2/24 fd00:1::3/64 02:42:0a:01:00:02 via 10.1.0.1",
+        "b eth0 10.1.0.3/24 fd00:1::2/64 02:42:0a:01:00:03 via 10.1.0.1 fd00:1::1",
+        "b eth1 10.4.0.9/24 fd00:4::2/64 02:42:0a:04:00:09 via ",
+    ];
+    assert_eq!(rows, expected);
+    let gateway6 = |name: &str| config.gateway6_of(network(&config, name));
+    let ours = |address: &str, mac: &str| {
+        Some(Gateway { address: address.parse().unwrap(), by: GatewayBy::Us(mac.parse().unwrap()) })
+    };
+    // One gateway, one MAC; where the router for IPv4 is a container, ours for IPv6 has one of its own.
+    assert_eq!(gateway6("both"), ours("fd00:1::1", "02:42:0a:01:00:01"));
+    assert_eq!(gateway6("six"), ours("fd00:2::ff", "02:42:00:00:00:ff"));
+    assert_eq!(gateway6("two"), None);
+    assert_eq!(gateway6("theirs"), ours("fd00:4::1", "02:42:00:00:00:01"));
+    let theirs = config.gateway_of(network(&config, "theirs")).unwrap();
+    assert_eq!(theirs.by, GatewayBy::Container);
+}
+
+#[test]
 fn default_routes_go_by_our_gateways_but_not_by_internal_networks() {
     let text = "[[network]]\nname = \"vault\"\nsubnet = \"10.3.0.0/24\"\ninternal = true\n\
         [[network]]\nname = \"two\"\nsubnet = \"10.4.0.0/31\"\n"
@@ -301,7 +344,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
     let text =
         containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
     let network = |name: &str, subnet: Value, spoof: &str| {
-        json!({ "name": name, "subnet": subnet, "gateway": null, "gateway_mac": null, "mtu": 1500,
+        json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "mtu": 1500,
                 "icc": true, "internal": false, "routes_to": [], "ageing": 300,
                 "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
     };
@@ -312,8 +355,9 @@ fn shown_as_json_with_texts_as_users_write_them() {
             "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
             "containers": [{
                 "name": "a", "netns": "a", "create": false, "command": [],
-                "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24",
-                                 "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1" }],
+                "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24", "ip6": null,
+                                 "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1",
+                                 "default_via6": null }],
             }],
             "routes": [],
         })

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use vswitchd::config::{Config, ConfigErrors, Context, MAX_ERRORS, Paths, diff, parse_with};
+use vswitchd::config::{Config, ConfigErrors, Context, Family, MAX_ERRORS, Paths, diff, parse_with};
 
 /// Paths that no machine has.
 fn context(previous: Option<&Config>) -> Context<'_> {
@@ -60,13 +60,15 @@ fn unique(config: &Config) {
         assert!(taken.insert(format!("name {} {}", container.netns.key(), interface.name)));
         assert!(taken.insert(format!("mac {} {}", network.name, interface.mac)));
         assert!(!interface.mac.is_group() && interface.mac.to_u64() != 0);
-        assert_eq!(interface.ip.is_some(), network.subnet.is_some());
-        if let (Some(ip), Some(subnet)) = (interface.ip, network.subnet) {
+        for family in Family::BOTH {
+            assert_eq!(interface.ip_of(family).is_some(), network.subnet_of(family).is_some());
+        }
+        for (ip, subnet) in interface.ips().zip(network.subnets()) {
             assert!(taken.insert(format!("ip {} {}", network.name, ip.addr())));
             assert!(subnet.contains(&ip.addr()) && ip.prefix_len() == subnet.prefix_len());
-            let is_gateway = network.reserved_address() == Some(ip.addr());
-            assert!(is_gateway || network.reserved_mac() != Some(interface.mac));
         }
+        let is_gateway = |gateway| interface.ips().any(|ip| ip.addr() == gateway);
+        assert!(network.reserved_macs().all(|(mac, gateway)| mac != interface.mac || is_gateway(gateway)));
     }
     one_plan_a_zone(config);
 }
@@ -75,8 +77,8 @@ fn unique(config: &Config) {
 fn one_plan_a_zone(config: &Config) {
     let indices = config.zone_indices();
     for zone in config.zones() {
-        let subnets: Vec<_> = zone.iter().filter_map(|network| network.subnet).collect();
-        assert!(zone.len() == 1 || subnets.len() == zone.len());
+        let subnets: Vec<_> = zone.iter().flat_map(|network| network.subnets()).collect();
+        assert!(zone.len() == 1 || zone.iter().all(|network| network.subnets().next().is_some()));
         for (place, one) in subnets.iter().enumerate() {
             assert!(subnets[place + 1..].iter().all(|other| !one.contains(other) && !other.contains(one)));
         }
@@ -85,8 +87,10 @@ fn one_plan_a_zone(config: &Config) {
     }
     for route in &config.routes {
         let network = config.network(&route.network).unwrap();
-        assert!(network.is_routed() && network.subnet.unwrap().contains(&route.via));
-        assert!(network.reserved_address() != Some(route.via));
+        let family = Family::of(route.via);
+        assert!(network.is_routed() && network.subnet_of(family).unwrap().contains(&route.via));
+        assert!(network.reserved_of(family) != Some(route.via));
+        assert_eq!(Family::of(route.destination.addr()), family);
     }
 }
 

@@ -131,10 +131,37 @@ pub fn neighbor_advertisement(src: Ipv6Addr, target: Ipv6Addr, mac: MacAddr) -> 
     icmpv6(src, ALL_NODES, 136, 255, &body)
 }
 
+/// The answer to one that asked.
+pub fn neighbor_advertisement_to(target: Ipv6Addr, asker: Ipv6Addr, mac: MacAddr) -> Vec<u8> {
+    let body = [&[0x60, 0, 0, 0][..], &target.octets(), &[2, 1], &mac.0].concat();
+    icmpv6(target, asker, 136, 255, &body)
+}
+
 /// A neighbour solicitation (RFC 4861 section 4.3) of a host that says where it is.
 pub fn neighbor_solicitation(src: Ipv6Addr, target: Ipv6Addr, mac: MacAddr) -> Vec<u8> {
     let body = [&[0; 4][..], &target.octets(), &[1, 1], &mac.0].concat();
     icmpv6(src, solicited_node(target), 135, 255, &body)
+}
+
+/// A probe for duplicates (RFC 4862 section 5.4.2): nobody asks for `target`.
+pub fn probe(target: Ipv6Addr) -> Vec<u8> {
+    let body = [&[0; 4][..], &target.octets()].concat();
+    icmpv6(Ipv6Addr::UNSPECIFIED, solicited_node(target), 135, 255, &body)
+}
+
+/// A router solicitation (RFC 4861 section 4.1) without options, to all routers.
+pub fn router_solicitation(src: Ipv6Addr) -> Vec<u8> {
+    icmpv6(src, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2), 133, 255, &[0; 4])
+}
+
+/// Over IPv6 the checksum must be there (RFC 8200 section 8.1).
+pub fn udp6(src: Ipv6Addr, dst: Ipv6Addr, [from, to]: [u16; 2], payload: &[u8]) -> Vec<u8> {
+    let len = (8 + payload.len() as u16).to_be_bytes();
+    let mut datagram = [&from.to_be_bytes()[..], &to.to_be_bytes(), &len, &[0, 0], payload].concat();
+    let pseudo = [&src.octets()[..], &dst.octets(), &[0, 0], &len, &[0, 0, 0, UDP]].concat();
+    let sum = internet_checksum(&[&pseudo, &datagram]);
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    datagram
 }
 
 /// A router advertisement (RFC 4861 section 4.2) without options.

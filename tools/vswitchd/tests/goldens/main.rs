@@ -107,6 +107,7 @@ goldens! {
     fdb_limit in "fdb-limit";
     malformed in "malformed";
     routing in "routing";
+    routing6 in "routing6";
 }
 
 /// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host.

@@ -1,6 +1,6 @@
 //! What happens in a case, written down as frames that containers send.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use switch::mac::MacAddr;
 use switch::vnet::VnetHdr;
@@ -50,6 +50,10 @@ impl<'c> Script<'c> {
 
     pub fn ip(&self, port: &str) -> Ipv4Addr {
         self.port(port).1.ip.unwrap().addr()
+    }
+
+    pub fn ip6(&self, port: &str) -> Ipv6Addr {
+        self.port(port).1.ip6.unwrap().addr()
     }
 
     fn port(&self, name: &str) -> (usize, &'c Interface) {

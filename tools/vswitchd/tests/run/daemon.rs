@@ -19,13 +19,18 @@ use super::engine::{Ask, Reply, Status};
 /// `daemon FOLDER ENGINE-ARGUMENTS...`: everything it needs is in the folder.
 pub fn main(folder: &str, engine: &[&str]) -> ExitCode {
     tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
-    let folder = PathBuf::from(folder);
+    // A word of the folder's: the daemon takes over.
+    let (folder, take_over) = match folder.strip_suffix("+") {
+        Some(folder) => (PathBuf::from(folder), true),
+        None => (PathBuf::from(folder), false),
+    };
     let config = folder.join("config.toml");
     let options = KeeperOptions {
         config_text: fs::read_to_string(&config).unwrap(),
         config,
         control: folder.join("run/control.sock"),
         state: folder.join("state"),
+        take_over,
         engine: engine.iter().map(Into::into).collect(),
     };
     keeper::run(options)
@@ -132,10 +137,11 @@ impl Folder {
     }
 
     /// The daemon.
-    fn daemon(&self, engine: &[&str]) -> Command {
+    fn daemon(&self, engine: &[&str], takes_over: bool) -> Command {
         let path = self.path.to_str().unwrap();
+        let named = format!("{path}{}", if takes_over { "+" } else { "" });
         let Some(mode) = self.tun else {
-            let mut command = self.program(&["daemon", path]);
+            let mut command = self.program(&["daemon", &named]);
             command.args(engine);
             return command;
         };
@@ -156,7 +162,7 @@ impl Folder {
             ])
             .args(["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups", "--"])
             .arg(program)
-            .args(["daemon", path])
+            .args(["daemon", &named])
             .args(engine)
             .env_remove("XDG_RUNTIME_DIR")
             .current_dir("/");
@@ -199,7 +205,21 @@ impl<'a> Daemon<'a> {
 
     /// The same with variables in its environment.
     pub fn start_with(folder: &'a Folder, environment: &[(&str, &str)]) -> Self {
-        let mut daemon = Self::spawn_with(folder, &["engine"], environment);
+        Self::spawn_with(folder, false, &["engine"], environment).wait_ready()
+    }
+
+    /// Takes over from the daemon of the same folder.
+    pub fn take_over(folder: &'a Folder) -> Self {
+        Self::spawn_heir(folder).wait_ready()
+    }
+
+    pub fn spawn_heir(folder: &'a Folder) -> Self {
+        Self::spawn_with(folder, true, &["engine"], &[])
+    }
+
+    fn wait_ready(self) -> Self {
+        let mut daemon = self;
+        let folder = daemon.folder;
         let mut stdout = BufReader::new(daemon.child.stdout.take().unwrap());
         stdout.read_line(&mut daemon.ready).unwrap();
         assert!(daemon.ready.starts_with("ready"), "{:?}, log: {}", daemon.ready, folder.log());
@@ -207,13 +227,18 @@ impl<'a> Daemon<'a> {
     }
 
     pub fn spawn(folder: &'a Folder, engine: &[&str]) -> Self {
-        Self::spawn_with(folder, engine, &[])
+        Self::spawn_with(folder, false, engine, &[])
     }
 
-    fn spawn_with(folder: &'a Folder, engine: &[&str], environment: &[(&str, &str)]) -> Self {
+    fn spawn_with(
+        folder: &'a Folder,
+        takes_over: bool,
+        engine: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let log = File::options().create(true).append(true).open(folder.path.join("log")).unwrap();
         let child = folder
-            .daemon(engine)
+            .daemon(engine, takes_over)
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -55,6 +55,8 @@ pub struct Status {
     pub taps: Vec<(String, String, bool)>,
     /// How many of them were handed over by the keeper unasked.
     pub adopted: usize,
+    /// Containers of the daemon from which this one took over.
+    pub known: Vec<String>,
     pub reloads: usize,
     /// What was told of commands, in order.
     pub commands: Vec<(String, CommandState)>,
@@ -68,6 +70,7 @@ struct Engine {
     channel: Channel,
     taps: HashMap<(String, String), OwnedFd>,
     adopted: usize,
+    known: Vec<String>,
     reloads: usize,
     commands: Vec<(String, CommandState)>,
     stubborn: bool,
@@ -92,6 +95,7 @@ pub fn main(mode: &[&str]) -> ExitCode {
         channel,
         taps: HashMap::new(),
         adopted: 0,
+        known: Vec::new(),
         reloads: 0,
         commands: Vec::new(),
         stubborn,
@@ -125,12 +129,34 @@ impl Engine {
                     self.adopted += 1;
                     self.taps.insert((spec.container, spec.ifname), descriptors.pop().unwrap());
                 }
+                ToEngine::Known(known) => self.known.push(known.container),
                 ToEngine::Begin(begin) => {
                     let config = fds::read_text(descriptors.pop().unwrap(), MAX_CONFIG).unwrap();
-                    return (begin, descriptors.pop().unwrap().into(), config);
+                    let listener = descriptors.pop().unwrap().into();
+                    if begin.stand_by {
+                        self.stand_by(&config);
+                    }
+                    return (begin, listener, config);
                 }
                 other => panic!("{other:?} before begin"),
             }
+        }
+    }
+
+    /// As the configuration says: `fail` ends, `wait` waits for ever, anything else is good.
+    fn stand_by(&self, config: &str) {
+        match config {
+            "fail" => {
+                self.channel.send(&ToKeeper::Fatal { reason: "bad configuration".into() }, &[]).unwrap();
+                std::process::exit(1);
+            }
+            "wait" => {}
+            _ => self.channel.send(&ToKeeper::Standing, &[]).unwrap(),
+        }
+        match self.channel.recv::<ToEngine>().unwrap() {
+            Some((ToEngine::Go, _)) => {}
+            None => std::process::exit(9),
+            Some((other, _)) => panic!("{other:?} instead of go"),
         }
     }
 
@@ -142,7 +168,7 @@ impl Engine {
         match message {
             ToEngine::Reply { id, result } => return Some((id, result, descriptors)),
             ToEngine::Reload => self.reloads += 1,
-            ToEngine::Command { container, state } => self.commands.push((container, state)),
+            ToEngine::Command { container, state, .. } => self.commands.push((container, state)),
             ToEngine::Shutdown if !self.stubborn => std::process::exit(0),
             ToEngine::Shutdown => {}
             other => panic!("{other:?} after begin"),
@@ -236,6 +262,7 @@ impl Engine {
                     .map(|((c, i), fd)| (c.clone(), i.clone(), fds::is_alive(fd).unwrap()))
                     .collect(),
                 adopted: self.adopted,
+                known: self.known.clone(),
                 reloads: self.reloads,
                 commands: self.commands.clone(),
                 process: std::fs::read_to_string("/proc/self/status").unwrap(),
@@ -283,6 +310,6 @@ pub fn spec(name: &str, number: u16) -> AttachSpec {
         mac: format!("02:42:0a:01:{high:02x}:{low:02x}"),
         mtu: 1500,
         addresses: vec![(IpAddr::from([10, 1, high, low]), 16)],
-        default_via: Some(IpAddr::from([10, 1, 255, 254])),
+        default_via: vec![IpAddr::from([10, 1, 255, 254])],
     }
 }

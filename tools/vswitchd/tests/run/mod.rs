@@ -3,3 +3,4 @@ pub mod daemon;
 pub mod engine;
 pub mod root;
 pub mod rootless;
+pub mod takeover;

@@ -14,7 +14,7 @@ use super::daemon::{Daemon, Folder, Who, ip, processes_of, unique, until};
 use super::engine::{Ask, Reply, spec};
 
 /// A folder for a daemon of root; `None`, said loudly, where there is no root.
-fn folder() -> Option<Folder> {
+pub fn folder() -> Option<Folder> {
     if !caps::may_administer().unwrap() {
         assert!(std::env::var("CI").is_err(), "these tests need root in CI");
         println!("skipped: needs CAP_NET_ADMIN and CAP_SYS_ADMIN");
@@ -23,11 +23,11 @@ fn folder() -> Option<Folder> {
     Some(Folder::new(&Who::ROOT))
 }
 
-fn named(name: &str) -> bool {
+pub fn named(name: &str) -> bool {
     Path::new("/run/netns").join(name).exists()
 }
 
-fn kill(pid: u32, signal: Signal) {
+pub fn kill(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
 
@@ -96,7 +96,7 @@ pub fn a_dead_engine_is_replaced_and_nobody_notices() {
         .op(Op::Attach(AttachSpec {
             ifname: "eth1".into(),
             addresses: vec![],
-            default_via: None,
+            default_via: Vec::new(),
             ..spec(&name, 11)
         }))
         .unwrap();
@@ -281,7 +281,7 @@ pub fn commands_run_inside() {
 }
 
 /// Process ids in a named namespace.
-fn inside(name: &str) -> Vec<u32> {
+pub fn inside(name: &str) -> Vec<u32> {
     let pids = ip(&["netns", "pids", name]);
     pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }

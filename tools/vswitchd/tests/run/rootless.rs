@@ -10,6 +10,7 @@ use vswitchd::wire::{Answer, AttachSpec, NetnsRef, Op, RefusalKind};
 
 use super::daemon::{Daemon, Folder, Who, ip, processes_of, run, unique, until};
 use super::engine::spec;
+use super::takeover::interfaces_of;
 
 /// A user of the host, gone at the end.
 struct User {
@@ -211,4 +212,40 @@ pub fn says_why_not() {
     assert_eq!(daemon.wait().code(), Some(1));
     let log = folder.log();
     assert!(log.contains("state: it belongs to user 0 (chown it to user "), "{log}");
+}
+
+pub fn another_daemon_takes_over() {
+    let Some(user) = User::new() else { return };
+    let folder = user.folder(0o666);
+    let mut first = Daemon::start(&folder);
+    let (name, bare) = (unique(), unique());
+    first.op(Op::Attach(spec(&name, 10))).unwrap();
+    first
+        .op(Op::Netns { container: bare.clone(), netns: NetnsRef::Name(bare.clone()), create: true })
+        .unwrap();
+    let argv = ["sh", "-c", "echo begins; exec sleep 1000"].map(str::to_owned).to_vec();
+    let run_it = Op::Run { container: name.clone(), argv };
+    first.op(run_it.clone()).unwrap();
+    until("the command runs", || folder.log().contains("command: begins "));
+    let before = interfaces_of(&folder, &first, &name);
+    let home = |daemon: &Daemon<'_>, name: &str| netns::identity_of(&daemon.locate(name).net_ns).unwrap();
+    let homes = (home(&first, &name), home(&first, &bare));
+    let user_namespace = |pid: u32| netns::identity_of(Path::new(&format!("/proc/{pid}/ns/user"))).unwrap();
+    let theirs = user_namespace(first.pid());
+
+    let second = Daemon::take_over(&folder);
+    assert_eq!(second.ready, "ready 0 adopted 1\n");
+    assert!(first.wait().success());
+    assert_eq!(user_namespace(second.pid()), theirs, "the same user namespace, to which all belongs");
+    assert_eq!((home(&second, &name), home(&second, &bare)), homes);
+    assert_eq!(interfaces_of(&folder, &second, &name), before);
+    assert_eq!(second.op(run_it), Ok(Answer::Done));
+    assert_eq!(folder.log().matches("command: begins ").count(), 1, "it runs on");
+    // And it can do what the first could.
+    second.op(Op::Adjust(AttachSpec { mtu: 1400, ..spec(&name, 10) })).unwrap();
+    assert!(interfaces_of(&folder, &second, &name).contains("mtu 1400"));
+    second.op(Op::Attach(spec(&unique(), 11))).unwrap();
+    second.stop();
+    assert!(!folder.control().exists());
+    until("all processes gone", || processes_of(&folder.path).is_empty());
 }

@@ -63,6 +63,7 @@ impl Keeper {
     }
 
     pub(super) fn on_request(&mut self, asker: Asker, op: Op) {
+        let Some((asker, op)) = self.hold_back(asker, op) else { return };
         let container = op.container().map(str::to_owned);
         if let Some((asker, op)) = self.gate.pass(container.as_deref(), (asker, op)) {
             self.begin(asker, op);
@@ -75,7 +76,7 @@ impl Keeper {
         };
         match op {
             Op::Attach(spec) => {
-                self.refer(&spec.container, &spec.netns);
+                self.refer(&spec.container, &spec.netns, spec.create);
                 self.submit(&spec.container.clone(), move |host| {
                     let attached = host.attach(&spec);
                     Finished::Answer(asker, attached.map(|(tap, info)| (Answer::Attached(info), vec![tap])))
@@ -87,8 +88,11 @@ impl Keeper {
                 done(Ok(()))
             }),
             Op::Netns { container, netns, create } => {
-                self.refer(&container, &netns);
-                self.submit(&container.clone(), move |host| done(host.netns(&container, &netns, create)));
+                self.refer(&container, &netns, create);
+                self.submit(&container.clone(), move |host| {
+                    let namespace = host.netns(&container, &netns, create);
+                    Finished::Answer(asker, namespace.map(|fd| (Answer::Done, Vec::from_iter(fd))))
+                });
             }
             Op::Release { container } => {
                 self.gate.close(&container);
@@ -115,17 +119,18 @@ impl Keeper {
         }
     }
 
-    pub(super) fn submit(&self, container: &str, work: impl FnOnce(&Host) -> Finished + Send + 'static) {
+    pub(super) fn submit(&mut self, container: &str, work: impl FnOnce(&Host) -> Finished + Send + 'static) {
+        self.under_way = self.under_way.saturating_add(1);
         self.lanes.submit(container, work);
     }
 
-    fn refer(&mut self, container: &str, netns: &NetnsRef) {
+    pub(super) fn refer(&mut self, container: &str, netns: &NetnsRef, create: bool) {
         self.lanes.set_slow(container, matches!(netns, NetnsRef::Docker(_) | NetnsRef::Podman(_)));
-        self.references.insert(container.to_owned(), netns.clone());
+        self.references.insert(container.to_owned(), (netns.clone(), create));
     }
 
     fn run_command(&mut self, asker: Asker, container: String, argv: Vec<String>) {
-        let Some(netns) = self.references.get(&container).cloned() else {
+        let Some((netns, _)) = self.references.get(&container).cloned() else {
             let refusal = Refusal::new(
                 RefusalKind::Absent,
                 format!("command of container {container:?}"),
@@ -140,6 +145,7 @@ impl Keeper {
     }
 
     pub(super) fn on_finished(&mut self, finished: Finished) {
+        self.under_way = self.under_way.saturating_sub(1);
         match finished {
             Finished::Answer(asker, answered) => self.answer(asker, answered),
             Finished::Start { asker, target: Err(refusal), .. } => self.answer(asker, Err(refusal)),

@@ -90,7 +90,7 @@ fn addresses(s: &mut Script<'_>) {
     for src in [LINK_LOCAL, GLOBAL, Ipv6Addr::UNSPECIFIED, s.ip("b").to_ipv6_mapped()] {
         let about = match src {
             GLOBAL => "IPv6 from a global address: refused by strict only".into(),
-            mapped if mapped.to_ipv4_mapped().is_some() => format!("IPv6 from {src}: refused as b's"),
+            mapped if mapped.to_ipv4_mapped().is_some() => format!("IPv6 from {src}: refused everywhere"),
             _ => format!("IPv6 from {src}"),
         };
         let packet = ipv6(src, LINK_LOCAL, UDP, 64, &udp(b"six"));
