@@ -10,7 +10,8 @@ tests=(
     gcc libc6-dev pkg-config        # building
     iproute2 iputils-ping procps    # namespaces, pings, processes
     iperf3 tcpdump ethtool          # loads and captures of the tests
-    curl jq                         # the control socket by hand
+    curl jq                         # the control socket by hand, downloads
+    traceroute netcat-openbsd       # what leads through the uplink
     dnsutils dnsmasq-base           # dig, and a resolver of the host to ask
     passwd util-linux uidmap        # the ordinary user that tests make
 )

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::load::stream::{Direction, Reader, Streams};
 use crate::ns::CubicAllowed;
 use crate::progress;
+use crate::race::bars::verdict;
 use crate::race::peers::Peer;
 use crate::race::peers::lab::{Lab, Service, Way};
 use crate::race::peers::vswitchd;
@@ -152,7 +153,7 @@ fn write(outcomes: &[Outcome], args: &Args) -> Result<()> {
     ];
     let mut cells = vec![head.map(str::to_owned).to_vec()];
     cells.extend(outcomes.iter().map(|one| {
-        let verdict = if one.stalled == 0 { "met" } else { "missed" };
+        let verdict = verdict(Some(one.stalled == 0));
         let text =
             [one.peer, one.direction, one.reader, "none below half the median", verdict].map(str::to_owned);
         let numbers = [

@@ -160,7 +160,7 @@ fn a_refused_connection_is_reset() {
     let handle = world.connect(Ipv4Addr::LOCALHOST, port, 40_000);
     world.until(|world| world.tcp(handle).state() == State::Closed);
     assert_eq!(world.sockets.counters().refused, 1);
-    assert!(world.outcomes.is_empty() && world.wire.out.unreachable.is_empty());
+    assert!(world.outcomes.is_empty() && world.wire.out.failed.is_empty());
     assert!(world.sockets.is_empty());
 }
 
@@ -399,11 +399,9 @@ impl Rude {
         ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
         let mut packet = TcpPacket::new_unchecked(&mut frame[34..]);
         repr.emit(&mut packet, &world::ADDRESS.into(), &Ipv4Addr::LOCALHOST.into(), &checksums);
-        let packet = parse(&frame, &VnetHdr::default(), world::PORT, 0).unwrap();
+        assert_eq!(self.world.give(frame), Outcome::Taken);
         let now = self.world.tick();
-        let out = &mut self.world.wire.out;
-        assert_eq!(self.world.sockets.packet(&frame, &packet, &world::LINK, now, out), Outcome::Taken);
-        self.world.sockets.flush(now, out);
+        self.world.sockets.flush(now, &mut self.world.wire.out);
         self.heard()
     }
 

@@ -7,6 +7,7 @@
 mod advertise;
 pub mod arp;
 mod build;
+pub mod egress;
 pub mod fib;
 pub mod forward;
 pub mod fragment;

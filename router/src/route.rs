@@ -99,7 +99,12 @@ fn concerns(nd: &Nd, gateway: &Gateway) -> bool {
 fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verdict {
     let (key, meta) = (&packet.key, &packet.meta);
     if gateway.has(key.dst) {
-        return local(packet, gateway);
+        return match local(packet, gateway) {
+            Verdict::Local(Task::Unreachable(Unreachable::Port)) if gateway.loopback => {
+                Verdict::Local(Task::Uplink)
+            }
+            verdict => verdict,
+        };
     }
     // Without an address of the family it is no gateway for it, whatever the FIB or the uplink would do.
     if (if meta.l3 == L3::V4 { gateway.prefix_len } else { gateway.prefix6_len }) == 0 {
@@ -119,6 +124,11 @@ fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verd
     };
     if !next.opens && !answers(packet, here) {
         return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
+    }
+    // Within its network nobody asks; what it answers was let in.
+    if next.network != here.id && !here.snapshot.tables.may_open(meta.port, packet) && !answers(packet, here)
+    {
+        return Verdict::Local(Task::Unreachable(Unreachable::Egress));
     }
     if next.network == here.id && !here.network.icc {
         // A router must not be the way around it (its containers are on one network, whatever MAC they write to).

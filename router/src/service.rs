@@ -113,14 +113,39 @@ impl Service {
     ) -> Result<Fate, DropReason> {
         let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
         let place = Place { gateway, port: packet.meta.port, here };
-        let (problem, reason) = unreachable(why);
-        self.error(problem, reason, frame, packet, &place, desk)
+        let reason = match why {
+            Unreachable::Network => DropReason::NoRoute,
+            Unreachable::Host => DropReason::NeighborUnresolved,
+            Unreachable::Port | Unreachable::Protocol => DropReason::NoService,
+            Unreachable::Prohibited => DropReason::Prohibited,
+            Unreachable::Egress => DropReason::EgressDenied,
+        };
+        self.error(problem(why), reason, frame, packet, &place, desk)
     }
 
-    /// The same for a packet that is gone, of which what an error quotes is left: from its IP header on.
-    pub fn unreachable_quoted<I: Io>(
+    /// Tells the sender of a packet, which is dropped for `reason`, that it is prohibited.
+    pub fn refuse<I: Io>(
         &mut self,
-        why: Unreachable,
+        reason: DropReason,
+        frame: &Frame,
+        packet: &Packet,
+        here: &Here<'_, Tables>,
+        desk: &mut Desk<'_, I>,
+    ) {
+        if let Some(gateway) = here.snapshot.tables.gateway(here.id) {
+            let place = Place { gateway, port: packet.meta.port, here };
+            // The reason is the caller's to count.
+            let _ = self.error(Problem::Prohibited, reason, frame, packet, &place, desk);
+        }
+    }
+
+    /// An ICMP error about a packet that is gone, of which what an error quotes is left: from its IP header on. `from`
+    /// is who said so, v4-mapped where it is IPv4; `None`: the gateway.
+    #[expect(clippy::too_many_arguments, reason = "what is wrong, with which packet, and three surroundings")]
+    pub fn report<I: Io>(
+        &mut self,
+        problem: Problem,
+        from: Option<Ipv6Addr>,
         quoted: &[u8],
         (container, port): (MacAddr, PortId),
         snapshot: &Snapshot<Tables>,
@@ -132,8 +157,9 @@ impl Service {
             return;
         };
         let Some((packet, frame, len)) = again(quoted, container, gateway.mac, port) else { return };
-        let Some((origin, prefix)) = gateway.origin(packet.key.src) else { return };
-        let (problem, _) = unreachable(why);
+        let Some((mut origin, prefix)) = gateway.origin(packet.key.src) else { return };
+        // RFC 5508 section 4.2.1: an error from elsewhere keeps its source, which is how traceroute sees the hops.
+        origin.address = from.unwrap_or(origin.address);
         if self.limit.take(port, now).is_ok() {
             desk.make(To::Port(port), None, |buffer, _| {
                 error::build(frame.get(..len)?, &packet, problem, &origin, prefix, buffer).ok()
@@ -383,19 +409,13 @@ fn advertise<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) 
     Fate::Local
 }
 
-fn unreachable(why: Unreachable) -> (Problem, DropReason) {
-    let reason = match why {
-        Unreachable::Network => DropReason::NoRoute,
-        Unreachable::Host => DropReason::NeighborUnresolved,
-        Unreachable::Port | Unreachable::Protocol => DropReason::NoService,
-        Unreachable::Prohibited => DropReason::Prohibited,
-    };
-    let problem = match why {
+/// What an ICMP error says of why a destination cannot be reached.
+pub const fn problem(why: Unreachable) -> Problem {
+    match why {
         Unreachable::Network => Problem::NoRoute,
         Unreachable::Host => Problem::Unresolved,
         Unreachable::Port => Problem::Port,
         Unreachable::Protocol => Problem::Protocol,
-        Unreachable::Prohibited => Problem::Prohibited,
-    };
-    (problem, reason)
+        Unreachable::Prohibited | Unreachable::Egress => Problem::Prohibited,
+    }
 }

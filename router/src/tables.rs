@@ -3,10 +3,12 @@
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use switch::flow::Packet;
 use switch::mac::MacAddr;
-use switch::port::NetworkId;
+use switch::port::{NetworkId, PortId};
 
 use crate::build::Origin;
+use crate::egress::{self, Rule};
 use crate::fib::Fib;
 use crate::neighbor::Neighbors;
 use crate::returns::Returns;
@@ -21,9 +23,21 @@ pub struct Tables {
     pub gateways: Box<[Option<Gateway>]>,
     /// What may come back the way that may not be opened; `None`: no network asks for it.
     pub returns: Option<Arc<Returns>>,
+    /// What containers may open connections to, by [`PortId`]; a port without rules, or beyond the end: anything.
+    pub egress: Box<[Option<Arc<[Rule]>>]>,
 }
 
 impl Tables {
+    /// The rules of the container behind a port.
+    pub fn egress(&self, port: PortId) -> Option<&[Rule]> {
+        self.egress.get(port.index())?.as_deref()
+    }
+
+    /// Whether the container behind a port may open the connection that `packet` belongs to.
+    pub fn may_open(&self, port: PortId, packet: &Packet) -> bool {
+        self.egress(port).is_none_or(|rules| egress::allows(rules, packet))
+    }
+
     /// The gateway of a network.
     pub fn gateway(&self, network: NetworkId) -> Option<&Gateway> {
         self.gateways.get(network.index())?.as_ref()
@@ -47,6 +61,9 @@ pub struct Gateway {
     pub fib: Fib,
     /// What is in no prefix of the FIB leaves by the uplink.
     pub uplink: bool,
+    /// To the containers of its network its addresses stand for the loopback of the host, where the uplink leads
+    /// there.
+    pub loopback: bool,
     /// What it offers beside routing.
     pub services: Services,
     /// Who is on the network.

@@ -83,6 +83,8 @@ drop_reasons! {
     NoRoute = "no_route",
     /// not allowed: a network that `routes_to` does not name, or an address of the host itself
     Prohibited = "prohibited",
+    /// an `egress` rule of the container denies it
+    EgressDenied = "egress_denied",
     /// larger than the next network's MTU, and not to be fragmented
     TooBig = "too_big",
     /// for a gateway, which does not offer that
@@ -109,8 +111,10 @@ drop_reasons! {
     TxError = "tx_error",
     /// the uplink has no more connections to give: the container's share or all of them are in use
     UplinkQuota = "uplink_quota",
-    /// the uplink's sockets do not speak this: another protocol, a fragment, an ICMP message that is no echo request
+    /// the uplink's sockets do not speak this: another protocol, l4 port 0, an ICMP message that is no echo request
     UplinkProtocol = "uplink_protocol",
+    /// fragment for the uplink that overlaps or contradicts another one of its packet
+    UplinkFragment = "uplink_fragment",
     /// the uplink's socket was full
     UplinkFull = "uplink_full",
     /// the kernel refused what the uplink's socket was asked for

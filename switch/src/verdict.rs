@@ -99,4 +99,6 @@ pub enum Unreachable {
     Protocol,
     /// Not allowed.
     Prohibited,
+    /// Not allowed by an `egress` rule of the container.
+    Egress,
 }

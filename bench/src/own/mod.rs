@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::load::raw::RawSent;
 use crate::load::rr::RoundTrips;
 use crate::load::udp::{Received, Sent};
+use crate::race::bars::{Bound, verdict};
 use crate::race::peers::vswitchd;
 use crate::race::peers::{answer, words};
 use crate::race::{aligned, idle_percent, stats};
@@ -48,6 +49,9 @@ pub struct Args {
     /// Also write the figures as JSON: a file, or `-` for stdout instead of the table.
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+    /// Exit with 1 if a bar is missed.
+    #[arg(long)]
+    check: bool,
 }
 
 /// The words of `--figures`.
@@ -71,10 +75,20 @@ struct Row {
     figure: String,
     value: f64,
     unit: &'static str,
+    /// What it must be, in words; where it must be anything.
+    bar: Option<String>,
+    met: Option<bool>,
 }
 
 fn row(figure: impl Into<String>, value: f64, unit: &'static str) -> Row {
-    Row { figure: figure.into(), value, unit }
+    Row { figure: figure.into(), value, unit, bar: None, met: None }
+}
+
+impl Row {
+    /// The same, with a bar.
+    fn must(self, bound: Bound) -> Self {
+        Self { met: Some(bound.allows(self.value)), bar: Some(bound.words()), ..self }
+    }
 }
 
 /// Measures and prints.
@@ -100,18 +114,20 @@ pub fn run(args: &Args) -> Result<()> {
         more.iter().for_each(|row| progress(&format!("{:<60} {:>10.3} {}", row.figure, row.value, row.unit)));
         rows.extend(more);
     }
-    write(&rows, args)
+    write(&rows, args)?;
+    let count = rows.iter().filter(|row| row.met == Some(false)).count();
+    if args.check && count > 0 { Err(Error::BarsUnmet { count }) } else { Ok(()) }
 }
 
 fn start() -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for count in [2, MANY] {
+    for (count, bar) in [(2, 0.3), (MANY, 5.0)] {
         let mut seconds = Vec::with_capacity(STARTS);
         for _ in 0..STARTS {
             seconds.push(Fleet::start(count, None, None)?.ready_after.as_secs_f64());
         }
         let median = stats::median(&seconds).unwrap_or(f64::NAN);
-        rows.push(row(format!("start to ready, {count} containers"), median, "s"));
+        rows.push(row(format!("start to ready, {count} containers"), median, "s").must(Bound::AtMost(bar)));
     }
     Ok(rows)
 }
@@ -124,9 +140,9 @@ fn ports() -> Result<Vec<Row>> {
     let idle = idle_percent(&pids, IDLE)?;
     let memory = meter::resident(&pids)? as f64 / f64::from(1 << 20);
     Ok(vec![
-        row(format!("resident memory, {MANY} ports"), memory, "MiB"),
+        row(format!("resident memory, {MANY} ports"), memory, "MiB").must(Bound::AtMost(150.0)),
         row(format!("CPU, {MANY} ports, IPv6 kernels soliciting"), chatter, "% of a core"),
-        row(format!("idle CPU, {MANY} ports, nobody sends"), idle, "% of a core"),
+        row(format!("idle CPU, {MANY} ports, nobody sends"), idle, "% of a core").must(Bound::AtMost(1.0)),
     ])
 }
 
@@ -141,7 +157,7 @@ fn fdb(time: Duration) -> Result<Vec<Row>> {
         row("the same as a ratio", full.micros / few.micros, ""),
         row(format!("frames sent to {ENTRIES} known MACs"), full.sent as f64, "frames"),
         row("of these arrived where they belong", full.arrived as f64, "frames"),
-        row("of these flooded to a third port", full.flooded as f64, "frames"),
+        row("of these flooded to a third port", full.flooded as f64, "frames").must(Bound::AtMost(0.0)),
     ])
 }
 
@@ -217,8 +233,14 @@ fn noise(time: Duration) -> Result<Vec<Row>> {
         rows.push(row(format!("neighbour's round trip p99, {name}"), times.p99_us, "us"));
         rows.push(row(format!("neighbour's loss, {name}"), 100.0 * times.lost as f64 / sent, "%"));
     }
-    rows.push(row("p99 while a port broadcasts, to quiet", broadcast.p99_us / quiet.p99_us, ""));
-    rows.push(row("p99 while a port floods UDP, to quiet", unicast.p99_us / quiet.p99_us, ""));
+    rows.push(
+        row("p99 while a port broadcasts, to quiet", broadcast.p99_us / quiet.p99_us, "")
+            .must(Bound::AtMost(3.0)),
+    );
+    rows.push(
+        row("p99 while a port floods UDP, to quiet", unicast.p99_us / quiet.p99_us, "")
+            .must(Bound::AtMost(3.0)),
+    );
     Ok(rows)
 }
 
@@ -242,18 +264,35 @@ fn ping(fleet: &Fleet, seconds: f64) -> Result<RoundTrips> {
 }
 
 fn write(rows: &[Row], args: &Args) -> Result<()> {
-    let mut cells = vec![["figure", "unit", "value"].map(str::to_owned).to_vec()];
-    cells.extend(
-        rows.iter().map(|row| vec![row.figure.clone(), row.unit.to_owned(), format!("{:.3}", row.value)]),
-    );
+    let mut cells = vec![["figure", "unit", "bar", "verdict", "value"].map(str::to_owned).to_vec()];
+    cells.extend(rows.iter().map(|row| {
+        let verdict = row.met.map_or("", |met| verdict(Some(met))).to_owned();
+        let bar = row.bar.clone().unwrap_or_default();
+        vec![row.figure.clone(), row.unit.to_owned(), bar, verdict, format!("{:.3}", row.value)]
+    }));
     let json = format!("{:#}\n", serde_json::json!({"scenario": "own", "figures": rows}));
     let text = match &args.json {
         Some(path) if path.as_os_str() == "-" => json,
         Some(path) => {
             fs::write(path, json).map_err(Error::io(format!("write {}", path.display())))?;
-            aligned(&cells, 2)
+            aligned(&cells, 4)
         }
-        None => aligned(&cells, 2),
+        None => aligned(&cells, 4),
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(Error::io("print the figures"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_judged_where_there_is_one() {
+        assert_eq!(row("a", 1.0, "s").met, None);
+        assert_eq!(row("a", 1.0, "s").must(Bound::AtMost(1.0)).met, Some(true));
+        let missed = row("a", 0.5, "s").must(Bound::AtLeast(1.0));
+        assert_eq!((missed.met, missed.bar.as_deref()), (Some(false), Some(">= 1.00")));
+        // Nothing measured is nothing met.
+        assert_eq!(row("a", f64::NAN, "s").must(Bound::AtMost(1.0)).met, Some(false));
+    }
 }

@@ -25,6 +25,14 @@ pub enum Bound {
 }
 
 impl Bound {
+    /// As it stands in the table, such as `>= 0.80`.
+    pub fn words(self) -> String {
+        match self {
+            Self::AtLeast(bound) => format!(">= {bound:.2}"),
+            Self::AtMost(bound) => format!("<= {bound:.2}"),
+        }
+    }
+
     /// Whether a value keeps to it.
     pub fn allows(self, value: f64) -> bool {
         match self {
@@ -34,13 +42,19 @@ impl Bound {
     }
 }
 
+/// The word for a bar that was judged, or could not be.
+pub const fn verdict(met: Option<bool>) -> &'static str {
+    match met {
+        Some(true) => "met",
+        Some(false) => "missed",
+        None => "not judged",
+    }
+}
+
 impl Bar {
     /// As it stands in the table, such as `>= 0.80 of kernel`.
     pub fn words(&self) -> String {
-        let bound = match self.bound {
-            Bound::AtLeast(bound) => format!(">= {bound:.2}"),
-            Bound::AtMost(bound) => format!("<= {bound:.2}"),
-        };
+        let bound = self.bound.words();
         let names: Vec<_> = self.to.iter().map(|peer| peer.name()).collect();
         match names.as_slice() {
             [] => bound,

@@ -127,13 +127,8 @@ impl Report {
         let mut rows = vec![["figure", "bar", "verdict", "figure is"].map(str::to_owned).to_vec()];
         rows.extend(self.bars().map(|bar| {
             let (value, met) = self.judge(bar);
-            let verdict = match met {
-                Some(true) => "met",
-                Some(false) => "missed",
-                None => "not judged",
-            };
             let value = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
-            vec![bar.figure.words().1.to_owned(), bar.words(), verdict.to_owned(), value]
+            vec![bar.figure.words().1.to_owned(), bar.words(), bars::verdict(met).to_owned(), value]
         }));
         aligned(&rows, 3)
     }

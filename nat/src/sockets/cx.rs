@@ -1,7 +1,7 @@
 //! What a flow has at hand while it handles one thing.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -10,8 +10,9 @@ use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, connec
 use switch::flow::FlowKey;
 use switch::tick::Tick;
 
-use super::types::{Counters, Emit, Link, Unreachable};
-use super::wire::Wire;
+use super::burst::Burst;
+use super::types::{Counters, Emit, Fault, Link, Unreachable, Way};
+use super::wire::{Wire, is_v4};
 
 /// What is to happen to a flow after it handled something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,33 @@ pub(super) enum Fate {
     Gone,
 }
 
+/// Where the bytes of the packet in hand are.
+#[derive(Clone, Copy)]
+pub(super) enum Bytes<'a> {
+    /// In the frame that came.
+    Frame,
+    /// Here, put together from fragments.
+    Whole(&'a [u8]),
+}
+
+impl Bytes<'_> {
+    /// From the Ethernet header on.
+    pub fn of<'b, E: Emit>(&'b self, out: &'b E) -> &'b [u8] {
+        match self {
+            Self::Frame => out.frame(),
+            Self::Whole(bytes) => bytes,
+        }
+    }
+}
+
+/// What datagrams that are larger than the container's network takes are cut in.
+pub(super) struct Cutter {
+    /// One datagram from its L4 header on.
+    pub bytes: Box<[u8]>,
+    /// Identification of the last one.
+    pub id: u32,
+}
+
 /// The surroundings of one flow.
 pub(super) struct Cx<'a, E> {
     pub now: Tick,
@@ -34,6 +62,9 @@ pub(super) struct Cx<'a, E> {
     pub counters: &'a mut Counters,
     /// Where peeks throw what was seen before; empty where the kernel skips it (`SO_PEEK_OFF`).
     pub skip: &'a mut [u8],
+    pub cutter: &'a mut Cutter,
+    /// What the flow whose packets these are has for its socket.
+    pub burst: &'a mut Burst,
 }
 
 impl<'a, E: Emit> Cx<'a, E> {
@@ -41,14 +72,23 @@ impl<'a, E: Emit> Cx<'a, E> {
         Wire { link: self.link, key: self.key }
     }
 
-    /// Tells the container that the packet that opened the flow led nowhere.
-    pub fn unreachable(&mut self, why: Unreachable, seq: u32) {
-        let mut quoted = [0; 64];
-        let len = Wire::quotation(self.key, seq, &mut quoted).unwrap_or(0);
-        self.counters.unreachable += 1;
-        self.out.unreachable(self.link, why, quoted.get(..len).unwrap_or_default());
+    /// Tells the container that a packet of the flow did not arrive. `rest` is what is known of the packet behind its
+    /// l4 ports (TCP), its L4 header (UDP) or its IP header (ICMP).
+    pub fn failed(&mut self, fault: Fault, from: Option<IpAddr>, rest: &[u8]) {
+        let mut quoted = [0; QUOTED];
+        let len = Wire::quotation(self.key, rest, &mut quoted).unwrap_or(0);
+        match fault {
+            Fault::Unreachable(_) => self.counters.unreachable += 1,
+            Fault::TooBig { .. } | Fault::Expired => self.counters.path_errors += 1,
+        }
+        // Nobody but us is behind the loopback, and who is of the other family cannot speak to the container.
+        let from = from.filter(|from| !from.is_loopback() && from.is_ipv4() == is_v4(self.key));
+        self.out.failed(self.link, fault, from, quoted.get(..len).unwrap_or_default());
     }
 }
+
+/// The most that is quoted of a packet: an ICMPv6 error has at most 1280 bytes (RFC 4443 section 2.4 (c)).
+const QUOTED: usize = 1280 - 48;
 
 /// How the socket of one flow is watched.
 #[derive(Clone, Copy)]
@@ -85,19 +125,22 @@ pub(super) fn socket(
 }
 
 /// Where the packets of a flow go.
-pub(super) fn destination(key: &FlowKey, port: u16) -> SocketAddr {
-    SocketAddr::new(key.dst.to_canonical(), port)
+pub(super) fn destination(key: &FlowKey, way: Way) -> SocketAddr {
+    let ip = match way {
+        Way::Out => key.dst.to_canonical(),
+        Way::Loopback if is_v4(key) => Ipv4Addr::LOCALHOST.into(),
+        Way::Loopback => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, key.dport)
 }
 
-/// A socket connected to where the flow goes, watched.
+/// A socket connected to `address`, watched.
 pub(super) fn connected(
-    key: &FlowKey,
+    address: SocketAddr,
     kind: SocketType,
     protocol: Option<Protocol>,
-    port: u16,
     watch: Watch<'_>,
 ) -> rustix::io::Result<OwnedFd> {
-    let address = destination(key, port);
     let fd = socket(address, kind, protocol)?;
     if kind == SocketType::STREAM {
         rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
@@ -163,6 +206,19 @@ fn binds(address: SocketAddr) -> io::Result<bool> {
         Err(Errno::ADDRNOTAVAIL | Errno::INVAL) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// The IPv4 address that an IPv6 address stands for, where somebody on the way may make one of it: IPv4-compatible
+/// (RFC 4291 section 2.5.5.1), NAT64 (RFC 6052 section 2.1) and 6to4 (RFC 3056 section 2).
+pub(super) fn embedded(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    let [a, b, c, d, e, f, high, low] = address.segments();
+    let (high, low) = match (a, b, c, d, e, f) {
+        (0, 0, 0, 0, 0, 0) | (0x64, 0xff9b, 0, 0, 0, 0) => (high, low),
+        (0x2002, high, low, ..) => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 /// What an error of a socket says about its destination; `None`: nothing.

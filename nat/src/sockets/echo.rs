@@ -1,5 +1,6 @@
 //! ICMP echo by ping sockets. The kernel chooses the identifier that is on the way; the container sees its own.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
@@ -7,12 +8,15 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketType, ipproto, send};
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Packet};
+use switch::sys::path::keep_path_errors;
 use switch::tick::Tick;
 
-use super::cx::{self, Cx, Fate, Watch};
+use super::cx::{self, Bytes, Cx, Fate, Watch};
 use super::inbox::Inbox;
+use super::sending::Sending;
 use super::types::{Emit, Outcome};
-use super::wire::{ECHO_LEN, Wire, is_v4, payload_max};
+use super::udp::too_big;
+use super::wire::{ECHO_LEN, Wire, datagram_max, is_v4};
 
 /// RFC 5508 section 3.2: no less than a minute.
 const IDLE: u64 = 60_000;
@@ -22,6 +26,7 @@ const TURN: usize = 16;
 /// The echo requests of one identifier to one destination.
 pub(super) struct Echo {
     socket: OwnedFd,
+    sending: Sending,
     inbox: Inbox,
 }
 
@@ -36,10 +41,12 @@ impl Echo {
     ///
     /// # Privileges
     /// The group of the process within `net.ipv4.ping_group_range`.
-    pub fn connect(key: &FlowKey, watch: Watch<'_>) -> rustix::io::Result<Self> {
-        let protocol = if is_v4(key) { ipproto::ICMP } else { ipproto::ICMPV6 };
-        let socket = cx::connected(key, SocketType::DGRAM, Some(protocol), 0, watch)?;
-        Ok(Self { socket, inbox: Inbox::new(TURN) })
+    pub fn connect(to: SocketAddr, watch: Watch<'_>) -> rustix::io::Result<Self> {
+        let protocol = if to.is_ipv4() { ipproto::ICMP } else { ipproto::ICMPV6 };
+        let to = SocketAddr::new(to.ip(), 0);
+        let socket = cx::connected(to, SocketType::DGRAM, Some(protocol), watch)?;
+        keep_path_errors(&socket, to.is_ipv4())?;
+        Ok(Self { socket, sending: Sending::new(), inbox: Inbox::new(TURN) })
     }
 
     pub fn socket(&self) -> BorrowedFd<'_> {
@@ -51,19 +58,30 @@ impl Echo {
     }
 
     /// A request: the whole ICMP message goes to the socket, which gives it identifier and checksum.
-    pub fn packet<E: Emit>(&mut self, frame: &[u8], packet: &Packet, cx: &mut Cx<'_, E>) -> Outcome {
+    pub fn packet<E: Emit>(&mut self, bytes: Bytes<'_>, packet: &Packet, cx: &mut Cx<'_, E>) -> Outcome {
         let range = usize::from(packet.meta.l4_off)..packet.meta.l3_end as usize;
-        let message = frame.get(range).unwrap_or_default();
-        match send(&self.socket, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(sent) => {
-                cx.counters.bytes_out += sent.saturating_sub(ECHO_LEN) as u64;
-                Outcome::Taken
+        self.sending.follow(self.socket.as_fd(), &packet.meta);
+        let mut again = true;
+        loop {
+            let message = bytes.of(cx.out).get(range.clone()).unwrap_or_default();
+            match send(&self.socket, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => {
+                    cx.counters.bytes_out += sent.saturating_sub(ECHO_LEN) as u64;
+                    return Outcome::Taken;
+                }
+                // That was an earlier one.
+                Err(_) if again && self.inbox.troubles(&self.socket, cx) => again = false,
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
+                    return Outcome::Dropped(DropReason::UplinkFull);
+                }
+                Err(Errno::MSGSIZE) => return too_big(&self.socket, packet, cx),
+                Err(errno) => {
+                    return match cx::unreachable(errno) {
+                        Some(why) => Outcome::Unreachable(why),
+                        None => Outcome::Dropped(DropReason::UplinkError),
+                    };
+                }
             }
-            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Outcome::Dropped(DropReason::UplinkFull),
-            Err(errno) => match cx::unreachable(errno) {
-                Some(why) => Outcome::Unreachable(why),
-                None => Outcome::Dropped(DropReason::UplinkError),
-            },
         }
     }
 
@@ -73,7 +91,7 @@ impl Echo {
 
     /// Brings the replies that the socket has.
     pub fn serve<E: Emit>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
-        let place = (cx.wire().l4_at(), payload_max(cx.key, 0));
+        let place = (cx.wire().l4_at(), datagram_max(cx.key));
         let write = |wire: &Wire<'_>, out: &mut [u8], len| (len >= ECHO_LEN).then(|| wire.echo(out, len))?;
         self.inbox.serve(&self.socket, place, cx, write, |len, counters| {
             counters.bytes_in += len.saturating_sub(ECHO_LEN) as u64;

@@ -1,13 +1,17 @@
 //! The table of flows: a slab and an index of it, both as large as they will ever be.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use foldhash::fast::RandomState;
+use rustix::io::Errno;
+use rustix::net::{SocketAddrAny, getpeername, getsockname};
 use switch::flow::FlowKey;
 use switch::port::PortId;
 
 use super::echo::Echo;
+use super::served::Served;
 use super::tcp::Tcp;
 use super::types::{Limits, Link};
 use super::udp::Udp;
@@ -19,6 +23,10 @@ pub(super) struct Flow {
     pub link: Link,
     /// When a packet of it was last seen, from either side.
     pub used: Tick,
+    /// A client of a published l4 port opened it.
+    pub inbound: bool,
+    /// Payload from the container and to it, what is sent again included.
+    pub bytes: (u64, u64),
     pub kind: Kind,
 }
 
@@ -27,14 +35,28 @@ pub(super) struct Flow {
 pub(super) enum Kind {
     Tcp(Tcp),
     Udp(Udp),
+    Served(Served),
     Echo(Echo),
 }
 
 impl Kind {
-    pub fn socket(&self) -> BorrowedFd<'_> {
+    /// Our end of the socket and the other.
+    pub fn ends(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        if let Self::Served(served) = self {
+            return served.ends();
+        }
+        let address = |answer: rustix::io::Result<SocketAddrAny>| SocketAddr::try_from(answer.ok()?).ok();
+        (
+            address(getsockname(self.socket())),
+            address(getpeername(self.socket()).and_then(|peer| peer.ok_or(Errno::NOTCONN))),
+        )
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(tcp) => tcp.socket(),
             Self::Udp(udp) => udp.socket(),
+            Self::Served(served) => served.socket(),
             Self::Echo(echo) => echo.socket(),
         }
     }
@@ -43,6 +65,7 @@ impl Kind {
         match self {
             Self::Tcp(tcp) => tcp.state_name(),
             Self::Udp(udp) => udp.state_name(),
+            Self::Served(served) => served.state_name(),
             Self::Echo(_) => "echo",
         }
     }
@@ -86,8 +109,18 @@ impl Flows {
 
     /// Whether one more of this port is allowed.
     pub fn has_room(&self, port: PortId) -> bool {
-        let used = self.per_port.get(port.index()).copied().unwrap_or(0);
-        !self.free.is_empty() && used < self.limit_per_port
+        !self.free.is_empty() && self.used(port) < self.limit_per_port
+    }
+
+    /// Whether one more may be opened from outside: however many clients there are, a quarter of the port's share is
+    /// left for what its container opens.
+    pub fn has_room_for_client(&self, port: PortId) -> bool {
+        let share = self.limit_per_port - self.limit_per_port / 4;
+        !self.free.is_empty() && self.used(port) < share
+    }
+
+    fn used(&self, port: PortId) -> u32 {
+        self.per_port.get(port.index()).copied().unwrap_or(0)
     }
 
     /// The slot that the next [`Flows::insert`] takes, and the token its socket must be watched under.
@@ -123,6 +156,10 @@ impl Flows {
         }
         self.free.push(id);
         Some(flow)
+    }
+
+    pub fn get(&self, id: u32) -> Option<&Flow> {
+        self.slots.get(id as usize)?.flow.as_ref()
     }
 
     pub fn get_mut(&mut self, id: u32) -> Option<(&mut Flow, u64)> {

@@ -4,61 +4,85 @@
 //! them [`Sockets::flush`]; when its descriptor is readable [`Sockets::ready`], when [`Sockets::next_timer`] is due
 //! [`Sockets::timers`]. Frames for containers come out through [`Emit`].
 
+mod burst;
 mod cx;
 mod echo;
 mod flows;
+mod fragments;
 mod inbox;
+mod mapping;
 mod publish;
+mod sending;
+mod served;
 mod settings;
+mod sound;
 mod tcp;
 mod types;
 mod udp;
 mod wheel;
 mod wire;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use foldhash::fast::RandomState;
 use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags};
+use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::rand::{GetRandomFlags, getrandom};
 use switch::drop::DropReason;
-use switch::flow::{FlowKey, Fragment, L3, Packet};
-use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use switch::flow::{FlowKey, Fragment, Packet};
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, parse};
 use switch::port::PortId;
 use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
+use switch::vnet::VnetHdr;
 
-use cx::{Cx, Fate, OwnAddresses, Watch};
+use burst::Burst;
+use cx::{Bytes, Cutter, Cx, Fate, OwnAddresses, Watch};
 use flows::{Flow, Flows, Kind};
+use fragments::{Added, Fragments};
+use mapping::Mappings;
 use publish::{LISTENER, Listener};
+use served::Client;
 use wheel::Wheel;
 use wire::flag;
 
 pub use settings::{End, Published, Settings, Target};
-pub use types::{Connection, Counters, Emit, Limits, Link, Outcome, Unreachable};
+pub use types::{Connection, Counters, Emit, Fault, Limits, Link, Outcome, Query, Unreachable, Way};
 
 /// Events taken at once.
 const EVENTS: usize = 64;
 /// The largest window a container can use where peeks cannot skip (before Linux 6.9), bytes.
 const SKIP: usize = 256 * 1024;
+/// Bytes of the longest datagram from its L4 header on.
+const DATAGRAM: usize = 65_535;
 
 /// The sockets of one worker.
 pub struct Sockets {
     epoll: OwnedFd,
     flows: Flows,
     listeners: Vec<Option<Listener>>,
+    /// The flows of clients of published UDP ports.
+    clients: HashMap<Client, u32, RandomState>,
+    /// Where datagrams of those clients are read to; empty as long as there is no such port.
+    datagram: Vec<u8>,
+    /// A descriptor to spare: see [`Sockets::turn_away`].
+    spare: Option<OwnedFd>,
     wheel: Wheel,
     /// Flows with work left, each at most once.
     due: VecDeque<u32>,
     own: OwnAddresses,
     /// See [`Cx::skip`].
     skip: Vec<u8>,
+    cutter: Cutter,
+    burst: Burst,
+    fragments: Fragments,
+    mappings: Mappings,
     limits: Limits,
     counters: Counters,
 }
@@ -75,12 +99,19 @@ impl Sockets {
         let skip = if skips { Vec::new() } else { vec![0; SKIP] };
         Ok(Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            spare: Some(probe),
             flows: Flows::new(&limits),
             listeners: Vec::new(),
+            clients: HashMap::default(),
+            datagram: Vec::new(),
             wheel: Wheel::new(limits.flows as usize, now),
             due: VecDeque::with_capacity(limits.flows as usize),
             own: OwnAddresses::new()?,
             skip,
+            cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: sequence()? },
+            burst: Burst::new(),
+            fragments: Fragments::new(),
+            mappings: Mappings::new(limits.flows),
             limits,
             counters: Counters::default(),
         })
@@ -91,30 +122,64 @@ impl Sockets {
         self.epoll.as_fd()
     }
 
-    /// A packet of a container that leaves by the uplink, routed and allowed. `frame` starts at the Ethernet header,
+    /// A packet of a container that leaves by the uplink, routed and allowed: the frame that [`Emit::frame`] has.
     /// `packet` is what [`switch::parse`] made of it, `link` says who sent it.
     ///
     /// What it makes necessary is done by [`Sockets::flush`], so that a batch is acknowledged once.
     pub fn packet(
         &mut self,
-        frame: &[u8],
         packet: &Packet,
         link: &Link,
+        way: Way,
         now: Tick,
         out: &mut impl Emit,
     ) -> Outcome {
-        let is_ip = matches!(packet.meta.l3, L3::V4 | L3::V6);
-        let speaks = match packet.key.proto {
-            PROTO_TCP | PROTO_UDP => true,
-            PROTO_ICMP | PROTO_ICMPV6 => echo::is_request(&packet.key),
-            _ => false,
-        };
-        if !is_ip || !speaks || packet.meta.fragment != Fragment::No {
+        if !sound::speaks(packet) {
             return Outcome::Dropped(DropReason::UplinkProtocol);
         }
+        if !sound::verifies(out.frame(), packet) {
+            return Outcome::Dropped(DropReason::BadChecksum);
+        }
+        if packet.meta.fragment == Fragment::No {
+            return self.whole(Bytes::Frame, packet, link, way, now, out);
+        }
+        let lost = self.fragments.lost;
+        let added = self.fragments.add(out.frame(), packet, now);
+        self.counters.fragments_lost += self.fragments.lost.wrapping_sub(lost);
+        match added {
+            Added::Kept => Outcome::Taken,
+            Added::Refused => Outcome::Dropped(DropReason::UplinkFragment),
+            Added::Whole(place, len) => {
+                self.counters.reassembled += 1;
+                let bytes = self.fragments.take(place);
+                let frame = bytes.get(..len).unwrap_or_default();
+                let outcome = match parse(frame, &VnetHdr::default(), packet.meta.port, packet.key.zone) {
+                    Ok(mut whole) if sound::speaks(&whole) && sound::verifies(frame, &whole) => {
+                        whole.meta.df = false;
+                        self.whole(Bytes::Whole(frame), &whole, link, way, now, out)
+                    }
+                    Ok(_) => Outcome::Dropped(DropReason::BadChecksum),
+                    Err(reason) => Outcome::Dropped(reason),
+                };
+                self.fragments.give_back(place, bytes);
+                outcome
+            }
+        }
+    }
+
+    /// A packet that is no fragment.
+    fn whole(
+        &mut self,
+        bytes: Bytes<'_>,
+        packet: &Packet,
+        link: &Link,
+        way: Way,
+        now: Tick,
+        out: &mut impl Emit,
+    ) -> Outcome {
         let id = match self.known(packet, link, now, out) {
             Some(id) => id,
-            None => match self.open(frame, packet, link, now, out) {
+            None => match self.open(bytes, packet, link, way, now, out) {
                 Ok(id) if packet.key.proto == PROTO_TCP => {
                     self.rearm(id);
                     return Outcome::Taken;
@@ -123,15 +188,23 @@ impl Sockets {
                 Err(outcome) => return outcome,
             },
         };
+        if let Some(other) = self.burst.other(id) {
+            self.send_burst(other, now, out);
+        }
+        let more = self.burst.comes(id);
         let mut outcome = Outcome::Taken;
         self.with(id, now, out, |kind, cx| match kind {
-            Kind::Tcp(tcp) => tcp.packet(frame, packet, cx),
+            Kind::Tcp(tcp) => tcp.packet(bytes, packet, cx),
             Kind::Udp(udp) => {
-                outcome = udp.packet(frame, packet, cx);
+                outcome = udp.packet(bytes, packet, more, cx);
+                Fate::Keep
+            }
+            Kind::Served(served) => {
+                outcome = served.packet(bytes, packet, cx);
                 Fate::Keep
             }
             Kind::Echo(echo) => {
-                outcome = echo.packet(frame, packet, cx);
+                outcome = echo.packet(bytes, packet, cx);
                 Fate::Keep
             }
         });
@@ -154,9 +227,10 @@ impl Sockets {
     /// A new flow for a packet that belongs to none.
     fn open(
         &mut self,
-        frame: &[u8],
+        bytes: Bytes<'_>,
         packet: &Packet,
         link: &Link,
+        way: Way,
         now: Tick,
         out: &mut impl Emit,
     ) -> Result<u32, Outcome> {
@@ -167,7 +241,7 @@ impl Sockets {
             tcp::refuse(out, key, link, &tcp);
             return Err(Outcome::Taken);
         }
-        let opened = self.try_open(frame, packet, link, now);
+        let opened = self.try_open(bytes.of(out), packet, link, way, now);
         let Some(tcp) = packet.meta.tcp else { return opened };
         match opened {
             Err(Outcome::Dropped(_)) => tcp::refuse(out, key, link, &tcp),
@@ -182,7 +256,14 @@ impl Sockets {
         opened
     }
 
-    fn try_open(&mut self, frame: &[u8], packet: &Packet, link: &Link, now: Tick) -> Result<u32, Outcome> {
+    fn try_open(
+        &mut self,
+        frame: &[u8],
+        packet: &Packet,
+        link: &Link,
+        way: Way,
+        now: Tick,
+    ) -> Result<u32, Outcome> {
         let key = packet.key;
         if !self.has_room(link.port) {
             self.counters.over_quota += 1;
@@ -191,32 +272,38 @@ impl Sockets {
         let Some((id, token)) = self.flows.next() else {
             return Err(Outcome::Dropped(DropReason::UplinkQuota));
         };
-        if !self.is_allowed(cx::destination(&key, key.dport)).map_err(|_| self.no_socket())? {
+        let to = cx::destination(&key, way);
+        let allowed = way == Way::Loopback || self.is_allowed(to).map_err(|_| self.no_socket())?;
+        if !allowed && !self.is_published(key.proto, to) {
             self.counters.unreachable += 1;
             return Err(Outcome::Unreachable(Unreachable::Prohibited));
         }
-        let watch = self.watch(token);
+        let mapped = if key.proto == PROTO_UDP { self.mappings.find(&key) } else { None };
+        let watch = Watch { epoll: self.epoll.as_fd(), token };
         let kind = match (key.proto, packet.meta.tcp) {
             (PROTO_TCP, Some(tcp)) => {
                 let syn = tcp::Syn::read(frame, packet, link);
-                sequence().and_then(|from| tcp::connect(&key, &tcp, syn, from, watch)).map(Kind::Tcp)
+                sequence().and_then(|from| tcp::connect(to, &tcp, syn, from, watch)).map(Kind::Tcp)
             }
-            (PROTO_UDP, _) => udp::Udp::connect(&key, watch).map(Kind::Udp),
-            _ => echo::Echo::connect(&key, watch).map(Kind::Echo),
+            (PROTO_UDP, _) => udp::Udp::connect(to, mapped, watch).map(|(udp, port)| {
+                self.mappings.add(&key, port);
+                Kind::Udp(udp)
+            }),
+            _ => echo::Echo::connect(to, watch).map(Kind::Echo),
         };
-        let kind = kind.map_err(|errno| self.not_opened(&key, errno))?;
-        self.insert(Flow { key, link: *link, used: now, kind });
+        let kind = kind.map_err(|errno| self.not_opened(key.proto, to, errno))?;
+        self.insert(Flow { key, link: *link, used: now, inbound: false, bytes: (0, 0), kind });
         Ok(id)
     }
 
     /// What a socket that could not be made or connected means for the packet.
-    fn not_opened(&mut self, key: &FlowKey, errno: Errno) -> Outcome {
+    fn not_opened(&mut self, proto: u8, to: SocketAddr, errno: Errno) -> Outcome {
         // A ping socket may not be made by everybody; nothing is wrong with the destination.
-        if matches!(key.proto, PROTO_ICMP | PROTO_ICMPV6) && errno == Errno::ACCESS {
+        if matches!(proto, PROTO_ICMP | PROTO_ICMPV6) && errno == Errno::ACCESS {
             return Outcome::Dropped(DropReason::UplinkProtocol);
         }
         // Where IPv6 is switched off the kernel finds no address to speak from, and says that instead.
-        let no_source = errno == Errno::ADDRNOTAVAIL && !cx::has_source(cx::destination(key, key.dport));
+        let no_source = errno == Errno::ADDRNOTAVAIL && !cx::has_source(to);
         match cx::unreachable(if no_source { Errno::NETUNREACH } else { errno }) {
             Some(Unreachable::Port) => Outcome::Unreachable(Unreachable::Port),
             Some(why) => {
@@ -236,7 +323,12 @@ impl Sockets {
     fn is_allowed(&self, address: SocketAddr) -> io::Result<bool> {
         let ip = address.ip();
         let group = ip.is_multicast() || ip == std::net::Ipv4Addr::BROADCAST || ip.is_unspecified();
-        Ok(!group && (self.limits.host || !self.own.contains(address)?))
+        if group || self.limits.host {
+            return Ok(!group);
+        }
+        // An address within an address: neither may be the host's, whoever takes the outer one apart.
+        let inner = cx::embedded(ip).map(|inner| SocketAddr::new(inner.into(), address.port()));
+        Ok(!self.own.contains(address)? && !inner.map_or(Ok(false), |inner| self.own.contains(inner))?)
     }
 
     fn has_room(&self, port: PortId) -> bool {
@@ -255,12 +347,16 @@ impl Sockets {
     /// Acknowledgments and data that the packets since the last call made due: call it after every batch of them.
     /// Returns whether more is left; then call it again, when others have had their turn.
     pub fn flush(&mut self, now: Tick, out: &mut impl Emit) -> bool {
+        if let Some(id) = self.burst.end() {
+            self.send_burst(id, now, out);
+        }
         for _ in 0..self.due.len() {
             let Some(id) = self.due.pop_front() else { break };
             self.flows.unqueue(id);
             self.with(id, now, out, |kind, cx| match kind {
                 Kind::Tcp(tcp) => tcp.serve(cx),
                 Kind::Udp(udp) => udp.serve(cx),
+                Kind::Served(_) => Fate::Keep,
                 Kind::Echo(echo) => echo.serve(cx),
             });
         }
@@ -278,14 +374,18 @@ impl Sockets {
         for event in events {
             let (token, flags) = (event.data.u64(), event.flags);
             if token & LISTENER != 0 {
-                self.accept(token, now, out);
+                self.arrived(token, now, out);
             } else if let Some(id) = self.flows.of_token(token) {
-                if let Some((flow, _)) = self.flows.get_mut(id) {
+                // RFC 5508 section 4.3: an ICMP error refreshes nothing.
+                if flags.intersects(EventFlags::IN | EventFlags::OUT)
+                    && let Some((flow, _)) = self.flows.get_mut(id)
+                {
                     flow.used = now;
                 }
                 self.with(id, now, out, |kind, cx| match kind {
                     Kind::Tcp(tcp) => tcp.event(flags, cx),
                     Kind::Udp(udp) => udp.event(flags),
+                    Kind::Served(_) => Fate::Keep,
                     Kind::Echo(echo) => echo.event(flags),
                 });
             }
@@ -302,7 +402,7 @@ impl Sockets {
             }
             self.with(id, now, out, |kind, cx| match kind {
                 Kind::Tcp(tcp) => tcp.timer(cx),
-                Kind::Udp(_) | Kind::Echo(_) => Fate::Gone,
+                Kind::Udp(_) | Kind::Served(_) | Kind::Echo(_) => Fate::Gone,
             });
         }
     }
@@ -315,11 +415,32 @@ impl Sockets {
     /// Ends all flows of a port that went away. Clients of its l4 ports are refused until it is configured anew.
     pub fn forget(&mut self, port: PortId, now: Tick, out: &mut impl Emit) {
         self.refuse_clients(port);
+        self.fragments.forget(port);
         let ids: Vec<u32> =
             self.flows.iter().filter(|(_, flow)| flow.link.port == port).map(|(id, _)| id).collect();
         for id in ids {
             self.end(id, now, out);
         }
+    }
+
+    /// Whether a packet with this key answers a client of a published l4 port.
+    pub fn answers(&self, key: &FlowKey) -> bool {
+        self.flows.find(key).and_then(|id| self.flows.get(id)).is_some_and(|flow| flow.inbound)
+    }
+
+    /// Ends those flows that containers opened and that `may` says they may not have any more. Returns how many.
+    pub fn end_unless(
+        &mut self,
+        may: impl Fn(PortId, &FlowKey) -> bool,
+        now: Tick,
+        out: &mut impl Emit,
+    ) -> usize {
+        let denied = |flow: &Flow| !flow.inbound && !may(flow.link.port, &flow.key);
+        let ids: Vec<u32> = self.flows.iter().filter(|(_, flow)| denied(flow)).map(|(id, _)| id).collect();
+        for id in &ids {
+            self.end(*id, now, out);
+        }
+        ids.len()
     }
 
     /// Ends a flow with a reset to both sides.
@@ -337,6 +458,16 @@ impl Sockets {
         &self.counters
     }
 
+    /// Whether a packet belongs to a flow. One that is for a gateway may: that of a client whose address is not shown.
+    pub fn has(&self, key: &FlowKey) -> bool {
+        self.flows.find(key).is_some()
+    }
+
+    /// How many flows there may be.
+    pub const fn most(&self) -> u32 {
+        self.limits.flows
+    }
+
     /// How many flows there are.
     pub fn len(&self) -> usize {
         self.flows.len()
@@ -347,17 +478,32 @@ impl Sockets {
         self.len() == 0
     }
 
-    /// All flows, for a listing. `getsockname` is asked for each.
+    /// All flows, for a listing. `getsockname` and `getpeername` are asked for each.
     pub fn connections(&self, now: Tick) -> impl Iterator<Item = Connection> {
-        self.flows.iter().map(move |(_, flow)| Connection {
-            key: flow.key,
-            port: flow.link.port,
-            state: flow.kind.state(),
-            local: rustix::net::getsockname(flow.kind.socket())
-                .ok()
-                .and_then(|local| SocketAddr::try_from(local).ok()),
-            idle: now.millis().saturating_sub(flow.used.millis()),
-        })
+        self.flows.iter().map(move |(_, flow)| connection(flow, now))
+    }
+
+    /// Those flows in the places `range` that are asked for, as many as `rows` has room for without growing. Returns
+    /// the place to go on from; `None`: that was all.
+    ///
+    /// # Syscalls
+    /// `getsockname`, `getpeername` for each.
+    pub fn list(
+        &self,
+        query: &Query,
+        range: std::ops::Range<u32>,
+        now: Tick,
+        rows: &mut Vec<Connection>,
+    ) -> Option<u32> {
+        for id in range.clone() {
+            if id >= self.limits.flows || rows.len() == rows.capacity() {
+                return None;
+            }
+            if let Some(flow) = self.flows.get(id).filter(|flow| query.matches(&flow.key)) {
+                rows.push(connection(flow, now));
+            }
+        }
+        Some(range.end)
     }
 
     /// Lets a flow do something, and does what follows from it.
@@ -369,6 +515,7 @@ impl Sockets {
         act: impl FnOnce(&mut Kind, &mut Cx<'_, E>) -> Fate,
     ) {
         let Some((flow, token)) = self.flows.get_mut(id) else { return };
+        let before = (self.counters.bytes_out, self.counters.bytes_in);
         let mut cx = Cx {
             now,
             out,
@@ -377,18 +524,44 @@ impl Sockets {
             watch: Watch { epoll: self.epoll.as_fd(), token },
             counters: &mut self.counters,
             skip: &mut self.skip,
+            cutter: &mut self.cutter,
+            burst: &mut self.burst,
         };
-        match act(&mut flow.kind, &mut cx) {
-            Fate::Gone => {
-                self.wheel.clear(id);
-                self.flows.remove(id);
-                self.counters.closed += 1;
-                return;
-            }
+        let fate = act(&mut flow.kind, &mut cx);
+        flow.bytes.0 += self.counters.bytes_out - before.0;
+        flow.bytes.1 += self.counters.bytes_in - before.1;
+        match fate {
+            Fate::Gone => return self.remove(id),
             Fate::More if self.flows.queue(id) => self.due.push_back(id),
             Fate::More | Fate::Keep => {}
         }
         self.rearm(id);
+    }
+
+    /// What was kept for the socket of a flow leaves.
+    fn send_burst(&mut self, id: u32, now: Tick, out: &mut impl Emit) {
+        if self.burst.len() == 0 {
+            return;
+        }
+        self.with(id, now, out, |kind, cx| {
+            if let Kind::Udp(udp) = kind {
+                udp.send_burst(cx);
+            }
+            Fate::Keep
+        });
+    }
+
+    fn remove(&mut self, id: u32) {
+        self.wheel.clear(id);
+        self.burst.forget(id);
+        self.counters.closed += 1;
+        match self.flows.remove(id) {
+            Some(Flow { kind: Kind::Served(served), .. }) => {
+                self.clients.remove(&served.client);
+            }
+            Some(Flow { kind: Kind::Udp(_), key, .. }) => self.mappings.remove(&key),
+            _ => {}
+        }
     }
 
     fn rearm(&mut self, id: u32) {
@@ -403,7 +576,22 @@ fn deadline(flow: &Flow) -> Tick {
     match &flow.kind {
         Kind::Tcp(tcp) => tcp.deadline(flow.used),
         Kind::Udp(udp) => udp.deadline(flow.used),
+        Kind::Served(served) => served.deadline(flow.used),
         Kind::Echo(echo) => echo.deadline(flow.used),
+    }
+}
+
+fn connection(flow: &Flow, now: Tick) -> Connection {
+    let (local, peer) = flow.kind.ends();
+    Connection {
+        key: flow.key,
+        port: flow.link.port,
+        inbound: flow.inbound,
+        state: flow.kind.state(),
+        local,
+        peer,
+        bytes: flow.bytes,
+        idle: now.millis().saturating_sub(flow.used.millis()),
     }
 }
 

@@ -4,22 +4,23 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_linger;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::sockopt::{ipv6_v6only, set_socket_linger};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, getsockname, socket};
 use switch::flow::FlowKey;
-use switch::parse::PROTO_TCP;
+use switch::parse::{PROTO_TCP, PROTO_UDP};
 use switch::port::PortId;
 use switch::tick::Tick;
 
 use super::flows::{Flow, Kind};
 use super::settings::{Published, Settings, Target};
 use super::types::Emit;
-use super::{Sockets, tcp};
+use super::{Sockets, served, tcp};
 
 /// Set in the tokens of listening sockets.
 pub(super) const LISTENER: u64 = 1 << 31;
@@ -27,10 +28,16 @@ pub(super) const LISTENER: u64 = 1 << 31;
 const TURN: usize = 16;
 
 pub(super) struct Listener {
-    id: u64,
-    socket: Arc<OwnedFd>,
+    pub id: u64,
+    proto: u8,
+    /// Where it listens.
+    local: SocketAddr,
+    /// A wildcard of IPv6 that is one of IPv6 alone.
+    v6_only: bool,
+    pub socket: Arc<OwnedFd>,
+    pub clients: Arc<AtomicU64>,
     /// `None`: the container went away, clients are refused until the control plane says what follows.
-    target: Option<Target>,
+    pub target: Option<Target>,
 }
 
 impl Sockets {
@@ -46,7 +53,11 @@ impl Sockets {
             let Some(Some(listener)) = self.listeners.get_mut(index) else { continue };
             match wanted.remove(&listener.id) {
                 Some(published) => listener.target = Some(published.target.clone()),
-                None => self.unlisten(index),
+                None => {
+                    let id = listener.id;
+                    self.unlisten(index);
+                    self.unserve(id);
+                }
             }
         }
         for published in settings.published.iter().filter(|published| wanted.contains_key(&published.id)) {
@@ -63,8 +74,18 @@ impl Sockets {
         let index = free.unwrap_or(self.listeners.len());
         let token = EventData::new_u64(LISTENER | index as u64);
         epoll::add(&self.epoll, &published.socket, token, EventFlags::IN)?;
+        let local = SocketAddr::try_from(getsockname(&published.socket)?)?;
+        if published.proto == PROTO_UDP && self.datagram.is_empty() {
+            // Here, so that no packet's way has to.
+            self.datagram.resize(served::LONGEST, 0);
+            self.clients.reserve(self.limits.flows as usize);
+        }
         let listener = Some(Listener {
             id: published.id,
+            proto: published.proto,
+            local,
+            v6_only: local.is_ipv6() && ipv6_v6only(&published.socket)?,
+            clients: Arc::clone(&published.clients),
             socket: Arc::clone(&published.socket),
             target: Some(published.target.clone()),
         });
@@ -83,9 +104,18 @@ impl Sockets {
         }
     }
 
-    /// Takes clients. What is left when there is no room for more is refused.
-    pub(super) fn accept(&mut self, token: u64, now: Tick, out: &mut impl Emit) {
+    /// Something is there at a published l4 port.
+    pub(super) fn arrived(&mut self, token: u64, now: Tick, out: &mut impl Emit) {
         let index = (token & !LISTENER) as usize;
+        match self.listeners.get(index) {
+            Some(Some(listener)) if listener.proto == PROTO_TCP => self.accept(index, now, out),
+            Some(Some(_)) => self.datagrams(index, now, out),
+            _ => {}
+        }
+    }
+
+    /// Takes clients. What is left when there is no room for more is refused.
+    fn accept(&mut self, index: usize, now: Tick, out: &mut impl Emit) {
         for _ in 0..TURN {
             let Some(Some(listener)) = self.listeners.get(index) else { return };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -94,21 +124,35 @@ impl Sockets {
                     let client = client.and_then(|client| SocketAddr::try_from(client).ok());
                     // Until it belongs to a connection that works, closing it is a refusal.
                     let _ = set_socket_linger(&socket, Some(Duration::ZERO));
-                    if let (Some(client), Some(target)) = (client, listener.target.clone()) {
-                        self.begin(socket, client, &target, now, out);
+                    let clients = Arc::clone(&listener.clients);
+                    if let (Some(client), Some(target)) = (client, listener.target.clone())
+                        && self.begin(socket, client, &target, now, out).is_some()
+                    {
+                        clients.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::AGAIN) => return,
                 Err(_) => {
                     self.counters.no_socket += 1;
-                    return;
+                    return self.turn_away(index);
                 }
             }
         }
     }
 
-    /// One client. Its socket is closed where that leads nowhere.
+    /// There is no descriptor for a client. One that waited would wake us for ever, so it is taken by the one we spare
+    /// and refused.
+    fn turn_away(&mut self, index: usize) {
+        self.spare = None;
+        let Some(Some(listener)) = self.listeners.get(index) else { return };
+        if let Ok((socket, _)) = acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
+            let _ = set_socket_linger(&socket, Some(Duration::ZERO));
+        }
+        self.spare = socket(AddressFamily::INET, SocketType::STREAM, None).ok();
+    }
+
+    /// One client. Its socket is closed where that leads nowhere, and there is nothing.
     fn begin(
         &mut self,
         socket: OwnedFd,
@@ -116,30 +160,26 @@ impl Sockets {
         target: &Target,
         now: Tick,
         out: &mut impl Emit,
-    ) {
-        let Some(key) = self.key_of(client, target) else {
-            self.counters.over_quota += 1;
-            return;
-        };
-        if !self.has_room(target.link.port) {
-            self.counters.over_quota += 1;
-            return;
-        }
-        let (Some((id, token)), Ok(sequence)) = (self.flows.next(), super::sequence()) else { return };
+    ) -> Option<()> {
+        let (id, token) = self.place_for_client(target.link.port)?;
+        let key = self.key_of(PROTO_TCP, client, target)?;
+        let sequence = super::sequence().ok()?;
         let Ok(tcp) = tcp::accepted(socket, &key, &target.link, sequence, self.watch(token)) else {
             self.counters.no_socket += 1;
-            return;
+            return None;
         };
-        self.insert(Flow { key, link: target.link, used: now, kind: Kind::Tcp(tcp) });
+        let kind = Kind::Tcp(tcp);
+        self.insert(Flow { key, link: target.link, used: now, inbound: true, bytes: (0, 0), kind });
         self.with(id, now, out, |kind, cx| match kind {
             Kind::Tcp(tcp) => tcp.begin(cx),
             _ => super::Fate::Keep,
         });
+        Some(())
     }
 
     /// The connection as the container sees it: with the client's own address, or, where the container could not
     /// answer that, or has a connection with it already, with the gateway's.
-    fn key_of(&mut self, client: SocketAddr, target: &Target) -> Option<FlowKey> {
+    pub(super) fn key_of(&mut self, proto: u8, client: SocketAddr, target: &Target) -> Option<FlowKey> {
         let ip = match client.ip().to_canonical() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
@@ -148,22 +188,46 @@ impl Sockets {
         let end = target.end(v4)?;
         let key = |dst, dport| FlowKey {
             zone: target.zone,
-            proto: PROTO_TCP,
+            proto,
             src: end.address,
             dst,
             sport: target.port,
             dport,
         };
         let same_family = end.address.to_ipv4_mapped().is_some() == v4;
-        if same_family && can_answer(target, ip) && self.flows.find(&key(ip, client.port())).is_none() {
+        if same_family
+            && can_answer(target, ip)
+            && client.port() != 0
+            && self.flows.find(&key(ip, client.port())).is_none()
+        {
             return Some(key(ip, client.port()));
         }
         self.counters.masked += 1;
         // Any l4 port will do where the client's own is taken.
-        (0..64).map(|step| client.port().wrapping_add(step).max(1024)).find_map(|port| {
-            let key = key(end.gateway, port);
-            self.flows.find(&key).is_none().then_some(key)
-        })
+        let mut keys = (0..64).map(|step| key(end.gateway, client.port().wrapping_add(step).max(1024)));
+        let free = keys.find(|key| self.flows.find(key).is_none());
+        self.counters.over_quota += u64::from(free.is_none());
+        free
+    }
+
+    /// The slot and token for a flow that a client opens, if there may be one more.
+    pub(super) fn place_for_client(&mut self, port: PortId) -> Option<(u32, u64)> {
+        let place = self.flows.next().filter(|_| self.flows.has_room_for_client(port));
+        self.counters.over_quota += u64::from(place.is_none());
+        place
+    }
+
+    /// Whether one of ours listens there: an address of the host that containers may reach after all.
+    pub(super) fn is_published(&self, proto: u8, address: SocketAddr) -> bool {
+        let listens = |listener: &Listener| match (listener.local.ip(), address.ip()) {
+            (IpAddr::V6(v6), asked) if v6.is_unspecified() => asked.is_ipv6() || !listener.v6_only,
+            (IpAddr::V4(v4), IpAddr::V4(_)) if v4.is_unspecified() => true,
+            (local, asked) => local == asked,
+        };
+        let mut there = self.listeners.iter().flatten();
+        // What listens on the loopback is for the host alone.
+        !address.ip().is_loopback()
+            && there.any(|l| l.proto == proto && l.local.port() == address.port() && listens(l))
     }
 
     /// Clients for a container on this port are refused until their listening socket is retargeted.

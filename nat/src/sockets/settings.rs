@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use ipnet::IpNet;
 
@@ -33,6 +34,8 @@ pub struct Published {
     pub socket: Arc<OwnedFd>,
     /// Where its clients go.
     pub target: Target,
+    /// Counts them: connections that were let in, and UDP flows.
+    pub clients: Arc<AtomicU64>,
 }
 
 /// A container's l4 port that clients of the host reach.

@@ -5,13 +5,14 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use switch::checksum::{add, pseudo, sum};
+use switch::checksum::{Delta, add, pseudo, sum};
 use switch::flow::FlowKey;
 use switch::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use switch::vnet::VnetHdr;
 use zerocopy::IntoBytes;
 
-use super::Link;
+use super::cx::Cutter;
+use super::types::Link;
 
 /// Bytes of a TCP header without options.
 pub(super) const TCP_LEN: usize = 20;
@@ -93,6 +94,11 @@ pub(super) fn ip_len(key: &FlowKey) -> usize {
 pub(super) fn payload_max(key: &FlowKey, l4_len: usize) -> usize {
     // The payload length of IPv6 does not count the header, but a frame must also fit a slot; be equal.
     IP_MAX - ip_len(key) - l4_len
+}
+
+/// The most that fits behind the IP header of a datagram, which may leave us in fragments.
+pub(super) fn datagram_max(key: &FlowKey) -> usize {
+    if is_v4(key) { IP_MAX - ip_len(key) } else { IP_MAX }
 }
 
 impl Wire<'_> {
@@ -184,20 +190,94 @@ impl Wire<'_> {
         Some(end)
     }
 
-    /// The IP packet of the container that started the flow, as far as an ICMP error quotes it: IP header and the
-    /// first 8 bytes of L4. `seq` is TCP's sequence number.
-    pub fn quotation(key: &FlowKey, seq: u32, out: &mut [u8]) -> Option<usize> {
-        let mut to = Cursor { bytes: out, at: 0 };
-        let l4_len = if key.proto == PROTO_TCP { TCP_LEN } else { UDP_LEN };
-        ip(&mut to, key.src, key.dst, key.proto, l4_len)?;
-        to.put(&key.sport.to_be_bytes())?;
-        to.put(&key.dport.to_be_bytes())?;
-        if key.proto == PROTO_TCP {
-            to.put(&seq.to_be_bytes())?;
-        } else {
-            to.put(&u16::try_from(l4_len).ok()?.to_be_bytes())?;
-            to.put(&[0, 0])?;
+    /// Whether a frame of `len` bytes from the virtio header on is one that the container's network takes.
+    pub fn fits(&self, len: usize) -> bool {
+        len <= VnetHdr::LEN + self.l2_len() + usize::from(self.link.mtu)
+    }
+
+    /// Takes the datagram of a frame that [`Wire::udp`] or [`Wire::echo`] wrote, from its L4 header on and with its
+    /// whole checksum, into `cutter`. Returns its length.
+    pub fn cut(&self, out: &mut [u8], len: usize, cutter: &mut Cutter) -> Option<usize> {
+        let datagram = out.get_mut(self.l4_at()..len)?;
+        if self.key.proto == PROTO_UDP {
+            // The field holds the sum of the pseudo-header. RFC 768: 0 is said as its other form.
+            let check = match !sum(datagram) {
+                0 => 0xffff,
+                check => check,
+            };
+            *datagram.get_mut(6..)?.first_chunk_mut::<2>()? = check.to_be_bytes();
         }
+        cutter.bytes.get_mut(..datagram.len())?.copy_from_slice(datagram);
+        Some(datagram.len())
+    }
+
+    /// The fragment of `datagram` that starts at `at` (RFC 791 section 3.2, RFC 8200 section 4.5). Returns its length
+    /// from the virtio header on, and where the next one starts.
+    pub fn fragment(&self, out: &mut [u8], datagram: &[u8], at: usize, id: u32) -> Option<(usize, usize)> {
+        const FRAGMENT: u8 = 44;
+        let v4 = is_v4(self.key);
+        let head = if v4 { 0 } else { 8 };
+        let room = usize::from(self.link.mtu).checked_sub(ip_len(self.key) + head)? & !7;
+        let end = datagram.len().min(at.checked_add(room.max(8))?);
+        let more = end < datagram.len();
+        let piece = datagram.get(at..end)?;
+        let offset = u16::try_from(at).ok()?;
+        let mut to = Cursor { bytes: out, at: 0 };
+        let proto = if v4 { self.key.proto } else { FRAGMENT };
+        self.until_l4(&mut to, VnetHdr::default(), proto, piece.len().checked_add(head)?)?;
+        if v4 {
+            let header = to.bytes.get_mut(VnetHdr::LEN + self.l2_len()..self.l4_at())?;
+            let [id0, id1] = (id as u16).to_be_bytes();
+            let [f0, f1] = ((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes();
+            header.get_mut(4..8)?.copy_from_slice(&[id0, id1, f0, f1]);
+            header.get_mut(10..12)?.fill(0);
+            let check = !sum(header);
+            header.get_mut(10..12)?.copy_from_slice(&check.to_be_bytes());
+        } else {
+            to.put(&[self.key.proto, 0])?;
+            to.put(&(offset | u16::from(more)).to_be_bytes())?;
+            to.put(&id.to_be_bytes())?;
+        }
+        to.put(piece)?;
+        Some((to.at, end))
+    }
+
+    /// Makes of a quoted echo request what the container had sent: its own identifier.
+    pub fn restore(&self, message: &mut [u8]) {
+        let Some(&[_, _, c0, c1, i0, i1]) = message.first_chunk() else { return };
+        if !matches!(self.key.proto, PROTO_ICMP | PROTO_ICMPV6) {
+            return;
+        }
+        let delta = Delta::word(u16::from_be_bytes([i0, i1]), self.key.sport);
+        let [c0, c1] = delta.full(u16::from_be_bytes([c0, c1])).to_be_bytes();
+        let [i0, i1] = self.key.sport.to_be_bytes();
+        if let Some(field) = message.get_mut(2..6) {
+            field.copy_from_slice(&[c0, c1, i0, i1]);
+        }
+    }
+
+    /// A packet of the container as far as an ICMP error quotes it. `rest` is what is known of it behind its l4 ports
+    /// (TCP), its L4 header (UDP) or its IP header (ICMP).
+    pub fn quotation(key: &FlowKey, rest: &[u8], out: &mut [u8]) -> Option<usize> {
+        let mut to = Cursor { bytes: out, at: 0 };
+        let rest = rest.get(..rest.len().min(to.bytes.len().checked_sub(ip_len(key) + TCP_LEN)?))?;
+        match key.proto {
+            PROTO_TCP => {
+                ip(&mut to, key.src, key.dst, key.proto, TCP_LEN)?;
+                to.put(&key.sport.to_be_bytes())?;
+                to.put(&key.dport.to_be_bytes())?;
+            }
+            PROTO_UDP => {
+                let len = UDP_LEN.checked_add(rest.len())?;
+                ip(&mut to, key.src, key.dst, key.proto, len)?;
+                to.put(&key.sport.to_be_bytes())?;
+                to.put(&key.dport.to_be_bytes())?;
+                to.put(&u16::try_from(len).ok()?.to_be_bytes())?;
+                to.put(&[0, 0])?;
+            }
+            _ => ip(&mut to, key.src, key.dst, key.proto, rest.len())?,
+        }
+        to.put(rest)?;
         Some(to.at)
     }
 
@@ -328,13 +408,46 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn fragments_are_a_datagram_in_pieces(v4: bool, udp: bool, payload in 1400..66_000usize, mtu in 1280..9000u16) {
+            let link = Link { mtu, ..link(false) };
+            let key = key(v4, if udp { PROTO_UDP } else if v4 { PROTO_ICMP } else { PROTO_ICMPV6 });
+            let wire = Wire { link: &link, key: &key };
+            let payload = payload.min(datagram_max(&key) - UDP_LEN);
+            let mut out = vec![0x5a; 70_000];
+            let len = if udp { wire.udp(&mut out, payload) } else { wire.echo(&mut out, payload + ECHO_LEN) }.unwrap();
+            prop_assume!(!wire.fits(len));
+            let mut cutter = Cutter { bytes: vec![0; 65_536].into(), id: 0 };
+            let total = wire.cut(&mut out, len, &mut cutter).unwrap();
+            let datagram = &cutter.bytes[..total];
+            let base = if key.proto == PROTO_ICMP { 0 } else { pseudo(key.dst, key.src, key.proto, total as u32) };
+            prop_assert_eq!(add(base, sum(datagram)), 0xffff);
+            let (mut at, mut got) = (0, Vec::new());
+            while at < total {
+                let (len, next) = wire.fragment(&mut out, datagram, at, 0x0012_3456).unwrap();
+                prop_assert!(wire.fits(len));
+                let (packet, frame) = received(&out, len);
+                let first = at == 0;
+                prop_assert_eq!(packet.meta.fragment == switch::flow::Fragment::First, first);
+                prop_assert_eq!(packet.meta.fragment_id, if v4 { 0x3456 } else { 0x0012_3456 });
+                let start = wire.l4_at() - VnetHdr::LEN + if v4 { 0 } else { 8 };
+                prop_assert!(!v4 || sum(&frame[14..34]) == 0xffff);
+                got.extend_from_slice(&frame[start..packet.meta.l3_end as usize]);
+                at = next;
+            }
+            prop_assert!(got == datagram);
+        }
+    }
+
     #[test]
     fn the_ipv4_header_verifies_and_a_quotation_parses() {
         let header = ipv4(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(10, 0, 0, 2), PROTO_TCP, 40);
         assert_eq!(sum(&header), 0xffff);
         let mut out = [0; 64];
-        assert_eq!(Wire::quotation(&key(true, PROTO_TCP), 7, &mut out), Some(28));
+        assert_eq!(Wire::quotation(&key(true, PROTO_TCP), &[0, 0, 0, 7], &mut out), Some(28));
         assert_eq!(out[20..28], [0x9c, 0x40, 0, 80, 0, 0, 0, 7]);
-        assert_eq!(Wire::quotation(&key(false, PROTO_UDP), 0, &mut out), Some(48));
+        assert_eq!(Wire::quotation(&key(false, PROTO_UDP), b"", &mut out), Some(48));
+        assert_eq!(Wire::quotation(&key(false, PROTO_UDP), b"data", &mut out), Some(52));
     }
 }

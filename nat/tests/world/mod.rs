@@ -4,10 +4,10 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant as Real};
 
-use nat::sockets::{Emit, Limits, Link, Outcome, Sockets, Unreachable};
+use nat::sockets::{Emit, Fault, Limits, Link, Outcome, Sockets, Way};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
@@ -72,7 +72,9 @@ impl Line {
 pub struct Out {
     pub line: Line,
     pub to_container: VecDeque<Vec<u8>>,
-    pub unreachable: Vec<(Unreachable, Vec<u8>)>,
+    pub failed: Vec<(Fault, Option<IpAddr>, Vec<u8>)>,
+    /// The packet in hand.
+    pub frame: Vec<u8>,
     pub super_frames: usize,
     /// Refuse so many frames from now on.
     pub full: usize,
@@ -113,9 +115,13 @@ impl Emit for Out {
         Ok(())
     }
 
-    fn unreachable(&mut self, link: &Link, why: Unreachable, quoted: &[u8]) {
+    fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
         assert_eq!(link.port, PORT);
-        self.unreachable.push((why, quoted.to_vec()));
+        self.failed.push((fault, from, quoted.to_vec()));
     }
 }
 
@@ -171,6 +177,8 @@ pub struct World {
     pub set: SocketSet<'static>,
     pub now: u64,
     pub outcomes: Vec<Outcome>,
+    /// Where packets of the container go.
+    pub way: Way,
     /// When the world has taken too long, in real time.
     deadline: Real,
 }
@@ -181,7 +189,8 @@ impl World {
         let out = Out {
             line,
             to_container: VecDeque::new(),
-            unreachable: Vec::new(),
+            failed: Vec::new(),
+            frame: Vec::new(),
             super_frames: 0,
             full: 0,
             slot: vec![0xa5; 66_000],
@@ -204,6 +213,7 @@ impl World {
             set: SocketSet::new(vec![]),
             now: now as u64,
             outcomes: Vec::new(),
+            way: Way::Out,
             deadline: Real::now() + Duration::from_secs(10),
         }
     }
@@ -229,6 +239,24 @@ impl World {
         self.set.get_mut::<tcp::Socket>(handle)
     }
 
+    /// A frame of the container, which parses: a batch of its own.
+    pub fn give(&mut self, frame: Vec<u8>) -> Outcome {
+        let outcome = self.hand(frame);
+        let now = self.tick();
+        self.sockets.flush(now, &mut self.wire.out);
+        outcome
+    }
+
+    /// A frame of a batch.
+    fn hand(&mut self, frame: Vec<u8>) -> Outcome {
+        let packet = parse(&frame, &VnetHdr::default(), PORT, 0).unwrap();
+        self.wire.out.frame = frame;
+        let now = self.tick();
+        let outcome = self.sockets.packet(&packet, &LINK, self.way, now, &mut self.wire.out);
+        self.wire.out.frame.clear();
+        outcome
+    }
+
     /// Everything has one turn; returns whether anything moved.
     pub fn turn(&mut self) -> bool {
         assert!(Real::now() < self.deadline, "it does not end: {:?}", self.sockets.counters());
@@ -245,7 +273,7 @@ impl World {
             if packet.key.dst.is_multicast() {
                 continue;
             }
-            let outcome = self.sockets.packet(&frame, &packet, &LINK, now, &mut self.wire.out);
+            let outcome = self.hand(frame);
             if outcome != Outcome::Taken {
                 self.outcomes.push(outcome);
             }

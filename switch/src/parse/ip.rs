@@ -142,7 +142,9 @@ pub(super) fn v6(frame: &[u8], at: usize, limit: usize) -> Result<Net, DropReaso
     if let Some((piece, data)) = chain.piece
         && (piece.offset != 0 || piece.more)
     {
-        fragment = piece.kind(end.saturating_sub(data), data.saturating_sub(start)).ok_or(BAD)?;
+        // RFC 8200 section 4.5: the reassembled packet has no fragment header.
+        let before = data.saturating_sub(start).saturating_sub(8);
+        fragment = piece.kind(end.saturating_sub(data), before).ok_or(BAD)?;
         (fragment_id, fragment_offset) = (piece.id, piece.offset);
     }
     Ok(Net {

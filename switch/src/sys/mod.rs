@@ -3,8 +3,10 @@
 
 pub mod bulk;
 pub mod caps;
+pub mod datagram;
 pub mod fds;
 pub mod netns;
+pub mod path;
 pub mod process;
 mod returns;
 pub mod signals;

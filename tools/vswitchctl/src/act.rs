@@ -142,7 +142,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
-fn lines(done: &Done) -> String {
+pub fn lines(done: &Done) -> String {
     done.details.iter().map(|line| format!("{}\n", escape(line))).collect()
 }
 

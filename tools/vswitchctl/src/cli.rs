@@ -12,11 +12,12 @@ use switch::mac::MacAddr;
 use vswitchd::api::rows::Spoof;
 
 use crate::failure::Failure;
+use crate::nat::{Entries, Filter};
 use crate::output::print;
 
 /// Tables and commands of the contract that are not built yet.
-const LATER: [&str; 4] = ["nat", "connections", "vxlan", "cluster"];
-const LATER_COMMANDS: [&str; 5] = ["publish", "unpublish", "trace", "capture", "top"];
+const LATER: [&str; 2] = ["vxlan", "cluster"];
+const LATER_COMMANDS: [&str; 3] = ["trace", "capture", "top"];
 
 /// Looks into a running vswitchd and changes it.
 #[derive(Debug, Parser)]
@@ -46,6 +47,10 @@ pub enum Command {
     /// Make, remove and fill networks
     #[command(subcommand, arg_required_else_help = false)]
     Network(Network),
+    /// Let clients of the host reach a container
+    Publish(Entries),
+    /// Not any more
+    Unpublish(Entries),
     /// Read the configuration file again and apply the difference
     Reload,
     /// Apply a configuration
@@ -90,6 +95,10 @@ pub enum Show {
         #[arg(long)]
         container: Option<String>,
     },
+    /// L4 ports of the host that lead to containers
+    Nat(Filter),
+    /// What goes through the uplink
+    Connections(Filter),
     /// Interfaces of containers
     Ports {
         /// Of this network only
@@ -352,10 +361,12 @@ mod tests {
     #[test]
     fn a_wrong_line_is_answered_in_one() {
         for (line, wanted) in [
-            ("show connections", "'show connections' is not supported yet"),
-            ("show nat --json", "'show nat' is not supported yet"),
+            ("show vxlan", "'show vxlan' is not supported yet"),
+            ("show cluster --json", "'show cluster' is not supported yet"),
+            ("show connections --protocol sctp", "expected one of: tcp, udp, icmp, icmp6"),
             ("top", "'top' is not supported yet"),
-            ("publish a 80:80", "'publish' is not supported yet"),
+            ("publish a", "the following required arguments were not provided: <ENTRY>..."),
+            ("publish a 80", "the host's l4 port stands before it: \"80:80\", or \"0:80\" for a free one"),
             ("", "'vswitchctl' requires a subcommand but one was not provided"),
             ("show", "'vswitchctl show' requires a subcommand but one was not provided"),
             ("show port", "unrecognized subcommand 'port'; tip: "),

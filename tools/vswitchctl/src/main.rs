@@ -7,6 +7,7 @@ mod cli;
 mod client;
 mod exec;
 mod failure;
+mod nat;
 mod output;
 mod show;
 mod table;
@@ -37,6 +38,8 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
         Command::Show(what) => output::print(&show::show(&client, json, &what)?),
         Command::Fdb(change) => output::print(&act::fdb(&client, json, change)?),
         Command::Network(change) => output::print(&act::network(&client, json, change)?),
+        Command::Publish(entries) => output::print(&nat::publish(&client, json, entries)?),
+        Command::Unpublish(entries) => output::print(&nat::unpublish(&client, json, entries)?),
         Command::Reload => output::print(&act::reload(&client, json)?),
         Command::Apply { file } => output::print(&act::apply(&client, json, &file)?),
         Command::Exec { container, argv } => Err(exec::exec(client, &container, &argv)),

@@ -9,6 +9,7 @@ use vswitchd::api::rows::{
 use crate::cli::Show;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::nat;
 use crate::output::json;
 use crate::table::{Table, list, number, short, words};
 
@@ -34,6 +35,8 @@ pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failu
             rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
             either(as_json, &rows, |rows| neighbors(rows))
         }
+        Show::Nat(filter) => nat::show_nat(client, as_json, filter),
+        Show::Connections(filter) => nat::show_connections(client, as_json, filter),
         Show::Ports { network, container } => {
             let mut rows: Vec<PortRow> = client.get("/v1/ports")?;
             rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
@@ -69,7 +72,7 @@ pub fn either<T: Serialize>(
     if as_json { json(rows) } else { Ok(table(rows)) }
 }
 
-fn wanted(filter: &Option<String>, name: &str) -> bool {
+pub fn wanted(filter: &Option<String>, name: &str) -> bool {
     filter.as_ref().is_none_or(|filter| filter == name)
 }
 
@@ -83,7 +86,7 @@ pub fn sample(client: &Client, network: Option<&str>) -> Result<Stats, Failure> 
     Ok(stats)
 }
 
-fn or_dash<T: ToString>(value: Option<&T>) -> String {
+pub fn or_dash<T: ToString>(value: Option<&T>) -> String {
     value.map_or_else(|| "-".to_owned(), T::to_string)
 }
 
@@ -451,6 +454,7 @@ pub fn status(status: &Status) -> String {
                 ports.up, ports.down, ports.waiting, ports.failed
             ),
         ),
+        ("uplink", nat::uplink(&status.uplink)),
         ("resolvers", if dns.resolvers.is_empty() { "none".into() } else { dns.resolvers.join(" ") }),
         ("names", names(&dns.counts)),
         (

@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use crate::wire::MAX_MESSAGE;
 
 /// Most descriptors beside one message.
-pub const MAX_DESCRIPTORS: usize = 4;
+pub const MAX_DESCRIPTORS: usize = 128;
 
 /// Why a message did not get through.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 //! ```text
 //! heir                       predecessor
 //! Hello          ->                          asks; the predecessor changes nothing from here on
-//!                <-          Estate, Tap*, Namespace*, Offered
+//!                <-          Estate, Tap*, Namespace*, Listening*, Offered
 //! (starts its engine, which reads the configuration and stands by)
 //! Standing       ->                          the predecessor's engine ends
 //!                <-          Command*, Yours
@@ -25,7 +25,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Channel;
-use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, Running};
+use crate::wire::{AttachInfo, AttachSpec, Listen, NetnsRef, Refusal, Running};
 
 /// Version of this conversation.
 pub const VERSION: u32 = 1;
@@ -79,6 +79,8 @@ pub enum FromPredecessor {
     },
     /// A container, whether or not it has interfaces.
     Container(Known),
+    /// Published l4 ports of the host, with their sockets in order; what does not fit one message follows in the next.
+    Listening(Listen),
     /// That was all that is not in motion.
     Offered,
     /// A command that runs, with the descriptors of [`Running`].

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod handover;
 pub mod ipam;
 pub mod keeper;
+pub mod listing;
 pub mod logging;
 pub mod names;
 pub mod policy;

@@ -33,7 +33,7 @@ use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Verdict};
+use switch::verdict::{Hop, Task, Unreachable, Verdict};
 
 use crate::uplink::{Out, Uplink};
 
@@ -116,9 +116,12 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
         match (task, &mut self.uplink) {
-            (Task::Uplink, Some(uplink)) => {
+            // A gateway stands in for clients that the container is not shown.
+            (Task::Uplink | Task::Unreachable(Unreachable::Port), Some(uplink))
+                if task == Task::Uplink || uplink.has(packet) =>
+            {
                 match uplink.packet(frame, packet, here, &mut self.router, desk)? {
-                    Some(why) => self.router.unreachable(why, frame, packet, here, desk),
+                    Some(task) => self.router.serve(task, frame, packet, here, desk),
                     None => Ok(Fate::Local),
                 }
             }
@@ -142,7 +145,11 @@ impl Policy for House {
             punt.forget(port);
         }
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().forget(port, now, &mut Out { desk, router: &mut self.router, snapshot, now });
+            uplink.sockets().forget(
+                port,
+                now,
+                &mut Out { desk, router: &mut self.router, snapshot, now, frame: None },
+            );
         }
     }
 
@@ -161,9 +168,11 @@ impl Policy for House {
         }
         let Some(uplink) = &mut self.uplink else { return more };
         uplink.configure();
-        let mut out = Out { desk, router: &mut self.router, snapshot, now };
+        let mut out = Out { desk, router: &mut self.router, snapshot, now, frame: None };
+        uplink.judge(&mut out);
         more |= uplink.sockets().flush(now, &mut out);
-        (watched && uplink.sockets().ready(now, &mut out)) | more
+        more |= watched && uplink.sockets().ready(now, &mut out);
+        uplink.tell(now) | more
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
@@ -178,7 +187,9 @@ impl Policy for House {
     fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         self.router.due(snapshot, now, desk);
         if let Some(uplink) = &mut self.uplink {
-            uplink.sockets().timers(now, &mut Out { desk, router: &mut self.router, snapshot, now });
+            uplink
+                .sockets()
+                .timers(now, &mut Out { desk, router: &mut self.router, snapshot, now, frame: None });
         }
     }
 }

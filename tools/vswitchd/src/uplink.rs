@@ -1,27 +1,32 @@
 //! Between the packet's way and the sockets uplink: who the container is, where frames go, what an error becomes.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use nat::sockets::{Emit, Limits, Link, Outcome, Settings, Sockets};
-use router::service::Service;
+use nat::sockets::{Emit, Fault, Limits, Link, Outcome, Settings, Sockets, Way};
+use router::egress;
+use router::icmp::error::Problem;
+use router::service::{self, Service};
 use router::tables::Tables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switch::drop::DropReason;
-use switch::flow::Packet;
+use switch::flow::{FlowKey, Packet};
 use switch::frame::Frame;
 use switch::io::Io;
+use switch::parse::PROTO_TCP;
 use switch::policy::{Desk, Here};
 use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::Unreachable;
+use switch::verdict::{Task, Unreachable};
 
-/// Descriptors that are not the uplink's: TAPs and their twins, the control socket and its clients.
-const OTHERS: u64 = 4096;
-/// Bytes of the longest frame.
-const FRAME: usize = 66 * 1024;
+use crate::listing::{Clerk, Window};
+
+/// Descriptors that are not the uplink's flows: TAPs and their twins, published l4 ports, the control socket and its
+/// clients.
+const OTHERS: u64 = 4096 + crate::config::MAX_PUBLISHED as u64;
 
 /// Where the uplink's current settings are found.
 pub type Configured = Arc<ArcSwap<Settings>>;
@@ -29,11 +34,12 @@ pub type Configured = Arc<ArcSwap<Settings>>;
 /// The sockets uplink of one worker.
 pub struct Uplink {
     sockets: Sockets,
+    /// The generation of the snapshot that its flows were judged by.
+    judged: u64,
     settings: Cache<Configured, Arc<Settings>>,
     /// The generation of what was taken in last.
     configured: u64,
-    /// The packet in hand: what it causes is made in the same pool that it lies in.
-    packet: Vec<u8>,
+    clerk: Clerk,
 }
 
 /// Where frames of the uplink go.
@@ -46,16 +52,31 @@ pub struct Out<'a, 'd, I> {
     pub snapshot: &'a Snapshot<Tables>,
     /// The time of the batch.
     pub now: Tick,
+    /// The packet in hand, if there is one.
+    pub frame: Option<&'a Frame>,
 }
 
 impl<I: Io> Emit for Out<'_, '_, I> {
+    fn frame(&self) -> &[u8] {
+        self.frame.map(|frame| self.desk.bytes(frame)).unwrap_or_default()
+    }
+
     fn emit(&mut self, port: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason> {
         self.desk.emit(port, fill)
     }
 
-    fn unreachable(&mut self, link: &Link, why: Unreachable, quoted: &[u8]) {
+    fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
+        let problem = match fault {
+            Fault::Unreachable(why) => service::problem(why),
+            Fault::TooBig { mtu } => Problem::TooBig { mtu },
+            Fault::Expired => Problem::TimeExceeded,
+        };
+        let from: Option<Ipv6Addr> = from.map(|from| match from {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        });
         let place = (link.mac, link.port);
-        self.router.unreachable_quoted(why, quoted, place, self.snapshot, self.now, self.desk);
+        self.router.report(problem, from, quoted, place, self.snapshot, self.now, self.desk);
     }
 }
 
@@ -67,7 +88,7 @@ impl Uplink {
     ///
     /// # Syscalls
     /// `prlimit64`; those of [`Sockets::new`]
-    pub fn new(settings: Configured, now: Tick) -> std::io::Result<Self> {
+    pub fn new(settings: Configured, window: Arc<Window>, now: Tick) -> std::io::Result<Self> {
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
         // Where it may not be raised the lower one counts.
@@ -81,7 +102,8 @@ impl Uplink {
             sockets: Sockets::new(limits, now)?,
             settings: Cache::new(settings),
             configured: 0,
-            packet: Vec::with_capacity(FRAME),
+            judged: 0,
+            clerk: Clerk::new(window),
         })
     }
 
@@ -93,6 +115,21 @@ impl Uplink {
             self.configured = settings.generation;
             self.sockets.configure(settings);
         }
+    }
+
+    /// Says what there is to whoever asks: once a batch. Returns whether there is more to say.
+    pub fn tell(&mut self, now: Tick) -> bool {
+        self.clerk.work(&self.sockets, now)
+    }
+
+    /// The most flows there may be, by this process's limit of descriptors.
+    pub fn most(&self) -> u32 {
+        self.sockets.most()
+    }
+
+    /// Whether the packet belongs to a flow.
+    pub fn has(&self, packet: &Packet) -> bool {
+        self.sockets.has(&packet.key)
     }
 
     /// The sockets.
@@ -110,7 +147,23 @@ impl Uplink {
         self.sockets.next_timer()
     }
 
-    /// A packet leaves by the uplink. Says why it leads nowhere, if it does.
+    /// Ends what containers have opened and may not have any more under this configuration, once for each.
+    pub fn judge<I: Io>(&mut self, out: &mut Out<'_, '_, I>) {
+        if self.judged == out.snapshot.generation {
+            return;
+        }
+        self.judged = out.snapshot.generation;
+        let (snapshot, now) = (out.snapshot, out.now);
+        let may = |port: PortId, key: &FlowKey| {
+            let tables = &snapshot.tables;
+            let gateway = snapshot.port(port).and_then(|port| tables.gateway(port.network));
+            let way = gateway.is_some_and(|it| if it.has(key.dst) { it.loopback } else { it.uplink });
+            way && tables.egress(port).is_none_or(|rules| egress::allows_key(rules, key))
+        };
+        self.sockets.end_unless(may, now, out);
+    }
+
+    /// A packet leaves by the uplink. Says what the router must answer, if it leads nowhere.
     ///
     /// # Errors
     /// Why it was dropped.
@@ -121,8 +174,14 @@ impl Uplink {
         here: &Here<'_, Tables>,
         router: &mut Service,
         desk: &mut Desk<'_, I>,
-    ) -> Result<Option<Unreachable>, DropReason> {
-        let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
+    ) -> Result<Option<Task>, DropReason> {
+        let tables = &here.snapshot.tables;
+        let gateway = tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
+        if !tables.may_open(packet.meta.port, packet) && !self.sockets.answers(&packet.key) {
+            return Ok(Some(Task::Unreachable(Unreachable::Egress)));
+        }
+        // A client of a published l4 port may stand behind the gateway's address, too.
+        let way = if gateway.has(packet.key.dst) { Way::Loopback } else { Way::Out };
         let link = Link {
             port: packet.meta.port,
             mac: packet.meta.src,
@@ -130,12 +189,18 @@ impl Uplink {
             vlan: None,
             mtu: u16::try_from(here.network.mtu).unwrap_or(u16::MAX),
         };
-        self.packet.clear();
-        self.packet.extend_from_slice(desk.bytes(frame));
-        let mut out = Out { desk, router, snapshot: here.snapshot, now: here.now };
-        match self.sockets.packet(&self.packet, packet, &link, here.now, &mut out) {
+        let mut out = Out { desk, router, snapshot: here.snapshot, now: here.now, frame: Some(frame) };
+        match self.sockets.packet(packet, &link, way, here.now, &mut out) {
             Outcome::Taken => Ok(None),
-            Outcome::Unreachable(why) => Ok(Some(why)),
+            Outcome::Unreachable(why) => Ok(Some(Task::Unreachable(why))),
+            Outcome::TooBig { mtu } => Ok(Some(Task::TooBig { mtu })),
+            // RFC 5508 section 6: who asks for more than there is is told. TCP was, by a RST.
+            Outcome::Dropped(reason @ (DropReason::UplinkQuota | DropReason::UplinkError)) => {
+                if packet.key.proto != PROTO_TCP {
+                    router.refuse(reason, frame, packet, here, desk);
+                }
+                Err(reason)
+            }
             Outcome::Dropped(reason) => Err(reason),
         }
     }

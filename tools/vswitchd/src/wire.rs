@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::api::rows::CommandState;
+use crate::config::Publish;
 pub use crate::handover::Known;
 
 /// Longest message, bytes; a longer one is a fault of ours and is refused by both sides.
@@ -50,6 +51,19 @@ pub struct AttachSpec {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Its default routes, of each family at most one.
     pub default_via: Vec<IpAddr>,
+}
+
+/// L4 ports of the host to listen on for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// The container.
+    pub container: String,
+    /// Its interface.
+    pub interface: String,
+    /// What is published.
+    pub publish: Publish,
+    /// Where the l4 port is to be chosen: the one it had before; 0: none yet.
+    pub prefer: u16,
 }
 
 /// What an attached interface turned out to be.
@@ -152,6 +166,16 @@ pub enum Op {
         /// Where its namespace is.
         netns: NetnsRef,
     },
+    /// Listen on l4 ports of the host, if they are not listened on already; the answer carries the sockets from the
+    /// `skip`th on, as many as a message takes.
+    Listen {
+        /// Where.
+        listen: Listen,
+        /// Sockets that the engine has already.
+        skip: u16,
+    },
+    /// Listen there no more.
+    Unlisten(Listen),
     /// Read the configuration file again; the answer carries its text.
     ReadConfig,
 }
@@ -168,7 +192,8 @@ impl Op {
             | Self::Halt { container }
             | Self::Locate { container, .. }
             | Self::Identify { container, .. } => Some(container),
-            Self::ReadConfig => None,
+            // Not a thing of its namespace, which may be gone.
+            Self::Listen { .. } | Self::Unlisten(_) | Self::ReadConfig => None,
         }
     }
 }
@@ -187,6 +212,8 @@ pub enum Answer {
     Identity(u64),
     /// The configuration's text comes with the message as a memory file.
     Config,
+    /// The first l4 port; the sockets come with the message.
+    Listening(u16),
 }
 
 /// How a process enters a container: what `vswitchctl exec` needs.
@@ -215,6 +242,9 @@ pub enum ToEngine {
     },
     /// A container of the daemon from which this one took over; it may not be wanted any more.
     Known(Known),
+    /// Sockets that an engine before this one had listen. It asks for those that it wants ([`Op::Listen`]), and closes
+    /// the others.
+    Listening(Listen),
     /// First message after all of the above: begin. Descriptors: the listening socket on which the next daemon asks (for
     /// when the keeper has died), the listening control socket, the configuration.
     Begin(Begin),

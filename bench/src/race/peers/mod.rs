@@ -86,16 +86,12 @@ impl Peer {
                 "two TAPs with vnet_hdr and all offloads, epoll, one read and one write a frame, no switching"
             }
             (Self::VswitchdL2, _) => "this project's daemon, both containers on one network, storm = 0",
-            (Self::Vswitchd, Scenario::L2) => "this project's daemon, release build, storm = 0",
+            (Self::Vswitchd, Scenario::L2) => "this project's daemon, storm = 0",
             (Self::Vswitchd, Scenario::Route) => {
-                "this project's daemon, release build, two networks, routes_to one way, storm = 0"
+                "this project's daemon, two networks, routes_to one way, storm = 0"
             }
-            (Self::Vswitchd, Scenario::Egress) => {
-                "this project's daemon, release build, uplink sockets, MTU 1500"
-            }
-            (Self::Vswitchd, Scenario::Publish) => {
-                "this project's daemon, release build, uplink sockets, publish, MTU 1500"
-            }
+            (Self::Vswitchd, Scenario::Egress) => "this project's daemon, uplink sockets, MTU 1500",
+            (Self::Vswitchd, Scenario::Publish) => "this project's daemon, uplink sockets, publish, MTU 1500",
             (Self::Ovs, _) => {
                 "ovs-vswitchd, datapath_type=netdev, TAP ports, tx offloads of the containers off (else no TCP)"
             }

@@ -1,6 +1,7 @@
 //! How connections begin: by a SYN of the container, which is answered when the socket is connected, or by a client
 //! of a listening socket.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::EventFlags;
@@ -11,8 +12,8 @@ use switch::flow::{FlowKey, Packet, TcpMeta};
 use switch::sys::socket::set_peek_offset;
 
 use super::{SCALE, State, Tcp};
-use crate::sockets::cx::{self, Cx, Fate, Watch};
-use crate::sockets::types::{Emit, Link, Unreachable};
+use crate::sockets::cx::{self, Bytes, Cx, Fate, Watch};
+use crate::sockets::types::{Emit, Fault, Link, Unreachable};
 use crate::sockets::wire::{TCP_LEN, flag, ip_len, is_v4};
 
 /// The smallest segment we make (`tcp_min_snd_mss` is 48, options counted in). A smaller MSS would make one frame into
@@ -104,28 +105,16 @@ fn new(socket: OwnedFd, state: State, sequence: u32, mss: u16) -> Tcp {
 /// # Errors
 /// What the kernel said to the socket or to connecting at once.
 pub(in crate::sockets) fn connect(
-    key: &FlowKey,
+    to: SocketAddr,
     tcp: &TcpMeta,
     syn: Syn,
     sequence: u32,
     watch: Watch<'_>,
 ) -> rustix::io::Result<Tcp> {
-    let socket = cx::connected(key, SocketType::STREAM, None, key.dport, watch)?;
-    let rcv_nxt = tcp.seq.wrapping_add(1);
-    let (scale, our_scale) = match syn.scale {
-        Some(scale) => (scale, SCALE),
-        // RFC 7323 section 1.3: both or neither.
-        None => (0, 0),
-    };
-    let window = u32::from(tcp.window);
-    Ok(Tcp {
-        scale,
-        our_scale,
-        rcv_nxt,
-        edge: rcv_nxt,
-        window,
-        ..new(socket, State::Connecting, sequence, syn.mss)
-    })
+    let socket = cx::connected(to, SocketType::STREAM, None, watch)?;
+    let mut connection = new(socket, State::Connecting, sequence, syn.mss);
+    connection.begin_with(tcp, syn);
+    Ok(connection)
 }
 
 /// A client of a listening socket: the container gets a SYN. `sequence` is where ours starts.
@@ -145,6 +134,17 @@ pub(in crate::sockets) fn accepted(
 }
 
 impl Tcp {
+    /// What the container's SYN says.
+    pub(super) fn begin_with(&mut self, tcp: &TcpMeta, syn: Syn) {
+        self.rcv_nxt = tcp.seq.wrapping_add(1);
+        (self.edge, self.window, self.mss) = (self.rcv_nxt, u32::from(tcp.window), syn.mss);
+        (self.scale, self.our_scale) = match syn.scale {
+            Some(scale) => (scale, SCALE),
+            // RFC 7323 section 1.3: both or neither.
+            None => (0, 0),
+        };
+    }
+
     /// The options of our SYN.
     pub(super) fn options<E: Emit>(&self, cx: &Cx<'_, E>) -> (u16, Option<u8>) {
         (mss_of(cx.key, cx.link), (self.our_scale > 0).then_some(SCALE))
@@ -194,7 +194,8 @@ impl Tcp {
         match cx::unreachable(errno) {
             Some(Unreachable::Port) => cx.counters.refused += 1,
             Some(why) => {
-                cx.unreachable(why, self.rcv_nxt.wrapping_sub(1));
+                let syn = self.rcv_nxt.wrapping_sub(1);
+                cx.failed(Fault::Unreachable(why), None, &syn.to_be_bytes());
                 return Fate::Gone;
             }
             None if errno == Errno::TIMEDOUT => return Fate::Gone,
@@ -207,7 +208,7 @@ impl Tcp {
     /// The container's answer to our SYN (RFC 9293 section 3.10.7.3).
     pub(super) fn answer<E: Emit>(
         &mut self,
-        frame: &[u8],
+        bytes: Bytes<'_>,
         packet: &Packet,
         tcp: &TcpMeta,
         cx: &mut Cx<'_, E>,
@@ -223,7 +224,7 @@ impl Tcp {
         if tcp.flags & flag::SYN == 0 {
             return Fate::Keep;
         }
-        let syn = Syn::read(frame, packet, cx.link);
+        let syn = Syn::read(bytes.of(cx.out), packet, cx.link);
         (self.mss, self.scale) = (syn.mss, syn.scale.unwrap_or(0));
         if syn.scale.is_none() {
             self.our_scale = 0;

@@ -1,13 +1,15 @@
 //! From the container to the socket: acknowledgments, data in order, FIN.
 
+use std::ops::Range;
+
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use switch::flow::{Packet, TcpMeta};
 use switch::sys::socket::discard;
 
-use super::{State, Tcp};
-use crate::sockets::cx::{Cx, Fate};
-use crate::sockets::types::Emit;
+use super::{State, Syn, Tcp};
+use crate::sockets::cx::{Bytes, Cx, Fate};
+use crate::sockets::types::{Emit, Link};
 use crate::sockets::wire::flag;
 
 /// Duplicate acknowledgments that say that something was lost (RFC 5681 section 3.2).
@@ -15,11 +17,11 @@ const DUPLICATES: u8 = 3;
 
 impl Tcp {
     /// A segment of the container. What it makes necessary is done in [`Tcp::serve`], once for a batch.
-    pub fn packet<E: Emit>(&mut self, frame: &[u8], packet: &Packet, cx: &mut Cx<'_, E>) -> Fate {
+    pub fn packet<E: Emit>(&mut self, bytes: Bytes<'_>, packet: &Packet, cx: &mut Cx<'_, E>) -> Fate {
         let Some(tcp) = packet.meta.tcp else { return Fate::Keep };
         match self.state {
-            State::Connecting => return self.while_connecting(&tcp),
-            State::SynSent => return self.answer(frame, packet, &tcp, cx),
+            State::Connecting => return self.while_connecting(bytes.of(cx.out), packet, &tcp, cx.link),
+            State::SynSent => return self.answer(bytes, packet, &tcp, cx),
             State::SynAckSent | State::Established => {}
         }
         if tcp.flags & flag::RST != 0 {
@@ -52,14 +54,19 @@ impl Tcp {
         if acked >= 0 && self.acknowledged(&tcp, cx) == Fate::Gone {
             return Fate::Gone;
         }
-        if self.take(frame, packet, &tcp, cx) == Fate::Gone { Fate::Gone } else { Fate::More }
+        if self.take(bytes, packet, &tcp, cx) == Fate::Gone { Fate::Gone } else { Fate::More }
     }
 
-    fn while_connecting(&mut self, tcp: &TcpMeta) -> Fate {
-        // The container gave up; or it asks again, and the socket still tries.
+    fn while_connecting(&mut self, frame: &[u8], packet: &Packet, tcp: &TcpMeta, link: &Link) -> Fate {
+        // The container gave up.
         if tcp.flags & flag::RST != 0 && tcp.seq == self.rcv_nxt {
             self.abort();
             return Fate::Gone;
+        }
+        // It asks again, and the socket still tries; or it gave up without a word and begins anew, of which nothing
+        // was said yet to anybody.
+        if tcp.flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN {
+            self.begin_with(tcp, Syn::read(frame, packet, link));
         }
         Fate::Keep
     }
@@ -125,7 +132,13 @@ impl Tcp {
     }
 
     /// Gives the socket what is new and in order.
-    fn take<E: Emit>(&mut self, frame: &[u8], packet: &Packet, tcp: &TcpMeta, cx: &mut Cx<'_, E>) -> Fate {
+    fn take<E: Emit>(
+        &mut self,
+        bytes: Bytes<'_>,
+        packet: &Packet,
+        tcp: &TcpMeta,
+        cx: &mut Cx<'_, E>,
+    ) -> Fate {
         let fin = tcp.flags & flag::FIN != 0;
         let known = self.rcv_nxt.wrapping_sub(tcp.seq) as i32;
         let Ok(known) = u32::try_from(known) else {
@@ -147,8 +160,8 @@ impl Tcp {
             return Fate::Keep;
         }
         let start = usize::from(packet.meta.headers_len).saturating_add(known as usize);
-        let data = frame.get(start..packet.meta.l3_end as usize).unwrap_or_default();
-        if !data.is_empty() && !self.give(data, cx) {
+        let range = start..packet.meta.l3_end as usize;
+        if !range.is_empty() && !self.give(bytes, range, cx) {
             return self.reset_container(cx);
         }
         if fin && self.rcv_nxt == tcp.seq.wrapping_add(tcp.payload) {
@@ -161,7 +174,9 @@ impl Tcp {
     }
 
     /// Writes to the socket. False: it is broken.
-    fn give<E: Emit>(&mut self, data: &[u8], cx: &mut Cx<'_, E>) -> bool {
+    fn give<E: Emit>(&mut self, bytes: Bytes<'_>, range: Range<usize>, cx: &mut Cx<'_, E>) -> bool {
+        let data = bytes.of(cx.out).get(range).unwrap_or_default();
+        let wanted = data.len();
         let taken = match send(&self.socket, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(taken) => taken,
             Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => 0,
@@ -171,7 +186,7 @@ impl Tcp {
         self.rcv_nxt = self.rcv_nxt.wrapping_add(taken as u32);
         self.room = self.room.saturating_sub(taken as u32);
         self.measured = false;
-        if taken < data.len() {
+        if taken < wanted {
             cx.counters.window_refused += 1;
             // The one time that a window shrinks (RFC 9293 section 3.8.6 allows it). The socket remembers that we
             // wait, and an event says when it takes more.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::fake::{Daemon, Folder, command, run_at, texts, with_stdin};
 use vswitchd::api::rows::Spoof;
 use vswitchd::api::{
-    ApiError, ApiErrorKind, Connect, Disconnect, FdbAdd, FdbDel, FdbFlush, NetworkCreate, Request,
+    ApiError, ApiErrorKind, Connect, Disconnect, FdbAdd, FdbDel, FdbFlush, NetworkCreate, Publishing, Request,
 };
 
 /// It failed with this code, said nothing on stdout and one line on stderr; gives the line.
@@ -36,6 +36,15 @@ fn changes_ask_for_what_they_say() {
                 container: web(),
                 interface: Some("eth1".into()),
                 vlan: Some(10),
+            }),
+        ),
+        (
+            "unpublish web 8080:80 [::1]:0:53/udp --interface eth1",
+            "",
+            Request::Unpublish(Publishing {
+                container: web(),
+                interface: Some("eth1".into()),
+                publish: vec!["8080:80/tcp".parse().unwrap(), "[::1]:0:53/udp".parse().unwrap()],
             }),
         ),
         ("fdb del blue 02:42:0a:01:00:0a", "", Request::FdbDel(FdbDel { network: blue(), mac, vlan: None })),
@@ -136,7 +145,7 @@ fn usage_is_exit_2() {
     let nowhere = Folder::new();
     for (line, words) in [
         ("", "requires a subcommand"),
-        ("show connections", "'show connections' is not supported yet"),
+        ("show vxlan", "'show vxlan' is not supported yet"),
         ("capture web", "'capture' is not supported yet"),
         ("fdb del blue nonsense", "a MAC address is six pairs"),
         ("exec web", "<CMD>..."),

@@ -177,6 +177,53 @@ pub fn fdb() -> Vec<FdbRow> {
     ]
 }
 
+fn nat() -> Vec<NatRow> {
+    let row = NatRow {
+        address: None,
+        ports: "8080".into(),
+        protocol: "tcp".into(),
+        container: "web".into(),
+        iface: "eth0".into(),
+        target: Some([10, 1, 0, 10].into()),
+        target_ports: "80".into(),
+        state: NatState::Up,
+        clients: 7,
+        publish: "8080:80/tcp".into(),
+        origin: Origin::File,
+        reason: None,
+    };
+    let failed = NatRow {
+        address: Some([127, 0, 0, 1].into()),
+        ports: "9000-9010".into(),
+        protocol: "udp".into(),
+        target_ports: "53-63".into(),
+        state: NatState::Failed,
+        clients: 0,
+        publish: "127.0.0.1:9000-9010:53-63/udp".into(),
+        origin: Origin::Api,
+        reason: Some("Address already in use".into()),
+        ..row.clone()
+    };
+    vec![row, failed]
+}
+
+fn connection() -> ConnectionRow {
+    ConnectionRow {
+        protocol: Transport::Tcp,
+        direction: Direction::In,
+        container: "web".into(),
+        iface: "eth0".into(),
+        source: "198.18.0.1:40000".parse().unwrap(),
+        destination: "10.1.0.10:80".parse().unwrap(),
+        state: "established".into(),
+        idle: 2,
+        bytes_out: 1500,
+        bytes_in: 300,
+        local: "198.18.0.10:8080".parse().ok(),
+        peer: "198.18.0.1:40000".parse().ok(),
+    }
+}
+
 fn stats() -> Stats {
     static READINGS: AtomicU32 = AtomicU32::new(1);
     let reading = u64::from(READINGS.fetch_add(1, Ordering::Relaxed));
@@ -217,6 +264,13 @@ fn status() -> Status {
         offloads: OffloadStatus { taken: vec!["csum".into(), "tso4".into()], gso_writes: true },
         dns: DnsStatus::default(),
         limits: LimitStatus { ports: 4096, networks: 1024, fdb: 65536, open_files: 65536 },
+        uplink: UplinkStatus {
+            kind: "sockets".into(),
+            connections: 2,
+            max_connections: 16384,
+            ping: None,
+            counters: [("masked".to_owned(), 3), ("opened".to_owned(), 5), ("refused".to_owned(), 0)].into(),
+        },
     }
 }
 
@@ -264,6 +318,8 @@ pub fn answer(request: &Request) -> Reply {
             command: Some(CommandState::Running),
             origin: Origin::Api,
         }]),
+        Request::Nat | Request::Publish(_) => Answer::Nat(nat()),
+        Request::Connections(_) => Answer::Connections(vec![connection()]),
         Request::Target { container } => Answer::Target(Target {
             user_ns: None,
             net_ns: match container.strip_prefix("pid") {

@@ -133,6 +133,7 @@ workers          1
 config           tools/labs/two-hosts.toml
 generation       4
 ports            2 up, 0 down, 1 waiting, 0 failed
+uplink           sockets; 2 of 16384 connections; masked 3, opened 5
 limits           4096 ports, 1024 networks, 65536 FDB entries, 65536 open files
 "
     );
@@ -140,6 +141,28 @@ limits           4096 ports, 1024 networks, 65536 FDB entries, 65536 open files
     assert_eq!(status.engine_pid, 101);
     let config: serde_json::Value = serde_json::from_str(&daemon.good("show config")).unwrap();
     assert_eq!(config["network"][0]["name"], "blue");
+}
+
+#[test]
+fn nat_and_connections() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show nat"),
+        "\
+PROTO ADDRESS   PORTS     CONTAINER IFACE TARGET          STATE  CLIENTS ORIGIN REASON
+tcp   *         8080      web       eth0  10.1.0.10:80    up           7 file   -
+udp   127.0.0.1 9000-9010 web       eth0  10.1.0.10:53-63 failed       0 api    Address already in use
+"
+    );
+    assert_eq!(daemon.good("show nat --port 9005 --protocol udp").lines().count(), 2);
+    assert_eq!(daemon.good("show nat --container db").lines().count(), 1);
+    assert_eq!(
+        daemon.good("show connections --protocol tcp"),
+        "\
+PROTO DIR CONTAINER SOURCE           DESTINATION  LOCAL            PEER             STATE       IDLE BYTES-OUT BYTES-IN
+tcp   in  web       198.18.0.1:40000 10.1.0.10:80 198.18.0.10:8080 198.18.0.1:40000 established    2     1.50k      300
+"
+    );
 }
 
 #[test]
@@ -151,8 +174,8 @@ fn stats() {
 PORT NETWORK CONTAINER IFACE RX-FRAMES/s RX-BITS/s TX-FRAMES/s TX-BITS/s RX-FRAMES TX-FRAMES DROPS
    3 blue    web       eth0           77     88.0k           0         0      1000         5     0
 
-WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS
-     0 1005         0        0      1000       0      0     0    0     5      40       0
+WORKER   RX GENERATED RELEASED FORWARDED FLOODED COPIES LOCAL HELD DROPS BATCHES WAKEUPS SPINS
+     0 1005         0        0      1000       0      0     0    0     5      40       0     0
 "
     );
 }

@@ -9,6 +9,8 @@ mod hostile;
 mod ipv6;
 mod names;
 mod namespaces;
+mod publish;
+mod reach;
 mod routing;
 mod takeover;
 mod traffic;

@@ -19,7 +19,7 @@ as_both!(
 /// Networks `blue` (10.1.0.0/24: `a`, `c`) and `red` (10.2.0.0/24: `b`), with more lines for each.
 fn two(host: &Host, blue: &str, red: &str) -> String {
     let mut text = format!(
-        "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n{blue}\n\
+        "[uplink]\nkind = \"none\"\n[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n{blue}\n\
          [[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\n{red}\n"
     );
     for (name, network, ip) in

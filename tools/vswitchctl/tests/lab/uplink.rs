@@ -9,7 +9,9 @@ as_both!(streams_and_datagrams_leave_by_sockets, what_cannot_be_reached_is_said)
 
 /// A namespace that plays the outside, on a cable to the host's own.
 pub struct Outside {
-    netns: String,
+    pub netns: String,
+    /// The host's end of the cable.
+    pub cable: String,
     /// The host's address on the cable.
     pub near: String,
     /// The other end's.
@@ -17,7 +19,7 @@ pub struct Outside {
 }
 
 impl Outside {
-    fn new(host: &mut Host) -> Self {
+    pub fn new(host: &mut Host) -> Self {
         let number = random();
         let (third, fourth) = (number >> 24 & 0xff, number & 0xf8);
         let near = format!("198.19.{third}.{}/29", fourth + 1);
@@ -43,7 +45,7 @@ impl Outside {
         run("ip", &[&["-n", &netns, "address", "add", far, "dev", "eth0"][..], flags].concat());
         run("ip", &["-n", &netns, "link", "set", "eth0", "up"]);
         let bare = |address: &str| address.split_once('/').unwrap().0.to_owned();
-        Self { netns, near: bare(near), far: bare(far) }
+        Self { netns, cable, near: bare(near), far: bare(far) }
     }
 
     /// A server out there, listening when this returns.

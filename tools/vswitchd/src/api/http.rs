@@ -18,13 +18,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{
-    Answer, ApiError, ApiErrorKind, Call, Connect, Disconnect, ErrorBody, FdbAdd, FdbDel, FdbFlush,
-    NetworkCreate, Reply, Request,
+    Answer, ApiError, ApiErrorKind, Call, Connect, ConnectionFilter, Disconnect, ErrorBody, FdbAdd, FdbDel,
+    FdbFlush, NetworkCreate, Publishing, Reply, Request,
 };
 
 /// What there is, for whoever asks for something else.
 pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/routes, /v1/neighbors, /v1/ports, /v1/networks, /v1/networks/NAME, \
-/v1/networks/NAME/connect, /v1/networks/NAME/disconnect, /v1/containers, /v1/containers/NAME/target, /v1/drops, \
+/v1/networks/NAME/connect, /v1/networks/NAME/disconnect, /v1/containers, /v1/containers/NAME/target, /v1/nat, /v1/publish, \
+/v1/connections, /v1/drops, \
 /v1/stats, /v1/status, /v1/config, /v1/reload, /v1/apply";
 
 /// Longest text of a client's that is repeated to it in an error, characters.
@@ -82,6 +83,9 @@ pub fn router(calls: Calls) -> Router {
         .route("/v1/networks/{name}/disconnect", post(disconnect))
         .route("/v1/containers", get(containers))
         .route("/v1/containers/{name}/target", get(target))
+        .route("/v1/nat", get(nat))
+        .route("/v1/publish", post(publish).delete(unpublish))
+        .route("/v1/connections", get(connections))
         .route("/v1/drops", get(drops))
         .route("/v1/stats", get(stats))
         .route("/v1/status", get(status))
@@ -197,6 +201,22 @@ async fn containers(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
 
 async fn target(State(calls): State<Calls>, Name(container): Name, _: Params<Nothing>) -> Reply {
     calls.ask(Request::Target { container }).await
+}
+
+async fn nat(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
+    calls.ask(Request::Nat).await
+}
+
+async fn publish(State(calls): State<Calls>, _: Params<Nothing>, Body(wanted): Body<Publishing>) -> Reply {
+    calls.ask(Request::Publish(wanted)).await
+}
+
+async fn unpublish(State(calls): State<Calls>, _: Params<Nothing>, Body(gone): Body<Publishing>) -> Reply {
+    calls.ask(Request::Unpublish(gone)).await
+}
+
+async fn connections(State(calls): State<Calls>, Params(filter): Params<ConnectionFilter>) -> Reply {
+    calls.ask(Request::Connections(filter)).await
 }
 
 /// `?ports=true`: for each port apart.
@@ -419,6 +439,12 @@ mod tests {
             ..NetworkCreate::default()
         };
         let add = FdbAdd { network: blue(), mac, container: "web".into(), interface: None, vlan: Some(10) };
+        let publish_json = r#"{"container":"web","publish":["8080:80","[::1]:0:53/udp"]}"#;
+        let publishing = || Publishing {
+            container: "web".into(),
+            interface: None,
+            publish: vec!["8080:80/tcp".parse().unwrap(), "[::1]:0:53/udp".parse().unwrap()],
+        };
         let mac_json = r#""mac":"02:42:0a:01:00:0a""#;
         let cases: Vec<(&str, &str, String, Request)> = vec![
             ("GET", "/v1/fdb", String::new(), Request::Fdb),
@@ -431,6 +457,20 @@ mod tests {
             ("GET", "/v1/containers/web/target", String::new(), Request::Target { container: "web".into() }),
             ("GET", "/v1/drops", String::new(), Request::Drops { ports: false }),
             ("GET", "/v1/drops?ports=true", String::new(), Request::Drops { ports: true }),
+            ("GET", "/v1/nat", String::new(), Request::Nat),
+            ("GET", "/v1/connections", String::new(), Request::Connections(ConnectionFilter::default())),
+            (
+                "GET",
+                "/v1/connections?container=web&protocol=udp&port=53",
+                String::new(),
+                Request::Connections(ConnectionFilter {
+                    container: Some("web".into()),
+                    protocol: Some(crate::api::rows::Transport::Udp),
+                    port: Some(53),
+                }),
+            ),
+            ("POST", "/v1/publish", publish_json.into(), Request::Publish(publishing())),
+            ("DELETE", "/v1/publish", publish_json.into(), Request::Unpublish(publishing())),
             ("GET", "/v1/stats", String::new(), Request::Stats),
             ("GET", "/v1/status", String::new(), Request::Status),
             ("GET", "/v1/config", String::new(), Request::Config),
@@ -484,7 +524,21 @@ mod tests {
     async fn what_makes_no_sense_is_named_and_never_reaches_the_actor() {
         let deep = format!(r#"{{"name":{}"#, "[".repeat(200_000));
         let cases: &[(&str, &str, &[u8], StatusCode, &str)] = &[
-            ("GET", "/v1/nat", b"", StatusCode::NOT_FOUND, "no such resource: /v1/nat; there are /v1/fdb"),
+            (
+                "GET",
+                "/v1/vxlan",
+                b"",
+                StatusCode::NOT_FOUND,
+                "no such resource: /v1/vxlan; there are /v1/fdb",
+            ),
+            (
+                "POST",
+                "/v1/publish",
+                br#"{"container":"web","publish":["80"]}"#,
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "the host's l4 port stands before it",
+            ),
+            ("GET", "/v1/connections?protocol=x", b"", StatusCode::UNPROCESSABLE_ENTITY, "query: "),
             ("GET", "/", b"", StatusCode::NOT_FOUND, "/v1/status"),
             ("PUT", "/v1/fdb", b"", StatusCode::METHOD_NOT_ALLOWED, "PUT cannot be used on /v1/fdb"),
             ("GET", "/v1/fdb?network=x", b"", StatusCode::UNPROCESSABLE_ENTITY, "unknown field `network`"),

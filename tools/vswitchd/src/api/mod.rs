@@ -17,10 +17,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use switch::mac::MacAddr;
 use tokio::sync::oneshot;
 
+use crate::config::Publish;
 use crate::wire::Target;
 use rows::{
-    ContainerRow, Done, DropRow, FdbRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow, Spoof,
-    Stats, Status, optional_text, text,
+    ConnectionRow, ContainerRow, Done, DropRow, FdbRow, NatRow, NeighborRow, NetworkDetail, NetworkRow,
+    PortRow, RouteRow, Spoof, Stats, Status, Transport, optional_text, text,
 };
 
 /// One question to the control plane, and where its answer goes.
@@ -92,6 +93,14 @@ pub enum Request {
         /// For each port apart.
         ports: bool,
     },
+    /// Published l4 ports; [`Answer::Nat`].
+    Nat,
+    /// What goes through the uplink; [`Answer::Connections`].
+    Connections(ConnectionFilter),
+    /// Publish l4 ports, all of them or none; [`Answer::Nat`] with their rows.
+    Publish(Publishing),
+    /// Take published l4 ports back; [`Answer::Done`].
+    Unpublish(Publishing),
     /// Rates and totals; [`Answer::Stats`].
     Stats,
     /// The daemon itself; [`Answer::Status`].
@@ -135,6 +144,10 @@ pub enum Answer {
     Target(Target),
     /// Dropped frames.
     Drops(Vec<DropRow>),
+    /// Published l4 ports.
+    Nat(Vec<NatRow>),
+    /// What goes through the uplink.
+    Connections(Vec<ConnectionRow>),
     /// Rates and totals.
     Stats(Stats),
     /// The daemon.
@@ -238,6 +251,30 @@ pub struct Connect {
     /// MAC address; default made from the address.
     #[serde(default, with = "optional_text")]
     pub mac: Option<MacAddr>,
+}
+
+/// L4 ports of the host for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publishing {
+    /// The container.
+    pub container: String,
+    /// Its interface; default: the first where it can be, or is.
+    pub interface: Option<String>,
+    /// Entries as in the configuration.
+    pub publish: Vec<Publish>,
+}
+
+/// Which connections: those that match all that is given; nothing given: all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionFilter {
+    /// Of this container.
+    pub container: Option<String>,
+    /// That speak this.
+    pub protocol: Option<Transport>,
+    /// With this l4 port on either side.
+    pub port: Option<u16>,
 }
 
 /// Which interface to remove.

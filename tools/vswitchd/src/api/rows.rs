@@ -162,6 +162,10 @@ words! {
     }
 }
 
+mod nat;
+
+pub use nat::{ConnectionRow, Direction, NatRow, NatState, Transport, UplinkStatus};
+
 /// A type that is text in JSON, through `Display` and `FromStr`.
 pub mod text {
     use std::fmt::Display;
@@ -567,6 +571,8 @@ pub struct Status {
     pub offloads: OffloadStatus,
     /// Limits in force.
     pub limits: LimitStatus,
+    /// The way out.
+    pub uplink: UplinkStatus,
 }
 
 /// The I/O engine and why it was chosen.

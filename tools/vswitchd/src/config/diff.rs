@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use switch::mac::MacAddr;
 
+use super::Publish;
 use super::model::{Config, Container, Daemon, Interface, Network, Route};
 use crate::wire::NetnsRef;
 
@@ -28,6 +29,8 @@ pub struct Diff {
     pub containers_removed: Vec<String>,
     /// Names of containers that come.
     pub containers_added: Vec<String>,
+    /// Whether containers may reach the host's loopback now and could not before, or the other way round.
+    pub host_loopback: bool,
     /// Whether static routes came or went.
     pub routes: bool,
     /// Containers that stay, with what is new about them beside their interfaces.
@@ -131,7 +134,7 @@ fields! {
 }
 fields! {
     /// A setting of a container.
-    ContainerField of Container { Netns = netns, Create = create, Command = command }
+    ContainerField of Container { Netns = netns, Create = create, Command = command, Egress = egress }
 }
 fields! {
     /// A setting of an interface.
@@ -143,6 +146,7 @@ fields! {
         Mac = mac,
         Aliases = aliases,
         DefaultVia = default_via,
+        Publish = publish,
         DefaultVia6 = default_via6,
     }
 }
@@ -157,6 +161,7 @@ struct PlacedInterface<'c> {
     mac: MacAddr,
     aliases: &'c [String],
     default_via: Option<Ipv4Addr>,
+    publish: &'c [Publish],
     default_via6: Option<Ipv6Addr>,
 }
 
@@ -170,6 +175,7 @@ impl<'c> PlacedInterface<'c> {
             mac: interface.mac,
             aliases: &interface.aliases,
             default_via: interface.default_via,
+            publish: &interface.publish,
             default_via6: interface.default_via6,
         }
     }
@@ -190,6 +196,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         daemon: DaemonField::changed(&old.daemon, &new.daemon),
         networks_removed: owned(&networks.removed),
         networks_added: owned(&networks.added),
+        host_loopback: old.daemon.host_loopback != new.daemon.host_loopback,
         routes: routes(old) != routes(new),
         containers_removed: owned(&containers.removed),
         containers_added: owned(&containers.added),

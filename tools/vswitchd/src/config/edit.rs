@@ -260,7 +260,7 @@ impl Config {
         found.ok_or_else(|| unknown_network(name, self.networks.iter().map(|network| network.name.as_str())))
     }
 
-    fn container_index(&self, name: &str) -> Result<usize, Problem> {
+    pub(super) fn container_index(&self, name: &str) -> Result<usize, Problem> {
         let names = self.containers.iter().map(|container| container.name.as_str());
         names.clone().position(|known| known == name).ok_or_else(|| {
             let advice = match nearest(name, names.clone()) {
@@ -284,7 +284,8 @@ impl Config {
         if create && !matches!(netns, NetnsRef::Name(_)) {
             return Err(Problem::CreateNeedsName { netns: netns.to_string() });
         }
-        Ok(Container { name, netns, create, command: Vec::new(), interfaces: Vec::new() })
+        let (command, egress, interfaces) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Container { name, netns, create, command, egress, interfaces })
     }
 
     fn new_interface(
@@ -330,7 +331,7 @@ impl Config {
     }
 }
 
-fn owner(container: &str, interface: &str) -> Owner {
+pub(super) fn owner(container: &str, interface: &str) -> Owner {
     Owner { container: container.to_owned(), interface: interface.to_owned(), place: Place(None) }
 }
 

@@ -9,11 +9,11 @@ use toml::de::DeTable;
 
 use super::aliases::alias;
 use super::family::PerFamily;
-use super::model::{Daemon, Network};
+use super::model::{Daemon, Network, Uplink};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
-use super::{Paths, value, value6};
+use super::{Egress, Paths, Publish, egress, value, value6};
 use crate::wire::NetnsRef;
 
 /// The key is there and wrong, and that has been reported: what depends on it is not worth a second message.
@@ -57,6 +57,7 @@ pub(super) struct RawContainer {
     pub netns: Setting<NetnsRef>,
     pub create: Option<At<bool>>,
     pub command: Vec<String>,
+    pub egress: Vec<Egress>,
     pub interfaces: Vec<RawInterface>,
     pub span: Range<usize>,
 }
@@ -70,6 +71,8 @@ pub(super) struct RawInterface {
     pub mac: Setting<MacAddr>,
     /// Those that are right.
     pub aliases: Vec<At<String>>,
+    /// Without those that are wrong by themselves.
+    pub publish: Vec<At<Publish>>,
     pub span: Range<usize>,
 }
 
@@ -93,16 +96,31 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     }
     for section in root.sections("uplink", &UPLINK, reporter) {
         fill(&mut settings.uplink, setting(&section, "kind", reporter, value::uplink));
+        host_loopback(&section, &mut settings, reporter);
     }
+    let uplink = settings.uplink;
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
     let routes = root.sections("route", &ROUTE, reporter);
     Raw {
         daemon: settings,
-        networks: networks.iter().map(|section| network(section, reporter)).collect(),
+        networks: networks.iter().map(|section| network(section, uplink, reporter)).collect(),
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
         routes: routes.iter().map(|section| route(section, reporter)).collect(),
     }
+}
+
+fn host_loopback(section: &Section<'_>, settings: &mut Daemon, reporter: &mut Reporter<'_>) {
+    let Some(At { value, span }) = section.flag("host_loopback") else { return };
+    if value && settings.uplink != Uplink::Sockets {
+        let why = "it needs `kind = \"sockets\"`: without an uplink nothing leads to the host";
+        reporter.add(&span, || Problem::Invalid {
+            key: "host_loopback",
+            found: "true".into(),
+            why: why.into(),
+        });
+    }
+    settings.host_loopback = value;
 }
 
 // A text, checked by itself.
@@ -173,7 +191,7 @@ fn default_socket(daemon: &Daemon, reporter: &mut Reporter<'_>) {
     }
 }
 
-fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
+fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -> RawNetwork {
     section.require("name", reporter);
     let name = section.text("name").map(|at| at.map(str::to_owned));
     setting(section, "name", reporter, |text| value::name(What::Network, text)).ok();
@@ -194,7 +212,7 @@ fn network(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawNetwork {
     if let Some(internal) = section.flag("internal") {
         network.internal = internal.value;
     }
-    no_nat(section, reporter);
+    nat(section, uplink, reporter);
     RawNetwork {
         name,
         network,
@@ -230,11 +248,13 @@ fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter
     }
 }
 
-// Without an uplink no network is masqueraded: saying so is right, the contrary is for later.
-fn no_nat(section: &Section<'_>, reporter: &mut Reporter<'_>) {
-    if let Some(at) = section.flag("nat").filter(|at| at.value) {
+// What leaves as a socket of the host has the host's address; saying so is right, the contrary is for later uplinks.
+fn nat(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) {
+    if let Some(at) = section.flag("nat").filter(|at| !at.value && uplink == Uplink::Sockets) {
         reporter.add(&at.span, || {
-            Problem::not_supported("`nat` = true", ": no network has an uplink in this release; remove it")
+            let advice =
+                ": what leaves by sockets has the host's address; remove it, or set `internal` = true";
+            Problem::not_supported("`nat` = false", advice)
         });
     }
 }
@@ -263,6 +283,7 @@ fn container(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawContainer
         netns: setting(section, "netns", reporter, str::parse),
         create: section.flag("create"),
         command,
+        egress: egress::rules(&section.texts_at("egress"), reporter),
         interfaces: interfaces.iter().map(|section| interface(section, reporter)).collect(),
         span: section.span.clone(),
     }
@@ -276,15 +297,21 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
         ips: addresses(section, ["ip", "ip6"], reporter),
         mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
         aliases: names(section, reporter),
+        publish: publish(section, reporter),
         span: section.span.clone(),
     }
 }
 
 fn names(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<String>> {
-    let given = section.texts_or_all("aliases").and_then(|at| at.value).unwrap_or_default();
-    let mut check = |At { value, span }: At<String>| {
-        let value = reporter.check(&span, alias(&value))?;
-        Some(At { value, span })
-    };
-    given.into_iter().filter_map(&mut check).collect()
+    let entries = section.texts_at("aliases").into_iter();
+    let checked = entries
+        .map(|At { value, span }| reporter.check(&span, alias(value)).map(|value| At { value, span }));
+    checked.flatten().collect()
+}
+
+fn publish(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<Publish>> {
+    let entries = section.texts_at("publish").into_iter();
+    let checked = entries
+        .map(|At { value, span }| reporter.check(&span, value.parse()).map(|value| At { value, span }));
+    checked.flatten().collect()
 }

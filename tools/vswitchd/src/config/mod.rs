@@ -11,6 +11,7 @@
 mod aliases;
 mod diff;
 mod edit;
+mod egress;
 mod family;
 mod load;
 mod model;
@@ -18,6 +19,7 @@ mod netns;
 mod paths;
 mod plan;
 mod problem;
+mod publish;
 mod read;
 mod registry;
 mod report;
@@ -35,10 +37,13 @@ pub use diff::{
     NetworkChange, NetworkField, diff,
 };
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
+pub use egress::Egress;
 pub use family::Family;
 pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};
+pub(crate) use publish::Range;
+pub use publish::{Protocol, Publish};
 pub use read::{MAX_BYTES, ReadError, read};
 pub use report::{ConfigError, ConfigErrors, MAX_ERRORS};
 pub use zones::{Gateway, GatewayBy};
@@ -54,6 +59,9 @@ pub const MAX_NETWORKS: usize = 4000;
 pub const MAX_CONTAINERS: usize = 4000;
 /// How many interfaces one daemon serves, of all containers together.
 pub const MAX_INTERFACES: usize = 4000;
+
+/// How many l4 ports of the host one daemon publishes.
+pub const MAX_PUBLISHED: usize = 4096;
 
 /// How many static routes one daemon serves.
 pub const MAX_ROUTES: usize = 4000;

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
-use super::{Family, Paths};
+use super::{Egress, Family, Paths, Publish};
 use crate::wire::NetnsRef;
 
 /// What the daemon is to be. Two files that mean the same give equal values.
@@ -41,6 +41,9 @@ pub struct Daemon {
     pub io: Io,
     /// `[uplink] kind`: the way out.
     pub uplink: Uplink,
+    /// `[uplink] host_loopback`: to containers their gateway's address stands for the host's loopback. Unlike the
+    /// others it takes effect at once.
+    pub host_loopback: bool,
 }
 
 impl Daemon {
@@ -51,7 +54,8 @@ impl Daemon {
             state: paths.state.clone(),
             workers: Workers::Auto,
             io: Io::Auto,
-            uplink: Uplink::None,
+            uplink: Uplink::Sockets,
+            host_loopback: false,
         }
     }
 }
@@ -257,6 +261,8 @@ pub struct Container {
     pub create: bool,
     /// Program and arguments to keep running in it; empty: none.
     pub command: Vec<String>,
+    /// What it may open connections to, first match; where none matches it may.
+    pub egress: Vec<Egress>,
     /// Its interfaces, names unique; none: it has loopback only.
     pub interfaces: Vec<Interface>,
 }
@@ -284,6 +290,8 @@ pub struct Interface {
     pub default_via: Option<Ipv4Addr>,
     /// The same for IPv6; the interface need not be the same one.
     pub default_via6: Option<Ipv6Addr>,
+    /// L4 ports of the host that lead here, in the order of the file.
+    pub publish: Vec<Publish>,
 }
 
 impl Config {

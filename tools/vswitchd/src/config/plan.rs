@@ -10,8 +10,9 @@ use switch::mac::MacAddr;
 
 use super::aliases::Taken;
 use super::load::RawInterface;
-use super::model::{Config, Container, Interface, Network};
-use super::problem::Owner;
+use super::model::{Config, Container, Interface, Network, Uplink};
+use super::problem::{Owner, Problem};
+use super::publish::{HostPorts, Publish, publishable};
 use super::registry::{Had, Ips, Registry, check_host, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
@@ -30,18 +31,20 @@ pub(super) struct Port {
     name: String,
     ips: Ips,
     mac: MacAddr,
+    publish: Vec<Publish>,
 }
 
 impl Port {
     pub fn new(container: usize, network: usize, network_span: Range<usize>, raw: RawInterface) -> Self {
-        let (name, ips, mac) = (String::new(), Ips::default(), MacAddr::ZERO);
-        Self { container, network, network_span, raw, name, ips, mac }
+        let (name, ips, mac, publish) = (String::new(), Ips::default(), MacAddr::ZERO, Vec::new());
+        Self { container, network, network_span, raw, name, ips, mac, publish }
     }
 
     /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
         let aliases = self.raw.aliases.into_iter().map(|at| at.value).collect();
-        Interface { aliases, ..interface(network, self.name, &self.ips, self.mac) }
+        let made = interface(network, self.name, &self.ips, self.mac);
+        Interface { aliases, publish: self.publish, ..made }
     }
 }
 
@@ -68,7 +71,7 @@ impl<'p, 't> Plan<'p, 't> {
     }
 
     /// Gives every interface what it has a right to; collisions are reported.
-    pub fn run(mut self, context: &Context<'_>) -> Vec<Port> {
+    pub fn run(mut self, uplink: Uplink, context: &Context<'_>) -> Vec<Port> {
         self.asked_names();
         self.default_names();
         self.set_gateways();
@@ -86,6 +89,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_macs();
         self.join_networks();
         self.names();
+        self.published(uplink);
         self.ports
     }
 
@@ -309,6 +313,43 @@ impl<'p, 't> Plan<'p, 't> {
     }
 }
 
+impl Plan<'_, '_> {
+    fn published(&mut self, uplink: Uplink) {
+        let routed: HashSet<usize> =
+            self.ports.iter().filter(|port| self.is_router(port)).map(|p| p.network).collect();
+        let mut taken = HostPorts::default();
+        self.each(|plan, port| {
+            for At { value, span } in std::mem::take(&mut port.raw.publish) {
+                if taken.is_full() {
+                    return; // one message is enough
+                }
+                if let Some(network) = plan.judged(port) {
+                    let other = network.gateway.filter(|_| routed.contains(&port.network));
+                    let checked = match other {
+                        Some(gateway) => {
+                            Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway })
+                        }
+                        None => publishable(uplink, network),
+                    };
+                    if plan.reporter.check(&span, checked).is_none() {
+                        continue;
+                    }
+                }
+                let owner = plan.owner(port, &span);
+                if plan.reporter.check(&span, taken.claim(&value, &owner)).is_some() {
+                    port.publish.push(value);
+                }
+            }
+        });
+    }
+
+    // Whether the port's container is the gateway of its network.
+    fn is_router(&self, port: &Port) -> bool {
+        let gateway = self.networks.get(port.network).and_then(|network| network.gateway);
+        gateway.is_some() && port.ips.v4.map(|ip| ip.addr()) == gateway.map(IpAddr::V4)
+    }
+}
+
 /// The address with its network's prefix length.
 pub(super) fn in_network(ip: IpAddr, network: &Network) -> Option<IpNet> {
     network.subnet_of(Family::of(ip)).and_then(|subnet| IpNet::new(ip, subnet.prefix_len()).ok())
@@ -333,5 +374,6 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         aliases: Vec::new(),
         default_via: None,
         default_via6: None,
+        publish: Vec::new(),
     }
 }

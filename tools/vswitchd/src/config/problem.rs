@@ -1,7 +1,7 @@
 //! What can be wrong with a configuration, in the file or at run time: one list, one wording.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use switch::mac::MacAddr;
@@ -366,6 +366,56 @@ pub enum Problem {
         /// Where the first is.
         first: Place,
     },
+    /// L4 ports of the host that lead somewhere already.
+    #[error(
+        "`publish` = \"{publish}\" collides with \"{taken}\" of {owner}: take other l4 ports of the host"
+    )]
+    PublishTaken {
+        /// What is to be published.
+        publish: String,
+        /// What is published.
+        taken: String,
+        /// Where.
+        owner: Owner,
+    },
+    /// Nothing leads in.
+    #[error(
+        "`publish` needs a way in, and `kind` = \"none\" in [uplink] is none: take \"sockets\", or leave it out"
+    )]
+    PublishNoUplink,
+    /// Nothing leads into that network.
+    #[error("`publish` leads into network `{network}`, which is `internal`: leave one of them out")]
+    PublishInternal {
+        /// The network.
+        network: String,
+    },
+    /// A network whose answers would leave by somebody else.
+    #[error(
+        "`publish` needs a gateway of ours, and that of network `{network}` is the container with {gateway}: \
+         publish on another network, or leave `gateway` out"
+    )]
+    PublishOtherGateway {
+        /// The network.
+        network: String,
+        /// Its gateway.
+        gateway: Ipv4Addr,
+    },
+    /// A container without a place to publish on.
+    #[error("container `{container}` has no interface{} to publish on", .interface.as_ref().map_or_else(String::new, |name| format!(" `{name}`")))]
+    NoInterface {
+        /// The container.
+        container: String,
+        /// The interface that was named, if one was.
+        interface: Option<String>,
+    },
+    /// Nothing to take back.
+    #[error("container `{container}` has no `publish` = \"{publish}\"")]
+    NotPublished {
+        /// The container.
+        container: String,
+        /// What was to go.
+        publish: String,
+    },
     /// No address is left.
     #[error(
         "subnet {subnet} of network `{network}` is full: it has room for {room}; take a shorter prefix length"
@@ -468,9 +518,11 @@ impl Problem {
     pub fn kind(&self) -> ProblemKind {
         match self {
             Self::NotSupported { .. } => ProblemKind::NotSupported,
-            Self::UnknownNetwork { .. } | Self::UnknownContainer { .. } | Self::NotConnected { .. } => {
-                ProblemKind::NotFound
-            }
+            Self::UnknownNetwork { .. }
+            | Self::UnknownContainer { .. }
+            | Self::NotConnected { .. }
+            | Self::NoInterface { .. }
+            | Self::NotPublished { .. } => ProblemKind::NotFound,
             Self::Duplicate { .. }
             | Self::InterfaceTaken { .. }
             | Self::AddressTaken { .. }
@@ -481,6 +533,7 @@ impl Problem {
             | Self::ZoneOverlap { .. }
             | Self::RouteToSubnet { .. }
             | Self::RouteTwice { .. }
+            | Self::PublishTaken { .. }
             | Self::NetworkRouted { .. }
             | Self::SubnetFull { .. }
             | Self::Overlap { .. }

@@ -20,7 +20,8 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
     let Raw { daemon, networks, containers, routes } = raw;
     let (mut networks, facts) = resolve_networks(networks, reporter);
     let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
-    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter).run(context);
+    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter);
+    let ports = ports.run(daemon.uplink, context);
     for port in ports {
         if let (Some(container), Some(network)) =
             (containers.get_mut(port.container), networks.get(port.network))
@@ -131,7 +132,7 @@ fn resolve_containers(
     let mut containers = Vec::new();
     let mut ports = Vec::new();
     let mut seen = HashMap::new();
-    for RawContainer { name, netns, create, command, interfaces, span } in raw {
+    for RawContainer { name, netns, create, command, egress, interfaces, span } in raw {
         if containers.len() == MAX_CONTAINERS {
             reporter.add(&span, || Problem::TooMany { what: What::Container, limit: MAX_CONTAINERS });
             break;
@@ -164,7 +165,7 @@ fn resolve_containers(
             ports.push(Port::new(containers.len(), network, span, raw));
         }
         let create = create.is_some_and(|at| at.value);
-        containers.push(Container { name, netns, create, command, interfaces: Vec::new() });
+        containers.push(Container { name, netns, create, command, egress, interfaces: Vec::new() });
     }
     (containers, ports)
 }

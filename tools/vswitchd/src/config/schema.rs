@@ -107,7 +107,7 @@ pub(super) static NETWORK: Schema = Schema {
         key("gateway6", Kind::Text, "`gateway6 = \"fd00:1::1\"`"),
         key("gateway_mac", Kind::Text, "`gateway_mac = \"02:42:0a:01:00:01\"`"),
         key("mtu", Kind::Number, "`mtu = 1500`"),
-        key("nat", Kind::Flag, "`nat = false`"),
+        key("nat", Kind::Flag, "`nat = true`"),
         key("icc", Kind::Flag, "`icc = true`"),
         key("internal", Kind::Flag, "`internal = true`"),
         key("routes_to", Kind::TextsOrAll, "`routes_to = [\"red\"]`"),
@@ -159,7 +159,7 @@ pub(super) static CONTAINER: Schema = Schema {
         key("create", Kind::Flag, "`create = true`"),
         key("command", Kind::Texts, "`command = [\"python3\", \"-m\", \"http.server\", \"80\"]`"),
         key("interface", Kind::Tables, "`[[container.interface]]`"),
-        key("egress", Kind::NotYet, "`egress`"),
+        key("egress", Kind::Texts, "`egress = [\"allow 10.0.0.0/8 tcp/443\", \"deny all\"]`"),
     ],
     synonyms: &[
         ("cmd", "command"),
@@ -184,9 +184,9 @@ pub(super) static INTERFACE: Schema = Schema {
         key("ip6", Kind::Text, "`ip6 = \"fd00:1::10\"`"),
         key("mac", Kind::Text, "`mac = \"02:42:0a:01:00:0a\"`"),
         key("aliases", Kind::Texts, "`aliases = [\"www\"]`"),
+        key("publish", Kind::Texts, "`publish = [\"8080:80\"]`"),
         key("vlan", Kind::NotYet, "`vlan`"),
         key("trunk", Kind::NotYet, "`trunk`"),
-        key("publish", Kind::NotYet, "`publish`"),
         key("isolated", Kind::NotYet, "`isolated`"),
     ],
     synonyms: &[
@@ -225,8 +225,8 @@ pub(super) static INTERFACE: Schema = Schema {
 pub(super) static UPLINK: Schema = Schema {
     title: "[uplink]",
     keys: &[
-        key("kind", Kind::Text, "`kind = \"none\"`"),
-        key("host_loopback", Kind::NotYet, "`host_loopback`"),
+        key("kind", Kind::Text, "`kind = \"sockets\"`"),
+        key("host_loopback", Kind::Flag, "`host_loopback = true`"),
         key("netns", Kind::NotYet, "`netns`"),
         key("name", Kind::NotYet, "`name`"),
         key("address", Kind::NotYet, "`address`"),
@@ -375,6 +375,13 @@ impl<'t> Section<'t> {
         Some(At { value: texts.collect::<Option<_>>()?, span: value.span() })
     }
 
+    /// The texts of an array with their places.
+    pub fn texts_at(&self, name: &str) -> Vec<At<&'t str>> {
+        let items = self.get(name).and_then(|value| value.get_ref().as_array());
+        let items = items.map(|items| items.iter()).into_iter().flatten();
+        items.filter_map(|item| Some(At { value: item.get_ref().as_str()?, span: item.span() })).collect()
+    }
+
     /// The texts of an array with their places, or `None` within for the text `"all"`.
     pub fn texts_or_all(&self, name: &str) -> Option<At<Option<Vec<At<String>>>>> {
         let value = self.get(name)?;
@@ -461,6 +468,10 @@ impl Key {
         if words.trim().is_empty() || words.len() > 60 || !words.chars().all(plain) {
             return format!("`{} = [\"sh\", \"-c\", \"...\"]`", self.name).into();
         }
+        if self.name == "egress" {
+            // Its blanks are within a rule.
+            return format!("`egress = [\"{words}\"]`").into();
+        }
         let split = |c: char| c.is_whitespace() || (self.kind == Kind::TextsOrAll && c == ',');
         let words = words.split(split).filter(|word| !word.is_empty());
         let words: Vec<_> = words.map(|word| format!("\"{word}\"")).collect();
@@ -518,7 +529,7 @@ mod tests {
         for word in ["address", "Address", "addr", "ipv4", "ipv4_address", "IPv4-Address", "ipAddress"] {
             assert_eq!(said(&INTERFACE, word), "; did you mean `ip`?", "{word}");
         }
-        assert_eq!(said(&INTERFACE, "ports"), "; did you mean `publish`? it is not supported yet");
+        assert_eq!(said(&INTERFACE, "ports"), "; did you mean `publish`?");
         assert_eq!(said(&INTERFACE, "mtu"), "; it belongs in [[network]]");
         assert_eq!(said(&CONTAINER, "address"), "; did you mean `ip` in [[container.interface]]?");
         assert_eq!(said(&CONTAINER, "mac"), "; it belongs in [[container.interface]]");

@@ -13,6 +13,8 @@ pub enum What {
     Interface,
     /// `[[route]]`.
     Route,
+    /// An l4 port of the host in `publish`.
+    Published,
 }
 
 impl fmt::Display for What {
@@ -22,6 +24,7 @@ impl fmt::Display for What {
             Self::Container => "container",
             Self::Interface => "interface",
             Self::Route => "route",
+            Self::Published => "published l4 port",
         })
     }
 }

@@ -278,6 +278,7 @@ impl Control {
                     .current
                     .unwrap_or(u64::MAX),
             },
+            uplink: self.uplink_status(),
         }
     }
 }

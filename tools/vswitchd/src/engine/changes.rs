@@ -11,7 +11,7 @@ use super::ports::State;
 use crate::api::rows::Done;
 use crate::api::{
     Answer, ApiError, ApiErrorKind, Call, Connect, Disconnect, FdbAdd, FdbDel, FdbFlush, NetworkCreate,
-    Reply, Request,
+    Publishing, Reply, Request,
 };
 use crate::config::{
     self, Config, ConfigErrors, ContainerSpec, Context, InterfaceOptions, Network, NetworkOptions, Paths,
@@ -44,6 +44,10 @@ impl Control {
             Request::Containers => Ok(Answer::Containers(self.container_rows())),
             Request::Target { container } => return self.target(&container, reply),
             Request::Drops { ports } => Ok(Answer::Drops(self.drop_rows(ports))),
+            Request::Nat => Ok(Answer::Nat(self.nat_rows())),
+            Request::Connections(filter) => return self.connections(&filter, reply),
+            Request::Publish(wanted) => return self.publish(wanted, reply),
+            Request::Unpublish(gone) => self.unpublish(&gone),
             Request::Stats => Ok(Answer::Stats(self.stats())),
             Request::Status => Ok(Answer::Status(self.status())),
             Request::Config => serde_json::to_value(&self.desired)
@@ -117,6 +121,7 @@ impl Control {
             }
             Outcome::Nothing
         });
+        self.published.retry_failed();
         self.bring_about();
         self.retry_failed();
         let Some(reply) = reply else { return };
@@ -227,6 +232,9 @@ impl Control {
         objects.interfaces.retain(|kept| {
             kept.interface.container != *container || kept.interface.interface.as_deref() != Some(&gone)
         });
+        objects
+            .published
+            .retain(|entry| entry.container != *container || entry.interface.as_deref() != Some(&gone));
         objects.fdb.retain(|entry| {
             entry.container != *container || entry.interface.as_deref().is_some_and(|name| name != gone)
         });
@@ -246,7 +254,7 @@ impl Control {
     }
 
     /// Writes the objects down. A full disk does not undo the change: it is said, and written with the next one.
-    fn keep(&mut self) {
+    pub(super) fn keep(&mut self) {
         if let Err(error) = self.objects.save() {
             tracing::error!(%error, "objects made through the API are not saved");
         }
@@ -378,6 +386,12 @@ pub(super) fn connect_all(config: &mut Config, kept: &Kept, memory: &Memory) -> 
         let made = config.connect_again(network, &container, &options, memory);
         conflicts.extend(made.err().map(|error| format!("container {}: {error}", container.name)));
     }
+    for Publishing { container, interface, publish } in &kept.published {
+        for publish in publish {
+            let made = config.publish(container, interface.as_deref(), publish);
+            conflicts.extend(made.err().map(|error| format!("container {container}: {error}")));
+        }
+    }
     conflicts
 }
 
@@ -415,7 +429,7 @@ fn connection(interface: &Connect) -> (ContainerSpec, InterfaceOptions) {
     (container, options)
 }
 
-fn refused(problem: &Problem) -> ApiError {
+pub(super) fn refused(problem: &Problem) -> ApiError {
     let kind = match problem.kind() {
         ProblemKind::NotFound => ApiErrorKind::NotFound,
         ProblemKind::Conflict => ApiErrorKind::Conflict,
@@ -442,11 +456,11 @@ fn no_container(name: &str) -> ApiError {
     ApiError::new(ApiErrorKind::NotFound, format!("no container {name}"))
 }
 
-fn done(changed: u64, text: String) -> Answer {
+pub(super) fn done(changed: u64, text: String) -> Answer {
     Answer::Done(Done { changed, details: vec![text] })
 }
 
-fn send(reply: Option<oneshot::Sender<Reply>>, answer: Reply) {
+pub(super) fn send(reply: Option<oneshot::Sender<Reply>>, answer: Reply) {
     if let Some(reply) = reply {
         // The caller may have given up.
         let _ = reply.send(answer);

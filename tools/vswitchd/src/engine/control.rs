@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use nat::sockets::Connection;
 use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
@@ -28,15 +29,15 @@ use super::leases::Leases;
 use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{PortRecord, Ports, State};
+use super::published::{Key, Listened, PublishedPorts};
 use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
 use crate::api::rows::{CommandState, Done};
-use crate::api::{Answer, Call, Reply};
+use crate::api::{Answer, Call, Publishing, Reply};
 use crate::channel::AsyncChannel;
 use crate::config::Config;
 use crate::names::server::Shared;
-use crate::uplink::Configured;
-use crate::wire::{AttachInfo, AttachSpec, Begin, NetnsRef, Refusal, Running, ToKeeper};
+use crate::wire::{AttachInfo, AttachSpec, Begin, Listen, NetnsRef, Refusal, Running, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
 pub const WAITING_POLL: Duration = Duration::from_millis(200);
@@ -61,6 +62,7 @@ pub struct Control {
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
     pub(super) names: Arc<Shared>,
+    pub(super) published: PublishedPorts,
     pub(super) generation: u64,
     pub(super) hosts: Hosts,
     pub(super) jobs: JoinSet<Outcome>,
@@ -145,6 +147,8 @@ pub enum Then {
         /// It.
         port: PortId,
     },
+    /// The rows of what was published, or why it could not be.
+    Published(Publishing),
 }
 
 /// What a job came back with.
@@ -192,6 +196,17 @@ pub enum Outcome {
         /// Who asked; `None`: a signal.
         reply: Option<oneshot::Sender<Reply>>,
     },
+    /// What the worker has of connections.
+    Connections {
+        /// As it sees them.
+        rows: Vec<Connection>,
+        /// Whose are wanted.
+        container: Option<String>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// Sockets for published l4 ports, or why there are none.
+    Listening(Key, Listened),
     /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
     HandedOver(Option<AsyncChannel>),
     /// Nothing to do.
@@ -216,12 +231,14 @@ pub struct Parts {
     pub counters: Arc<Counters>,
     /// What the worker reads.
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    /// What the worker's uplink reads and shows.
+    pub uplink: UplinkControl,
+    /// What an engine before this one had listen.
+    pub inherited: Vec<Listen>,
     /// The listening control socket.
     pub listener: Arc<OwnedFd>,
     /// The listening socket on which the next daemon asks to take over.
     pub handover: OwnedFd,
-    /// What the worker's uplink reads.
-    pub uplink_settings: Configured,
     /// What the name server knows.
     pub names: Arc<Shared>,
 }
@@ -238,7 +255,8 @@ impl Control {
             mailbox,
             counters,
             snapshot,
-            uplink_settings,
+            uplink,
+            inherited,
             names,
             listener,
             handover,
@@ -256,7 +274,8 @@ impl Control {
             mailbox,
             counters,
             snapshot,
-            uplink: UplinkControl::new(uplink_settings),
+            uplink,
+            published: PublishedPorts::new(inherited),
             names,
             generation: 0,
             hosts,
@@ -423,6 +442,7 @@ impl Control {
             self.bring_about();
         }
         if std::mem::take(&mut self.unpublished) {
+            self.reconcile_published();
             self.generation += 1;
             let new =
                 Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
@@ -443,9 +463,12 @@ impl Control {
     /// Answers calls whose ports have settled, and says `ready` when all have for the first time.
     async fn settle(&mut self) {
         let (ports, releasing) = (&self.ports, !self.releasing.is_empty());
+        let opening = self.published.is_under_way();
+        let published = &self.published;
         let under_way = |call: &Unsettled| match call.port {
+            _ if matches!(call.then, Then::Published(_)) => published.is_under_way(),
             Some(port) => ports.get(port).is_some_and(PortRecord::is_attaching),
-            None => releasing || ports.all().any(|(_, port)| port.is_under_way()),
+            None => releasing || opening || ports.all().any(|(_, port)| port.is_under_way()),
         };
         let (waiting, settled): (Vec<_>, Vec<_>) = self.unsettled.drain(..).partition(under_way);
         self.unsettled = waiting;
@@ -453,11 +476,15 @@ impl Control {
             let reply = match call.then {
                 Then::Done(done) => Ok(Answer::Done(done)),
                 Then::Connected { network, port } => self.connected(&network, port),
+                Then::Published(wanted) => self.published_as(&wanted),
             };
             // The caller may have given up.
             let _ = call.reply.send(reply);
         }
-        if !self.ready && !self.ports.wanted().any(|(_, port)| matches!(port.state, State::Attaching)) {
+        if !self.ready
+            && !opening
+            && !self.ports.wanted().any(|(_, port)| matches!(port.state, State::Attaching))
+        {
             self.ready = true;
             let line = self.ready_line();
             if let Err(error) = self.keeper.tell(&ToKeeper::Ready { line }).await {
@@ -471,6 +498,10 @@ impl Control {
         let mut line = format!("ready: {} ports up, {} waiting", counts.up + counts.down, counts.waiting);
         if counts.failed > 0 {
             line.push_str(&format!(", {} failed", counts.failed));
+        }
+        match self.published.failed() {
+            0 => {}
+            failed => line.push_str(&format!(", {failed} not published")),
         }
         format!(
             "{line}, {} networks, control socket {}",

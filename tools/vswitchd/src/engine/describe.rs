@@ -12,6 +12,9 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     for field in &diff.daemon {
         say(format!("daemon: {field} takes effect at the next start"));
     }
+    if diff.host_loopback {
+        say("host_loopback changed".into());
+    }
     for key in &diff.interfaces_removed {
         say(format!("{} removed", interface(key)));
     }

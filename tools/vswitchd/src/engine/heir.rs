@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::control::{Control, Outcome};
 use super::ports::State;
-use crate::channel::{AsyncChannel, Channel, ChannelError};
+use crate::channel::{AsyncChannel, Channel, ChannelError, MAX_DESCRIPTORS};
 use crate::handover::{self, FromHeir, FromPredecessor, Known};
 use crate::wire::NetnsRef;
 
@@ -98,6 +98,12 @@ impl Control {
                 let message =
                     FromPredecessor::Command { container: container.clone(), running: running.clone() };
                 commands.push((message, descriptors.clone()));
+            }
+        }
+        for (key, record, sockets) in self.published.listening() {
+            for piece in sockets.chunks(MAX_DESCRIPTORS) {
+                let sockets = piece.iter().map(|socket| Arc::clone(&socket.fd)).collect();
+                offered.push((FromPredecessor::Listening(record.listen(key)), sockets));
             }
         }
         for (name, (users, held)) in made {

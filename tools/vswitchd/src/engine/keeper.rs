@@ -124,7 +124,11 @@ impl Keeper {
                 }
                 ToEngine::Reload => return Notice::Reload,
                 ToEngine::Shutdown => return Notice::Shutdown,
-                ToEngine::Adopt { .. } | ToEngine::Known(_) | ToEngine::Begin(_) | ToEngine::Go => {
+                ToEngine::Adopt { .. }
+                | ToEngine::Known(_)
+                | ToEngine::Listening(_)
+                | ToEngine::Begin(_)
+                | ToEngine::Go => {
                     tracing::error!("the keeper began twice")
                 }
             }

@@ -51,6 +51,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
             netns: crate::config::NetnsRef::Name(connect.container.clone()),
             create: connect.create,
             command: Vec::new(),
+            egress: Vec::new(),
             interfaces: vec![Interface {
                 network: kept.network.clone(),
                 name: name.clone(),
@@ -60,6 +61,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
                 aliases: Vec::new(),
                 default_via: None,
                 default_via6: None,
+                publish: Vec::new(),
             }],
         });
     }

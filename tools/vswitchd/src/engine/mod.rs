@@ -13,10 +13,12 @@ mod keeper;
 mod leases;
 mod memory;
 mod names;
+mod nat;
 mod networks;
 mod objects;
 mod ports;
 mod publish;
+mod published;
 mod reconcile;
 mod routing;
 mod services;
@@ -49,16 +51,18 @@ use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::handover::Known;
 use crate::ipam::Memory;
+use crate::listing::Window;
 use crate::names::resolvers::{self, Resolvers};
 use crate::names::server::Shared;
 use crate::policy::House;
 use crate::uplink::{Configured, Uplink};
-use crate::wire::{Begin, ToEngine, ToKeeper};
+use crate::wire::{Begin, Listen, ToEngine, ToKeeper};
 use control::{Control, Parts};
 use keeper::Keeper;
 use leases::Leases;
 use objects::Objects;
 use reconcile::Adopted;
+use uplink::UplinkControl;
 
 /// Frame buffers of a worker: a full batch, what waits for neighbours, and what is being made. The batch is taken from
 /// the same end always: 64 of them stay in a second-level cache where 256 do not.
@@ -133,18 +137,20 @@ struct Given {
     adopted: Vec<Adopted>,
     /// Containers of the daemon from which this one takes over.
     known: Vec<Known>,
+    inherited: Vec<Listen>,
 }
 
 /// Reads the keeper's first messages, with no capability left.
 fn receive(channel: &Channel) -> Result<Given, EngineError> {
     caps::drop_all_capabilities()?;
-    let (mut adopted, mut known) = (Vec::new(), Vec::new());
+    let (mut adopted, mut known, mut inherited) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         let (message, mut fds) = channel.recv()?.ok_or(EngineError::Protocol)?;
         match message {
             ToEngine::Adopt { spec, info } => {
                 adopted.push(Adopted { spec, info, tap: fds.pop().ok_or(EngineError::Protocol)? });
             }
+            ToEngine::Listening(listen) => inherited.push(listen),
             ToEngine::Known(container) => known.push(container),
             ToEngine::Begin(begin) => {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
@@ -153,7 +159,18 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
                 let text = text_of(text)?;
                 let (file, objects, leases) = read_all(&begin, &text, &adopted)?;
                 let listener = UnixListener::from(listener);
-                return Ok(Given { begin, text, file, objects, leases, listener, handover, adopted, known });
+                return Ok(Given {
+                    begin,
+                    text,
+                    file,
+                    objects,
+                    leases,
+                    listener,
+                    handover,
+                    adopted,
+                    known,
+                    inherited,
+                });
             }
             _ => return Err(EngineError::Protocol),
         }
@@ -197,15 +214,30 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
-    let Given { begin, text, mut file, mut objects, mut leases, listener, handover, adopted, known } = given;
+    let Given {
+        begin,
+        text,
+        mut file,
+        mut objects,
+        mut leases,
+        listener,
+        handover,
+        adopted,
+        known,
+        inherited,
+    } = given;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
     let uplink_settings = Configured::default();
+    let window = Arc::new(Window::default());
     let uplink = match file.daemon.uplink {
-        config::Uplink::Sockets => Some(Uplink::new(Arc::clone(&uplink_settings), Tick::now())?),
+        config::Uplink::Sockets => {
+            Some(Uplink::new(Arc::clone(&uplink_settings), Arc::clone(&window), Tick::now())?)
+        }
         config::Uplink::None => None,
     };
+    let most = uplink.as_ref().map(Uplink::most);
     let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(io::Error::from)?);
     let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
     if let Some(fd) = house.watched() {
@@ -253,7 +285,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         mailbox: Arc::clone(&mailbox),
         counters,
         snapshot,
-        uplink_settings,
+        uplink: UplinkControl::new(uplink_settings, window, most),
+        inherited,
         names,
         listener: kept,
         handover,

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::store::Store;
-use crate::api::{Connect, FdbAdd, NetworkCreate};
+use crate::api::{Connect, FdbAdd, NetworkCreate, Publishing};
 
 /// What was made at run time, in the order in which it was made.
 #[derive(Debug, Default)]
@@ -28,6 +28,9 @@ pub struct Kept {
     pub interfaces: Vec<Connected>,
     /// Static FDB entries.
     pub fdb: Vec<FdbAdd>,
+    /// Published l4 ports, with the interface they were given to.
+    #[serde(default)]
+    pub published: Vec<Publishing>,
 }
 
 /// One interface that was made at run time.

@@ -23,7 +23,7 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     for network in &config.networks {
         networks.put(network)?;
     }
-    if config.networks.iter().any(|network| !network.routes_to.is_none()) {
+    if routing::needs_returns(config) {
         networks.need_returns()?;
     }
     let mut ports = Ports::default();
@@ -74,7 +74,7 @@ fn build(
             *slot = Some(network);
         }
     }
-    let tables = routing::tables(config, networks, &gateways);
+    let tables = routing::tables(config, networks, ports, &gateways);
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),

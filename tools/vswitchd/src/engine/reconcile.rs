@@ -86,7 +86,7 @@ impl Control {
                 tracing::error!(network = network.name, %error, "no forwarding database");
             }
         }
-        if self.desired.networks.iter().any(|network| !network.routes_to.is_none())
+        if super::routing::needs_returns(&self.desired)
             && let Err(error) = self.networks.need_returns()
         {
             tracing::error!(%error, "no room for what comes back: networks that may only answer cannot");

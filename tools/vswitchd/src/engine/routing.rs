@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use router::egress::Rule;
 use router::fib::{Fib, Next, Route};
 use router::neighbor::{GONE, REACHABLE};
 use router::tables::{Advertises, Gateway, Services, Tables};
@@ -15,6 +16,7 @@ use switch::tick::Tick;
 
 use super::control::Control;
 use super::networks::Networks;
+use super::ports::Ports;
 use crate::api::rows::{NeighborRow, NeighborState, RouteRow, RouteType};
 use crate::config::{self, Config, Family, GatewayBy, Network, Spoof, Uplink};
 
@@ -95,8 +97,34 @@ impl Links {
     }
 }
 
+/// Whether somebody must remember what may come back: where a way may not be opened but answered.
+pub fn needs_returns(config: &Config) -> bool {
+    config.networks.iter().any(|network| !network.routes_to.is_none())
+        || config.containers.iter().any(|container| !container.egress.is_empty())
+}
+
+/// The rules of each port whose container has some; empty where none has.
+fn egress(config: &Config, ports: &Ports) -> Box<[Option<Arc<[Rule]>>]> {
+    let rules: HashMap<&str, Arc<[Rule]>> = config
+        .containers
+        .iter()
+        .filter(|container| !container.egress.is_empty())
+        .map(|container| (container.name.as_str(), container.egress.iter().map(|rule| rule.0).collect()))
+        .collect();
+    if rules.is_empty() {
+        return Box::default();
+    }
+    let mut by_port = vec![None; ports.slots()];
+    for (id, record) in ports.wanted() {
+        if let Some(slot) = by_port.get_mut(id.index()) {
+            *slot = rules.get(record.container()).cloned();
+        }
+    }
+    by_port.into_boxed_slice()
+}
+
 /// The tables for these gateways.
-pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables {
+pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[Ours]) -> Tables {
     let links = Links::new(config, networks);
     let mut by_network: Vec<Option<Gateway>> = (0..networks.slots()).map(|_| None).collect();
     for ours in gateways {
@@ -115,13 +143,16 @@ pub fn tables(config: &Config, networks: &Networks, gateways: &[Ours]) -> Tables
                 quiet: ours.quiet,
             },
             uplink: leaves(config, &record.config),
+            loopback: config.daemon.host_loopback && leaves(config, &record.config),
             fib: fib(ours, config, networks, gateways, &links),
             services: Services { dns: true, dhcp: false },
             neighbors: Arc::clone(&record.neighbors),
         });
     }
-    let returns = links.has_one_way().then(|| networks.returns().cloned()).flatten();
-    Tables { gateways: by_network.into_boxed_slice(), returns }
+    let egress = egress(config, ports);
+    let remembers = links.has_one_way() || !egress.is_empty();
+    let returns = remembers.then(|| networks.returns().cloned()).flatten();
+    Tables { gateways: by_network.into_boxed_slice(), returns, egress }
 }
 
 /// Whether what is for no network of ours leaves from this one.

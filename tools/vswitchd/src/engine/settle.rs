@@ -10,6 +10,7 @@ use switch::port::PortId;
 use super::control::{Bare, Control, Outcome};
 use super::ports::State;
 use super::reconcile::pause;
+use crate::api::Answer as ApiAnswer;
 use crate::api::rows::CommandState;
 use crate::wire::{Answer, AttachInfo, Op, Refusal, RefusalKind};
 
@@ -48,6 +49,12 @@ impl Control {
             Outcome::Identified { port, result } => self.identified(port, result),
             Outcome::Prepared(name, result) => self.prepared(&name, result),
             Outcome::FileRead { result, reply } => self.file_read(result, reply),
+            Outcome::Connections { rows, container, reply } => {
+                let rows = self.connection_rows(&rows, container.as_deref());
+                // The caller may have given up.
+                let _ = reply.send(Ok(ApiAnswer::Connections(rows)));
+            }
+            Outcome::Listening(key, result) => self.listening(key, result),
             Outcome::HandedOver(heir) => {
                 self.handing_over = false;
                 self.heir = heir;

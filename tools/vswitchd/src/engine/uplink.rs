@@ -1,33 +1,165 @@
 //! What the workers' uplink is told: registries -> one immutable value, and a nudge.
 
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use nat::sockets::Settings;
+use ipnet::IpNet;
+use nat::sockets::{End, Link, Published, Settings, Target};
+use router::tables::{Gateway, Tables};
+use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+use switch::port::{NetworkId, PortId};
+use switch::snapshot::Snapshot;
 
 use super::control::Control;
+use super::ports::PortRecord;
+use super::published::{Key, number};
+use crate::api::rows::UplinkStatus;
+use crate::listing::Window;
 use crate::uplink::Configured;
 
 /// The control plane's side of the uplink.
 pub struct UplinkControl {
     settings: Configured,
+    pub window: Arc<Window>,
+    /// Most connections; `None`: no worker has an uplink.
+    most: Option<u32>,
+    /// Why there are no ping sockets, where there are none.
+    ping: Option<String>,
     generation: u64,
-    /// What was there before: dropped here, not by a worker.
-    retired: Option<Arc<Settings>>,
 }
 
 impl UplinkControl {
-    /// Publishes to whoever reads `settings`.
-    pub fn new(settings: Configured) -> Self {
-        Self { settings, generation: 0, retired: None }
+    /// Publishes to whoever reads `settings`, and looks through `window`. `most`: how many connections there may be, if
+    /// somebody does read.
+    ///
+    /// # Syscalls
+    /// `socket`, to see whether there may be ping sockets.
+    pub fn new(settings: Configured, window: Arc<Window>, most: Option<u32>) -> Self {
+        Self { settings, window, most, ping: no_ping(), generation: 0 }
+    }
+
+    /// Whether workers have an uplink.
+    pub const fn runs(&self) -> bool {
+        self.most.is_some()
+    }
+
+    /// Room for all connections there may be.
+    pub fn room(&self) -> usize {
+        self.most.unwrap_or(0) as usize
     }
 }
 
+fn no_ping() -> Option<String> {
+    let errno = socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP)).err()?;
+    Some(format!(
+        "pings are not answered from outside: ping socket: {errno} (sysctl net.ipv4.ping_group_range does not hold the group \
+         of the daemon)"
+    ))
+}
+
+/// What the container does not send by us, by network and by whether its default routes lead to us.
+type Hidden = HashMap<(NetworkId, bool, bool), Arc<[IpNet]>>;
+
 impl Control {
-    /// Publishes what the uplink is to be now and wakes the workers, which take it in with their next batch.
+    /// Publishes what the uplink is to be now and wakes the workers, which take it in with their next batch. What was
+    /// there before is theirs to drop: a socket in it must not be kept open by us.
     pub(super) fn configure_uplink(&mut self) {
+        if !self.uplink.runs() {
+            return;
+        }
+        let snapshot = self.snapshot.load();
+        let mut hidden = Hidden::default();
+        let mut published = Vec::new();
+        for (key, record, sockets) in self.published.listening() {
+            let Some(target) = self.target_of(key, &snapshot, &mut hidden) else { continue };
+            let ports = (0..key.2.count).map(|step| target.port.saturating_add(step));
+            published.extend(sockets.iter().zip(ports).map(|(socket, port)| Published {
+                id: socket.id,
+                proto: number(key.2.protocol),
+                socket: Arc::clone(&socket.fd),
+                target: Target { port, ..target.clone() },
+                clients: Arc::clone(&record.clients),
+            }));
+        }
         self.uplink.generation += 1;
-        let settings = Settings { generation: self.uplink.generation, ..Settings::default() };
-        self.uplink.retired = Some(self.uplink.settings.swap(Arc::new(settings)));
+        let settings =
+            Settings { generation: self.uplink.generation, published: published.into_boxed_slice() };
+        self.uplink.settings.store(Arc::new(settings));
         self.mailbox.wake();
     }
+
+    pub(super) fn uplink_status(&self) -> UplinkStatus {
+        let runs = self.uplink.runs();
+        UplinkStatus {
+            kind: if runs { "sockets" } else { "none" }.into(),
+            connections: self.uplink.window.connections(),
+            max_connections: u64::from(self.uplink.most.unwrap_or(0)),
+            ping: self.uplink.ping.clone().filter(|_| runs),
+            counters: self.uplink.window.counters().map(|(name, count)| (name.to_owned(), count)).collect(),
+        }
+    }
+
+    /// Where clients of an entry go, at its first l4 port.
+    fn target_of(&self, key: &Key, snapshot: &Snapshot<Tables>, hidden: &mut Hidden) -> Option<Target> {
+        let id = self.ports.find(&key.0, &key.1)?;
+        let port = self.ports.get(id)?;
+        let (network, gateway) = (snapshot.network(port.network)?, snapshot.tables.gateway(port.network)?);
+        let ends = ends(port, gateway);
+        if ends.is_empty() || !gateway.uplink {
+            return None;
+        }
+        let (v4, v6) = (answers_by_us(port, &ends, true), answers_by_us(port, &ends, false));
+        let hidden = hidden.entry((port.network, v4, v6)).or_insert_with(|| hidden_from(gateway, v4, v6));
+        Some(Target {
+            zone: network.zone,
+            link: link(id, port, gateway),
+            port: key.2.port,
+            ends,
+            hidden: Arc::clone(hidden),
+        })
+    }
+}
+
+fn link(id: PortId, port: &PortRecord, gateway: &Gateway) -> Link {
+    Link {
+        port: id,
+        mac: port.mac,
+        gateway_mac: gateway.mac,
+        vlan: None,
+        mtu: u16::try_from(port.spec.mtu).unwrap_or(u16::MAX),
+    }
+}
+
+/// The container's addresses there, with the gateway's of the same family.
+fn ends(port: &PortRecord, gateway: &Gateway) -> Box<[End]> {
+    let end = |address: &IpAddr| {
+        let address = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => *v6,
+        };
+        let v4 = |address: Ipv6Addr| address.to_ipv4_mapped().is_some();
+        let gateway = gateway.source(address).filter(|gateway| v4(*gateway) == v4(address))?;
+        Some(End { address, gateway })
+    };
+    port.spec.addresses.iter().filter_map(|(address, _)| end(address)).collect()
+}
+
+/// Whether what the container answers to somebody far away comes to us: its default route leads here.
+fn answers_by_us(port: &PortRecord, ends: &[End], v4: bool) -> bool {
+    let gateway = |via: IpAddr| ends.iter().any(|end| end.gateway.to_canonical() == via);
+    port.spec.default_via.iter().any(|via| via.is_ipv4() == v4 && gateway(*via))
+}
+
+/// What leads elsewhere than out: our networks and routes behind them.
+fn hidden_from(gateway: &Gateway, v4: bool, v6: bool) -> Arc<[IpNet]> {
+    let all = |ip: IpAddr| IpNet::new_assert(ip, 0);
+    let mut nets: Vec<IpNet> = gateway.fib.iter().map(|(net, _)| net).collect();
+    if !v4 {
+        nets.push(all(Ipv4Addr::UNSPECIFIED.into()));
+    }
+    if !v6 {
+        nets.push(all(Ipv6Addr::UNSPECIFIED.into()));
+    }
+    nets.into()
 }

@@ -7,6 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use switch::sys::{netns, tun};
 
+use super::listen::Listeners;
 use super::namespaces::Inherited;
 use super::sockets::Occupant;
 use crate::channel::{Channel, ChannelError};
@@ -30,6 +31,7 @@ pub(super) struct Inheritance {
     pub(super) taps: Vec<(OwnedFd, AttachSpec, AttachInfo)>,
     pub(super) namespaces: Vec<Inherited>,
     pub(super) containers: Vec<Known>,
+    pub(super) listeners: Listeners,
 }
 
 /// The other side.
@@ -86,6 +88,7 @@ pub(super) fn ask(occupant: &Occupant, wanted: bool) -> Result<Inheritance, Refu
         taps: Vec::new(),
         namespaces: Vec::new(),
         containers: Vec::new(),
+        listeners: Listeners::default(),
     };
     inheritance.listen()?;
     Ok(inheritance)
@@ -102,6 +105,7 @@ impl Inheritance {
                 FromPredecessor::Namespace { name, users } => {
                     self.namespaces.push(Inherited { name, users, fd: descriptors.pop() });
                 }
+                FromPredecessor::Listening(listen) => self.listeners.inherit(&listen, descriptors),
                 FromPredecessor::Container(known) => self.containers.push(known),
                 FromPredecessor::Offered => return Ok(()),
                 _ => return Err(nonsense()),

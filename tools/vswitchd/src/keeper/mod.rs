@@ -13,6 +13,7 @@ mod inheritance;
 mod lanes;
 mod limits;
 mod link;
+mod listen;
 mod namespaces;
 mod outside;
 mod places;
@@ -43,6 +44,7 @@ pub use host::Host;
 use crate::handover::Known;
 use crate::wire::{Refusal, RefusalKind};
 use inheritance::{Inheritance, Predecessor};
+use listen::Listeners;
 use places::StateFolder;
 use sockets::{Claim, Sockets};
 use supervise::{End, Keeper};
@@ -112,7 +114,7 @@ struct Prepared {
     signals: OwnedFd,
     nofile: u64,
     /// From whom all that is taken over.
-    predecessor: Option<(Predecessor, Vec<Known>)>,
+    predecessor: Option<(Predecessor, Vec<Known>, Listeners)>,
 }
 
 impl Prepared {
@@ -155,10 +157,11 @@ impl Prepared {
         if rootless {
             inheritance.find_namespaces();
         }
-        let Inheritance { predecessor, control, handover, taps, namespaces, containers, .. } = inheritance;
+        let Inheritance { predecessor, control, handover, taps, namespaces, containers, listeners, .. } =
+            inheritance;
         let sockets = Sockets::inherit(&options.control, control, handover)?;
         let host = Arc::new(Host::inherit(&options.state, helper, rootless, taps, namespaces)?);
-        let predecessor = Some((predecessor, containers));
+        let predecessor = Some((predecessor, containers, listeners));
         Ok(Self { sockets, state, rootless, outside, host, signals, nofile, predecessor })
     }
 
@@ -169,8 +172,8 @@ impl Prepared {
         let keeper = Keeper::new(options, &sockets, &state, rootless, &host, signals, nofile)
             .map_err(|error| Refusal::new(RefusalKind::Failed, "becoming a daemon", error))
             .and_then(|mut keeper| match predecessor {
-                Some((predecessor, containers)) => {
-                    keeper.take_over(&predecessor, &containers)?;
+                Some((predecessor, containers, listeners)) => {
+                    keeper.take_over(&predecessor, &containers, listeners)?;
                     sockets.announce();
                     Ok(keeper)
                 }

@@ -21,6 +21,7 @@ use super::engine::{Deaths, Engine};
 use super::gate::Gate;
 use super::host::Host;
 use super::lanes::Lanes;
+use super::listen::Listeners;
 use super::places::StateFolder;
 use super::post::Received;
 use super::sockets::Sockets;
@@ -87,6 +88,7 @@ pub(super) struct Keeper {
     deaths: Deaths,
     restart_at: Option<Instant>,
     commands: Commands<Then>,
+    listeners: Listeners,
     /// Where each container is, as last said, and whether that was to be made.
     references: HashMap<String, (NetnsRef, bool)>,
     /// Containers that are being released.
@@ -127,6 +129,7 @@ impl Keeper {
             deaths: Deaths::default(),
             restart_at: Some(Instant::now()),
             commands: Commands::new(nofile),
+            listeners: Listeners::default(),
             references: HashMap::new(),
             gate: Gate::new(),
             ready: false,
@@ -358,6 +361,9 @@ impl Keeper {
         let mut engine = Engine::start(&self.options.engine, self.starts)?;
         for (tap, spec, info) in adoptable {
             engine.send(&ToEngine::Adopt { spec, info }, vec![tap]);
+        }
+        for listen in self.listeners.held() {
+            engine.send(&ToEngine::Listening(listen), Vec::new());
         }
         for known in taken_over.unwrap_or_default() {
             engine.send(&ToEngine::Known(known.clone()), Vec::new());

@@ -351,15 +351,93 @@ fn shown_as_json_with_texts_as_users_write_them() {
     assert_eq!(
         serde_json::to_value(valid(&text)).unwrap(),
         json!({
-            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto", "uplink": "none" },
+            "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto",
+                        "uplink": "sockets", "host_loopback": false },
             "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
             "containers": [{
-                "name": "a", "netns": "a", "create": false, "command": [],
+                "name": "a", "netns": "a", "create": false, "command": [], "egress": [],
                 "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24", "ip6": null,
                                  "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1",
-                                 "default_via6": null }],
+                                 "default_via6": null, "publish": [] }],
             }],
             "routes": [],
         })
     );
+}
+
+#[test]
+fn published_ports_are_understood() {
+    let text = "[uplink]\nkind = \"sockets\"\n[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/24\"\n\
+        [[container]]\nname = \"c\"\n[[container.interface]]\nnetwork = \"n\"\n";
+    let entries = [
+        ("8080:80", "8080:80/tcp"),
+        ("127.0.0.1:5353:53/udp", "127.0.0.1:5353:53/udp"),
+        ("9000-9010:9100-9110", "9000-9010:9100-9110/tcp"),
+        ("0:80", "0:80/tcp"),
+        ("[::1]:8080:80/udp", "[::1]:8080:80/udp"),
+        ("[::]:7000:1", "[::]:7000:1/tcp"),
+        ("0.0.0.0:7000:1", "0.0.0.0:7000:1/tcp"),
+        ("65535-65535:65535", "65535:65535/tcp"),
+    ];
+    let written: Vec<_> = entries.iter().map(|(written, _)| format!("\"{written}\"")).collect();
+    let config = valid(&format!("{text}publish = [{}]\n", written.join(", ")));
+    let published = &config.containers[0].interfaces[0].publish;
+    let said: Vec<_> = published.iter().map(ToString::to_string).collect();
+    assert_eq!(said, entries.map(|(_, said)| said));
+    // What is said is understood again, and is the same.
+    for publish in published {
+        assert_eq!(&publish.to_string().parse::<vswitchd::config::Publish>().unwrap(), publish);
+    }
+}
+
+#[test]
+fn publishing_at_run_time_passes_the_same_checks() {
+    let text = "[uplink]\nkind = \"sockets\"\n[[network]]\nname = \"l2\"\n[[network]]\nname = \"n\"\nsubnet = \"10.0.0.0/24\"\n\
+        [[container]]\nname = \"c\"\n[[container.interface]]\nnetwork = \"l2\"\n[[container.interface]]\nnetwork = \"n\"\n\
+        publish = [\"8080:80\"]\n[[container]]\nname = \"bare\"\n";
+    let mut config = valid(text);
+    let entry = |text: &str| text.parse().unwrap();
+    assert_eq!(config.publish("c", None, &entry("9090:80")).unwrap(), "eth1", "the one that can");
+    let refused = [
+        ("c", None, "8080:81", "collides with \"8080:80/tcp\" of `eth1` of container `c`"),
+        ("c", Some("eth0"), "1:1", "needs a subnet"),
+        ("c", Some("eth7"), "1:1", "has no interface `eth7` to publish on"),
+        ("bare", None, "1:1", "has no interface to publish on"),
+        ("d", None, "1:1", "there is no container `d`"),
+    ];
+    for (container, interface, text, said) in refused {
+        let problem = config.publish(container, interface, &entry(text)).unwrap_err().to_string();
+        assert!(problem.contains(said), "{problem}");
+    }
+    let before = config.clone();
+    assert_eq!(config.unpublish("c", None, &entry("9090:80/tcp")).unwrap(), "eth1");
+    let problem = config.unpublish("c", None, &entry("9090:80")).unwrap_err().to_string();
+    assert_eq!(problem, "container `c` has no `publish` = \"9090:80/tcp\"");
+    let fields = &vswitchd::config::diff(&before, &config).interfaces_changed[0].fields;
+    assert_eq!(fields.iter().map(ToString::to_string).collect::<Vec<_>>(), ["publish"]);
+}
+
+#[test]
+fn egress_is_shown_as_it_is_written() {
+    let rules = "\"deny 10.9.0.0/16\", \"allow 10.0.0.0/8 tcp/443\", \"allow udp/53\", \"allow fd00::/8 tcp/8000-8100\", \
+                 \"allow 192.0.2.7 udp\", \"allow icmp\", \"allow  tcp\", \"deny all\"";
+    let config = valid(&format!("[[container]]\nname = \"a\"\negress = [{rules}]\n"));
+    let container = config.container("a").unwrap();
+    let said: Vec<String> = container.egress.iter().map(ToString::to_string).collect();
+    let expected = [
+        "deny 10.9.0.0/16",
+        "allow 10.0.0.0/8 tcp/443",
+        "allow udp/53",
+        "allow fd00::/8 tcp/8000-8100",
+        "allow 192.0.2.7/32 udp",
+        "allow icmp",
+        "allow tcp",
+        "deny all",
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(serde_json::to_value(&container.egress).unwrap(), json!(expected));
+    // What is shown says the same when it is read.
+    let again = expected.map(|rule| format!("\"{rule}\"")).join(", ");
+    let again = valid(&format!("[[container]]\nname = \"a\"\negress = [{again}]\n"));
+    assert_eq!(again, config);
 }

@@ -201,6 +201,9 @@ impl Keeper {
         for container in containers {
             self.say(&FromPredecessor::Container(container), Vec::new())?;
         }
+        for (listen, sockets) in self.listeners.heritage()? {
+            self.say(&FromPredecessor::Listening(listen), sockets)?;
+        }
         self.say(&FromPredecessor::Offered, Vec::new())
     }
 

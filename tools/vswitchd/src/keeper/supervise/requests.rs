@@ -112,6 +112,14 @@ impl Keeper {
                 let cookie = host.identify(&container, &netns);
                 Finished::Answer(asker, cookie.map(|cookie| (Answer::Identity(cookie), Vec::new())))
             }),
+            Op::Listen { listen, skip } => {
+                let answer = self.listeners.listen(&listen, skip);
+                self.answer(asker, answer.map(|(first, sockets)| (Answer::Listening(first), sockets)));
+            }
+            Op::Unlisten(listen) => {
+                self.listeners.close(&listen);
+                self.answer(asker, Ok((Answer::Done, Vec::new())));
+            }
             Op::ReadConfig => {
                 let answer = config_again(&self.options.config);
                 self.answer(asker, answer);

@@ -10,6 +10,7 @@ use super::Keeper;
 use crate::handover::{FromHeir, FromPredecessor, Known};
 use crate::keeper::engine::Engine;
 use crate::keeper::inheritance::Predecessor;
+use crate::keeper::listen::Listeners;
 use crate::keeper::post::Received;
 use crate::wire::{Refusal, RefusalKind, ToEngine, ToKeeper};
 
@@ -25,8 +26,10 @@ impl Keeper {
         &mut self,
         predecessor: &Predecessor,
         containers: &[Known],
+        listeners: Listeners,
     ) -> Result<(), Refusal> {
         let asked = "take over";
+        self.listeners = listeners;
         for known in containers {
             self.refer(&known.container, &known.netns, known.create);
         }

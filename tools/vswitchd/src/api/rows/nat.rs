@@ -1,0 +1,118 @@
+//! `/v1/nat`: l4 ports of the host that lead to containers; `/v1/connections`: what goes through the uplink; and how the
+//! uplink is.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Origin, UnknownWord};
+
+words! {
+    /// State of a published entry.
+    NatState {
+        /// Clients are served.
+        Up = "up",
+        /// Nothing listens: the container is not there. Clients are refused.
+        Waiting = "waiting",
+        /// The host said no; the reason stands beside it.
+        Failed = "failed",
+    }
+}
+
+words! {
+    /// Who opened a connection.
+    Direction {
+        /// The container.
+        Out = "out",
+        /// A client of a published l4 port.
+        In = "in",
+    }
+}
+
+words! {
+    /// What connections speak.
+    Transport {
+        /// TCP.
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
+        /// ICMP echo.
+        Icmp = "icmp",
+        /// ICMPv6 echo.
+        Icmp6 = "icmp6",
+    }
+}
+
+/// One entry of `publish`: an l4 port, or a range of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatRow {
+    /// The host's address; `null`: all it has.
+    pub address: Option<IpAddr>,
+    /// L4 ports of the host: `8080`, `9000-9010`; `0`: not chosen yet.
+    pub ports: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The container.
+    pub container: String,
+    /// Its interface.
+    pub iface: String,
+    /// Its address; `null`: it has none of IPv4.
+    pub target: Option<IpAddr>,
+    /// Its l4 ports.
+    pub target_ports: String,
+    /// State.
+    pub state: NatState,
+    /// Clients so far: connections, or for UDP flows.
+    pub clients: u64,
+    /// The entry, as `unpublish` takes it.
+    pub publish: String,
+    /// Who made it.
+    pub origin: Origin,
+    /// Why it is not up; `null` when it is.
+    pub reason: Option<String>,
+}
+
+/// One connection, or what passes for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// What it speaks.
+    pub protocol: Transport,
+    /// Who opened it.
+    pub direction: Direction,
+    /// The container.
+    pub container: String,
+    /// Its interface.
+    pub iface: String,
+    /// Who opened it, as the container sees it; the l4 port of an echo is its identifier.
+    pub source: SocketAddr,
+    /// Whom, likewise.
+    pub destination: SocketAddr,
+    /// State.
+    pub state: String,
+    /// Seconds since something was seen of it.
+    pub idle: u64,
+    /// Payload from the container, bytes.
+    pub bytes_out: u64,
+    /// Payload to the container, bytes, what was sent again included.
+    pub bytes_in: u64,
+    /// Our end of its socket.
+    pub local: Option<SocketAddr>,
+    /// The other end: a client's real address, whoever stands in for it.
+    pub peer: Option<SocketAddr>,
+}
+
+/// The way out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// `sockets` or `none`: that of this run.
+    pub kind: String,
+    /// Connections now.
+    pub connections: u64,
+    /// Most connections.
+    pub max_connections: u64,
+    /// Why containers' pings get no answer from outside; `null` when they do.
+    pub ping: Option<String>,
+    /// What happened since the start, by name.
+    pub counters: BTreeMap<String, u64>,
+}
