@@ -57,6 +57,7 @@ fn containers_have_names(host: Host) {
     }
     assert_eq!(dig(&daemon, "a", &["-x", "10.1.0.3"]), "b.blue.");
     assert_eq!(dig(&daemon, "a", &["-x", "10.1.0.1"]), "gateway.blue.");
+    assert_eq!(dig(&daemon, "a", &["-x", "127.0.0.9"]), "localhost.");
     assert_eq!(dig(&daemon, "a", &["gateway.blue"]), "10.1.0.1");
     assert_eq!(dig(&daemon, "x", &["www"]), "10.2.0.2", "whose www it is depends on who asks");
     assert_eq!(dig(&daemon, "i", &["i"]), "10.3.0.2");
@@ -70,7 +71,7 @@ fn containers_have_names(host: Host) {
     for name in ["nosuch", "x", "x.red"] {
         assert_eq!(said("a", &[name]), nothing, "{name}");
     }
-    for address in ["10.1.0.77", "10.2.0.2", "127.0.0.9"] {
+    for address in ["10.1.0.77", "10.2.0.2"] {
         assert_eq!(said("a", &["-x", address]), nothing, "{address}");
     }
     assert_eq!(said("a", &["CH", "TXT", "version.bind"]).0, "REFUSED");
