@@ -113,12 +113,12 @@ fn hops(criterion: &mut Criterion) {
     let id = snapshot.port(PortId(0)).map(|port| port.network).unwrap_or_else(|| unreachable!("no port"));
     let network = snapshot.network(id).unwrap_or_else(|| unreachable!("no network"));
     let here = Here { snapshot: &snapshot, id, network, now: NOW };
-    let verdict = decide(&packet, &here);
+    let verdict = decide(&packet, &here, &mut |_| ());
     let hop = routed(&verdict);
     let mut house = House::new(2, None);
     let mut group = criterion.benchmark_group("hop, routed");
     group.bench_function("5 decide: gateway, fib, neighbour", |b| {
-        b.iter(|| decide(black_box(&packet), &here));
+        b.iter(|| decide(black_box(&packet), &here, &mut |_| ()));
     });
     group.bench_function("6 track: what may come back", |b| {
         b.iter(|| house.track(black_box(verdict), &packet, &here));

@@ -33,11 +33,26 @@ pub struct Next {
     pub opens: bool,
 }
 
+/// A route with its prefix, as the trie has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    prefix: Ipv6Net,
+    /// Where it leads.
+    pub route: Route,
+}
+
+impl Entry {
+    /// The prefix as users write it: IPv4 as IPv4.
+    pub fn destination(&self) -> IpNet {
+        canonical(self.prefix)
+    }
+}
+
 /// Routes by destination.
 ///
 /// # Threads
 /// Immutable once published.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Fib {
     routes: PrefixMap<Ipv6Net, Route>,
 }
@@ -59,8 +74,14 @@ impl Fib {
     /// The route with the longest prefix (RFC 1812 section 5.2.4.3).
     #[inline]
     pub fn lookup(&self, destination: Ipv6Addr) -> Option<Route> {
+        self.entry(destination).map(|entry| entry.route)
+    }
+
+    /// The same with its prefix.
+    #[inline]
+    pub fn entry(&self, destination: Ipv6Addr) -> Option<Entry> {
         let host = Ipv6Net::new_assert(destination, 128);
-        self.routes.get_lpm(&host).map(|(_, route)| *route)
+        self.routes.get_lpm(&host).map(|(prefix, route)| Entry { prefix, route: *route })
     }
 
     /// All routes, by prefix; IPv4 as IPv4.

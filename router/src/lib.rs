@@ -8,6 +8,7 @@ mod advertise;
 pub mod arp;
 mod build;
 pub mod egress;
+pub mod explain;
 pub mod fib;
 pub mod forward;
 pub mod fragment;
@@ -20,6 +21,7 @@ pub mod pending;
 pub mod returns;
 pub mod route;
 pub mod service;
+pub mod source;
 pub mod tables;
 #[cfg(test)]
 mod testing;

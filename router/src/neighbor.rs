@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use switch::mac::MacAddr;
 use switch::port::PortId;
-use switch::table::{New, Outcome, Table, TableError};
+use switch::table::{New, Outcome, Record, Table, TableError};
 use switch::tick::Tick;
 
 /// Ports whose entries are counted apart; all there are.
@@ -111,6 +111,19 @@ impl Neighbors {
             self.confirm(address, mac, port, now);
         }
         known
+    }
+
+    /// Copies what is here into `other`, as far as it fits.
+    pub fn copy_into(&self, other: &Self) {
+        for record in self.table.iter() {
+            let Record { key, value, owner, pinned, seen, .. } = record;
+            other.table.insert(&New { key, value, owner, pinned, seen });
+        }
+    }
+
+    /// How many fit.
+    pub fn capacity(&self) -> usize {
+        self.table.capacity()
     }
 
     /// Forgets who answered by `port`.

@@ -1,4 +1,7 @@
 //! The router's part of the fifth hop: is it for us, and where does it go? Pure.
+//!
+//! `why` is told every step and what came of it. A worker passes a function that does nothing and is compiled away; a
+//! trace passes one that remembers, so that what it prints is what was decided.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,9 +13,10 @@ use switch::policy::Here;
 use switch::punt::Service;
 use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
 
+use crate::explain::Step;
 use crate::fib::{Next, Route};
-use crate::martian;
 use crate::tables::{Gateway, Tables};
+use crate::{martian, source};
 
 /// `ff02::1`, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -24,27 +28,35 @@ const DHCP: u16 = 67;
 const ETHERNET_LEN: u16 = 14;
 
 /// What the gateway of the packet's network makes of it; `None`: it is not for a gateway, but for the bridge.
-pub fn route(packet: &Packet, here: &Here<'_, Tables>) -> Option<Verdict> {
-    let gateway = here.snapshot.tables.gateway(here.id)?;
+#[inline]
+pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Option<Verdict> {
+    let Some(gateway) = here.snapshot.tables.gateway(here.id) else {
+        why(Step::NoGateway);
+        return None;
+    };
     let meta = &packet.meta;
     // A gateway is on the untagged side of its network; what carries a VLAN is not for it.
     if meta.vid() != 0 {
+        why(Step::Tagged(meta.vid()));
         return None;
     }
     if let Some(verdict) = neighbor(packet, gateway) {
+        why(Step::Neighbor);
         return Some(verdict);
     }
     if meta.dst == MacAddr::BROADCAST && is_ethernet_2(meta) && asks_for_address(packet, gateway) {
         return Some(Verdict::Local(Task::Punt(Service::Dhcp)));
     }
+    why(Step::GatewayMac(meta.dst == gateway.mac));
     if meta.dst != gateway.mac {
         return None;
     }
     // RFC 894: IP is in Ethernet II frames. What is wrapped in LLC and SNAP nobody asked us to route.
     if !is_ethernet_2(meta) {
+        why(Step::NotIp);
         return Some(Verdict::Drop(DropReason::NoService));
     }
-    Some(internet(packet, gateway, here))
+    Some(internet(packet, gateway, here, why))
 }
 
 fn is_ethernet_2(meta: &Meta) -> bool {
@@ -96,11 +108,18 @@ fn concerns(nd: &Nd, gateway: &Gateway) -> bool {
 }
 
 /// An IP packet whose Ethernet destination is the gateway.
-fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verdict {
+fn internet(
+    packet: &Packet,
+    gateway: &Gateway,
+    here: &Here<'_, Tables>,
+    why: &mut impl FnMut(Step),
+) -> Verdict {
     let (key, meta) = (&packet.key, &packet.meta);
     if gateway.has(key.dst) {
+        why(Step::Ours(key.dst));
         return match local(packet, gateway) {
             Verdict::Local(Task::Unreachable(Unreachable::Port)) if gateway.loopback => {
+                why(Step::Uplink);
                 Verdict::Local(Task::Uplink)
             }
             verdict => verdict,
@@ -108,37 +127,60 @@ fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Verd
     }
     // Without an address of the family it is no gateway for it, whatever the FIB or the uplink would do.
     if (if meta.l3 == L3::V4 { gateway.prefix_len } else { gateway.prefix6_len }) == 0 {
+        why(Step::NoFamily);
         return Verdict::Drop(DropReason::NoService);
     }
-    if martian::check(packet).is_err() {
+    if let Err(martian) = martian::check(packet) {
+        why(Step::Martian(martian));
         return Verdict::Drop(DropReason::Martian);
     }
-    let next = match gateway.fib.lookup(key.dst) {
+    let source = source::belongs(packet, gateway, here);
+    why(Step::Source(source));
+    if !source.leads_back() {
+        // Without a word: the answer would go to whom the address belongs.
+        return Verdict::Drop(DropReason::ReversePath);
+    }
+    let entry = gateway.fib.entry(key.dst);
+    why(Step::Route(entry));
+    let next = match entry.map(|entry| entry.route) {
         Some(Route::Local) => return local(packet, gateway),
         Some(Route::Nobody) => return Verdict::Drop(DropReason::Martian),
         Some(Route::Next(next)) => next,
-        None if gateway.uplink && meta.ttl <= 1 => return Verdict::Local(Task::Expired),
-        None if gateway.uplink => return Verdict::Local(Task::Uplink),
+        None if gateway.uplink => return uplink(packet, why),
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
         None => return Verdict::Local(Task::Unreachable(Unreachable::Network)),
     };
-    if !next.opens && !answers(packet, here) {
-        return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
+    if !next.opens {
+        let answers = answers(packet, here);
+        why(Step::Answers(answers));
+        if !answers {
+            return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
+        }
     }
     // Within its network nobody asks; what it answers was let in.
     if next.network != here.id && !here.snapshot.tables.may_open(meta.port, packet) && !answers(packet, here)
     {
+        why(Step::Egress);
         return Verdict::Local(Task::Unreachable(Unreachable::Egress));
     }
     if next.network == here.id && !here.network.icc {
         // A router must not be the way around it (its containers are on one network, whatever MAC they write to).
+        why(Step::Icc);
         return Verdict::Drop(DropReason::IccDenied);
     }
     // RFC 1812 section 5.3.1, RFC 8200 section 3.
+    why(Step::Hops(meta.ttl));
     if meta.ttl <= 1 {
         return Verdict::Local(Task::Expired);
     }
-    forward(packet, &next, here)
+    forward(packet, &next, here, why)
+}
+
+/// To nowhere that we know.
+fn uplink(packet: &Packet, why: &mut impl FnMut(Step)) -> Verdict {
+    why(Step::Uplink);
+    why(Step::Hops(packet.meta.ttl));
+    Verdict::Local(if packet.meta.ttl <= 1 { Task::Expired } else { Task::Uplink })
 }
 
 /// Whether the packet belongs to what was opened from the other side.
@@ -153,7 +195,7 @@ fn answers(packet: &Packet, here: &Here<'_, Tables>) -> bool {
 }
 
 /// To the next hop, if its MAC and its port are known.
-fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>) -> Verdict {
+fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
     let (key, meta) = (&packet.key, &packet.meta);
     let address = next.via.unwrap_or(key.dst);
     let hold = Verdict::Local(Task::Hold { network: next.network, address });
@@ -161,9 +203,13 @@ fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>) -> Verdict {
     let (Some(there), Some(network)) = (there, here.snapshot.network(next.network)) else {
         return Verdict::Local(Task::Unreachable(Unreachable::Network));
     };
-    let Some(known) = there.neighbors.lookup(address, here.now) else { return hold };
+    let known = there.neighbors.lookup(address, here.now);
+    why(Step::NextHop(address, known));
+    let Some(known) = known else { return hold };
     // Aged out of the FDB although it answers: asking again teaches the bridge as well.
-    let Some(out) = network.fdb.lookup(0, known.mac) else { return hold };
+    let out = network.fdb.lookup(0, known.mac);
+    why(Step::Fdb(known.mac, out));
+    let Some(out) = out else { return hold };
     let hop = Hop {
         network: next.network,
         src: there.mac,
@@ -172,6 +218,7 @@ fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>) -> Verdict {
         shrinks: (network.mtu < here.network.mtu).then_some(network.mtu),
         opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
     };
+    why(Step::Length(length(meta), network.mtu));
     if length(meta) <= network.mtu {
         return Verdict::Forward(Action { out, hop: Some(hop) });
     }

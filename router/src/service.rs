@@ -385,6 +385,10 @@ fn fragments<I: Io>(
     desk: &mut Desk<'_, I>,
 ) -> Result<Fate, DropReason> {
     let mut meta = packet.meta;
+    // RFC 1812 section 5.2.2. Each fragment gets a checksum of its own, which would hide the damage.
+    if !forward::header_verifies(desk.bytes(frame), &meta) {
+        return Err(DropReason::BadChecksum);
+    }
     checksum::complete(desk.bytes_mut(frame), &mut meta);
     if !forward::rewrite(desk.bytes_mut(frame), &meta, hop.src, hop.dst) {
         return Err(DropReason::TtlExceeded);

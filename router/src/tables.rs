@@ -17,7 +17,7 @@ use crate::returns::Returns;
 ///
 /// # Threads
 /// Immutable once published; neighbours and returns are tables with rules of their own.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Tables {
     /// By [`NetworkId`]; `None`: the network has no gateway of ours.
     pub gateways: Box<[Option<Gateway>]>,
@@ -45,6 +45,7 @@ impl Tables {
 }
 
 /// The gateway of one network.
+#[derive(Clone)]
 pub struct Gateway {
     /// Its MAC.
     pub mac: MacAddr,

@@ -62,7 +62,7 @@ impl Identity<'_> {
         }
         match (meta.l3, &meta.body) {
             (L3::Arp, Body::Arp(arp)) if !self.may_send_arp(arp) => Err(DropReason::SpoofedArp),
-            (L3::V4 | L3::V6, _) if !self.may_use_ip(packet.key.src) => Err(DropReason::SpoofedIp),
+            (L3::V4 | L3::V6, _) if !self.may_send_from(packet.key.src) => Err(DropReason::SpoofedIp),
             (L3::V6, Body::Nd(nd)) if !self.may_send_nd(nd, packet.key.src) => Err(DropReason::SpoofedNd),
             _ => Ok(()),
         }
@@ -85,6 +85,13 @@ impl Identity<'_> {
         }
         let free = self.owns_or_free(self.network.claims.ips.get(&ip).copied());
         free && (!self.strict() || is_unclaimable(ip))
+    }
+
+    /// A router sends what others behind it sent; it does not answer ARP for them.
+    fn may_send_from(&self, ip: Ipv6Addr) -> bool {
+        let behind = || self.network.claims.routed.get(&self.id);
+        self.may_use_ip(ip)
+            || behind().is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(ip)))
     }
 
     fn owns_or_free(&self, owner: Option<Owner>) -> bool {

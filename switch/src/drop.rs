@@ -75,6 +75,8 @@ drop_reasons! {
     IccDenied = "icc_denied",
     /// a source or destination address that is never routed (RFC 6890)
     Martian = "martian",
+    /// a source address that does not lead back to where the packet came from (RFC 3704): of another network, or behind another container
+    ReversePath = "reverse_path",
     /// TTL or hop limit used up on the way to another network
     TtlExceeded = "ttl_exceeded",
     /// to be routed or for a gateway, with a wrong header or ICMP checksum

@@ -16,7 +16,7 @@ use crate::port::{NetworkId, PortId};
 /// # Threads
 /// Immutable. Workers hold it behind `arc-swap` for the length of a batch; the control plane replaces it. What changes
 /// under traffic (the FDB) is reached through it and has its own rules.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Snapshot<T = ()> {
     /// Counts publications.
     pub generation: u64,
@@ -44,6 +44,7 @@ impl<T> Snapshot<T> {
 }
 
 /// A switch port.
+#[derive(Clone)]
 pub struct Port {
     /// The network it belongs to.
     pub network: NetworkId,
@@ -54,6 +55,7 @@ pub struct Port {
 }
 
 /// A network: one bridge domain.
+#[derive(Clone)]
 pub struct Network {
     /// The address plan it belongs to.
     pub zone: u16,
@@ -93,11 +95,30 @@ pub enum Owner {
     Gateway,
 }
 
+/// A prefix behind a container that routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// Its first address; IPv4 is v4-mapped.
+    pub address: Ipv6Addr,
+    /// Bits that count, of 128.
+    pub len: u8,
+}
+
+impl Routed {
+    /// Whether `address` is in it.
+    pub fn contains(&self, address: Ipv6Addr) -> bool {
+        let host = u128::MAX.checked_shr(u32::from(self.len)).unwrap_or(0);
+        (self.address.to_bits() ^ address.to_bits()) & !host == 0
+    }
+}
+
 /// Which address belongs to whom.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Claims {
     /// MAC addresses.
     pub macs: HashMap<MacAddr, Owner, RandomState>,
     /// IP addresses, IPv4 v4-mapped.
     pub ips: HashMap<Ipv6Addr, Owner, RandomState>,
+    /// What is behind containers that route (`[[route]]`): theirs to use as a source, under `strict` as well.
+    pub routed: HashMap<PortId, Box<[Routed]>, RandomState>,
 }

@@ -109,7 +109,7 @@ impl Lab {
             Network {
                 fdb: Arc::clone(&network.fdb),
                 members: (0..up.len()).filter(belongs).map(|id| PortId(id as u16)).collect(),
-                claims: Claims { macs: network.claims.macs.clone(), ips: network.claims.ips.clone() },
+                claims: network.claims.clone(),
                 ..*network
             }
         };

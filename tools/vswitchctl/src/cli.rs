@@ -12,12 +12,12 @@ use switch::mac::MacAddr;
 use vswitchd::api::rows::Spoof;
 
 use crate::failure::Failure;
-use crate::nat::{Entries, Filter};
+use crate::nat::Entries;
 use crate::output::print;
 
 /// Tables and commands of the contract that are not built yet.
 const LATER: [&str; 2] = ["vxlan", "cluster"];
-const LATER_COMMANDS: [&str; 3] = ["trace", "capture", "top"];
+const LATER_COMMANDS: [&str; 2] = ["capture", "top"];
 
 /// Looks into a running vswitchd and changes it.
 #[derive(Debug, Parser)]
@@ -51,6 +51,8 @@ pub enum Command {
     Publish(Entries),
     /// Not any more
     Unpublish(Entries),
+    /// What would become of a packet, and why; nothing changes
+    Trace(Box<crate::trace::Trace>),
     /// Read the configuration file again and apply the difference
     Reload,
     /// Apply a configuration
@@ -72,60 +74,38 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum Show {
     /// Which MAC address is behind which port
-    Fdb {
-        /// Of this network only
-        #[arg(long)]
-        network: Option<String>,
-        /// Behind ports of this container only
-        #[arg(long)]
-        container: Option<String>,
-    },
+    Fdb(Filter),
     /// Where packets go that came in by a network
-    Routes {
-        /// By this network only
-        #[arg(long)]
-        network: Option<String>,
-    },
+    Routes(Filter),
     /// Who answers for which address
-    Neighbors {
-        /// Of this network only
-        #[arg(long)]
-        network: Option<String>,
-        /// Behind ports of this container only
-        #[arg(long)]
-        container: Option<String>,
-    },
+    Neighbors(Filter),
     /// L4 ports of the host that lead to containers
-    Nat(Filter),
+    Nat(crate::nat::Filter),
     /// What goes through the uplink
-    Connections(Filter),
+    Connections(crate::nat::Filter),
     /// Interfaces of containers
-    Ports {
-        /// Of this network only
-        #[arg(long)]
-        network: Option<String>,
-        /// Of this container only
-        #[arg(long)]
-        container: Option<String>,
-    },
+    Ports(Filter),
     /// Networks
-    Networks,
+    Networks(Filter),
     /// Containers
-    Containers,
+    Containers(Filter),
     /// Why frames were not delivered
     Drops {
+        /// Of whom; for each port apart
+        #[command(flatten)]
+        filter: Filter,
         /// For each port apart
         #[arg(long)]
         ports: bool,
         /// Reasons that never happened, too
-        #[arg(long, conflicts_with = "ports")]
+        #[arg(long, conflicts_with_all = ["ports", "network", "container"])]
         all: bool,
     },
     /// Rates and totals of ports and workers
     Stats {
-        /// Of ports of this network only
-        #[arg(long)]
-        network: Option<String>,
+        /// Of whom
+        #[command(flatten)]
+        filter: Filter,
         /// Again and again
         #[arg(long)]
         watch: bool,
@@ -137,6 +117,30 @@ pub enum Show {
     Status,
     /// The running configuration, as JSON
     Config,
+}
+
+/// Which rows of a table: the same words for all of them.
+#[derive(Debug, Default, Args)]
+pub struct Filter {
+    /// Of this network only
+    #[arg(long)]
+    pub network: Option<String>,
+    /// Of this container only, or of the networks it is on
+    #[arg(long)]
+    pub container: Option<String>,
+}
+
+impl Filter {
+    /// Whether a row of this network and this container is wanted.
+    pub fn wants(&self, network: &str, container: &str) -> bool {
+        self.network.as_deref().is_none_or(|wanted| wanted == network)
+            && self.container.as_deref().is_none_or(|wanted| wanted == container)
+    }
+
+    /// Whether anything is left out.
+    pub const fn is_given(&self) -> bool {
+        self.network.is_some() || self.container.is_some()
+    }
 }
 
 /// A change of the FDB.

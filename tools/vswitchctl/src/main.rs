@@ -11,6 +11,7 @@ mod nat;
 mod output;
 mod show;
 mod table;
+mod trace;
 mod watch;
 
 use std::ffi::OsString;
@@ -32,14 +33,15 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let client = Client::new(Socket::choose(cli.socket)).map_err(Failure::Start)?;
     let json = cli.json;
     match cli.command {
-        Command::Show(cli::Show::Stats { watch: true, interval, network }) => {
-            watch::stats(&client, json, interval, network.as_deref())
+        Command::Show(cli::Show::Stats { watch: true, interval, filter }) => {
+            watch::stats(&client, json, interval, &filter)
         }
         Command::Show(what) => output::print(&show::show(&client, json, &what)?),
         Command::Fdb(change) => output::print(&act::fdb(&client, json, change)?),
         Command::Network(change) => output::print(&act::network(&client, json, change)?),
         Command::Publish(entries) => output::print(&nat::publish(&client, json, entries)?),
         Command::Unpublish(entries) => output::print(&nat::unpublish(&client, json, entries)?),
+        Command::Trace(what) => output::print(&trace::trace(&client, json, *what)?),
         Command::Reload => output::print(&act::reload(&client, json)?),
         Command::Apply { file } => output::print(&act::apply(&client, json, &file)?),
         Command::Exec { container, argv } => Err(exec::exec(client, &container, &argv)),

@@ -10,7 +10,7 @@ use vswitchd::config::Publish;
 use crate::act::lines;
 use crate::client::{Client, segment};
 use crate::failure::Failure;
-use crate::show::{either, or_dash, wanted};
+use crate::show::{either, or_dash};
 use crate::table::{Table, number, short, words};
 
 /// Which rows of `show nat` and `show connections`.
@@ -71,7 +71,7 @@ pub fn unpublish(client: &Client, as_json: bool, entries: Entries) -> Result<Str
 pub fn show_nat(client: &Client, as_json: bool, filter: &Filter) -> Result<String, Failure> {
     let mut rows: Vec<NatRow> = client.get("/v1/nat")?;
     rows.retain(|row| {
-        wanted(&filter.container, &row.container)
+        filter.container.as_ref().is_none_or(|container| *container == row.container)
             && filter.protocol.is_none_or(|protocol| protocol.to_string() == row.protocol)
             && filter.port.is_none_or(|port| holds(&row.ports, port) || holds(&row.target_ports, port))
     });

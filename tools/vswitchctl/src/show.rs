@@ -6,7 +6,7 @@ use vswitchd::api::rows::{
     Stats, Status,
 };
 
-use crate::cli::Show;
+use crate::cli::{Filter, Show};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::nat;
@@ -19,44 +19,85 @@ use crate::table::{Table, list, number, short, words};
 /// Not reachable, or the daemon said no.
 pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failure> {
     match what {
-        Show::Fdb { network, container } => {
+        Show::Fdb(filter) => {
             let mut rows: Vec<FdbRow> = client.get("/v1/fdb")?;
-            rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
+            rows.retain(|row| filter.wants(&row.network, &row.container));
             rows.sort_by_key(|row| (row.port, row.vlan, row.mac));
             either(as_json, &rows, |rows| fdb(rows))
         }
-        Show::Routes { network } => {
+        Show::Routes(filter) => {
             let mut rows: Vec<RouteRow> = client.get("/v1/routes")?;
-            rows.retain(|row| wanted(network, &row.network));
+            let members = Members::of(client, filter)?;
+            rows.retain(|row| members.network(&row.network));
             either(as_json, &rows, |rows| routes(rows))
         }
-        Show::Neighbors { network, container } => {
+        Show::Neighbors(filter) => {
             let mut rows: Vec<NeighborRow> = client.get("/v1/neighbors")?;
-            rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
+            rows.retain(|row| filter.wants(&row.network, &row.container));
             either(as_json, &rows, |rows| neighbors(rows))
         }
         Show::Nat(filter) => nat::show_nat(client, as_json, filter),
         Show::Connections(filter) => nat::show_connections(client, as_json, filter),
-        Show::Ports { network, container } => {
-            let mut rows: Vec<PortRow> = client.get("/v1/ports")?;
-            rows.retain(|row| wanted(network, &row.network) && wanted(container, &row.container));
-            either(as_json, &rows, |rows| ports(rows))
+        Show::Ports(filter) => either(as_json, &ports_of(client, filter)?, |rows| ports(rows)),
+        Show::Networks(filter) => {
+            let mut rows: Vec<NetworkRow> = client.get("/v1/networks")?;
+            let members = Members::of(client, filter)?;
+            rows.retain(|row| members.network(&row.name));
+            either(as_json, &rows, |rows| networks(rows))
         }
-        Show::Networks => {
-            either(as_json, &client.get::<Vec<NetworkRow>>("/v1/networks")?, |rows| networks(rows))
+        Show::Containers(filter) => {
+            let mut rows: Vec<ContainerRow> = client.get("/v1/containers")?;
+            let members = Members::of(client, filter)?;
+            rows.retain(|row| members.container(&row.name));
+            either(as_json, &rows, |rows| containers(rows))
         }
-        Show::Containers => {
-            either(as_json, &client.get::<Vec<ContainerRow>>("/v1/containers")?, |rows| containers(rows))
-        }
-        Show::Drops { ports, all } => {
-            let resource = if *ports { "/v1/drops?ports=true" } else { "/v1/drops" };
+        Show::Drops { filter, ports, all } => {
+            let ports = *ports || filter.is_given();
+            let resource = if ports { "/v1/drops?ports=true" } else { "/v1/drops" };
             let mut rows: Vec<DropRow> = client.get(resource)?;
             rows.retain(|row| *all || row.frames > 0);
-            either(as_json, &rows, |rows| if *ports { port_drops(rows) } else { drops(rows) })
+            rows.retain(|row| row.port.as_ref().is_none_or(|of| filter.wants(&of.network, &of.container)));
+            either(as_json, &rows, |rows| if ports { port_drops(rows) } else { drops(rows) })
         }
-        Show::Stats { network, .. } => either(as_json, &sample(client, network.as_deref())?, stats),
+        Show::Stats { filter, .. } => either(as_json, &sample(client, filter)?, stats),
         Show::Status => either(as_json, &client.get("/v1/status")?, status),
         Show::Config => json(&client.get::<serde_json::Value>("/v1/config")?),
+    }
+}
+
+fn ports_of(client: &Client, filter: &Filter) -> Result<Vec<PortRow>, Failure> {
+    let mut rows: Vec<PortRow> = client.get("/v1/ports")?;
+    rows.retain(|row| filter.wants(&row.network, &row.container));
+    Ok(rows)
+}
+
+/// Who is on which network, of those that are wanted: for tables whose rows do not say both.
+struct Members<'a> {
+    filter: &'a Filter,
+    ports: Vec<PortRow>,
+}
+
+impl<'a> Members<'a> {
+    fn of(client: &Client, filter: &'a Filter) -> Result<Self, Failure> {
+        // Without a filter nobody is asked about.
+        let ports = if filter.is_given() { ports_of(client, filter)? } else { Vec::new() };
+        Ok(Self { filter, ports })
+    }
+
+    /// A network that is wanted, or that the wanted container is on.
+    fn network(&self, name: &str) -> bool {
+        match self.filter.container {
+            Some(_) => self.ports.iter().any(|row| row.network == name),
+            None => self.filter.network.as_deref().is_none_or(|wanted| wanted == name),
+        }
+    }
+
+    /// A container that is wanted, or that is on the wanted network.
+    fn container(&self, name: &str) -> bool {
+        match self.filter.network {
+            Some(_) => self.ports.iter().any(|row| row.container == name),
+            None => self.filter.container.as_deref().is_none_or(|wanted| wanted == name),
+        }
     }
 }
 
@@ -72,17 +113,13 @@ pub fn either<T: Serialize>(
     if as_json { json(rows) } else { Ok(table(rows)) }
 }
 
-pub fn wanted(filter: &Option<String>, name: &str) -> bool {
-    filter.as_ref().is_none_or(|filter| filter == name)
-}
-
 /// One reading of rates and totals.
 ///
 /// # Errors
 /// Not reachable, or the daemon said no.
-pub fn sample(client: &Client, network: Option<&str>) -> Result<Stats, Failure> {
+pub fn sample(client: &Client, filter: &Filter) -> Result<Stats, Failure> {
     let mut stats: Stats = client.get("/v1/stats")?;
-    stats.ports.retain(|row| network.is_none_or(|network| network == row.network));
+    stats.ports.retain(|row| filter.wants(&row.network, &row.container));
     Ok(stats)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
 
+use crate::cli::Filter;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{json_line, print};
@@ -14,16 +15,11 @@ use crate::show::{sample, stats as stats_table};
 ///
 /// # Errors
 /// Not reachable; the daemon said no; nobody reads.
-pub fn stats(
-    client: &Client,
-    as_json: bool,
-    interval: Duration,
-    network: Option<&str>,
-) -> Result<(), Failure> {
+pub fn stats(client: &Client, as_json: bool, interval: Duration, filter: &Filter) -> Result<(), Failure> {
     let mut earlier = None;
     let mut first = true;
     loop {
-        let mut now = sample(client, network)?;
+        let mut now = sample(client, filter)?;
         if let Some(earlier) = &earlier {
             now.rates_since(earlier);
         }

@@ -17,5 +17,6 @@ pub mod listing;
 pub mod logging;
 pub mod names;
 pub mod policy;
+pub mod trace;
 pub mod uplink;
 pub mod wire;

@@ -19,6 +19,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use router::explain::Step;
 use router::service::Service;
 use router::tables::Tables;
 use router::{forward, mss, route};
@@ -44,10 +45,10 @@ pub struct House {
     punt: Option<Arc<Punt>>,
 }
 
-/// Fifth hop: what is to happen with `packet`. Changes nothing, sees no bytes.
-pub fn decide(packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
-    // For a gateway? Then to whom, and by whom: fib, neighbour.
-    if let Some(verdict) = route::route(packet, here) {
+/// Fifth hop: what is to happen with `packet`, and `why`. Changes nothing, sees no bytes.
+pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
+    // For a gateway? Then to whom, and by whom: source, fib, neighbour.
+    if let Some(verdict) = route::route(packet, here, why) {
         return verdict;
     }
     // Where does its MAC live?
@@ -82,7 +83,7 @@ impl Policy for House {
     type Tables = Tables;
 
     fn decide(&self, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
-        decide(packet, here)
+        decide(packet, here, &mut |_| ())
     }
 
     fn track(&mut self, verdict: Verdict, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {

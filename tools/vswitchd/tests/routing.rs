@@ -65,10 +65,16 @@ fn answer(from: Ipv4Addr) -> Vec<u8> {
 
 /// `a` is behind port 0, `b` behind port 1.
 fn lab() -> Worker<MemIo, House> {
+    lab_of(std::str::from_utf8(LAB).unwrap(), 2)
+}
+
+fn lab_of(text: &str, ports: u16) -> Worker<MemIo, House> {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config = parse_with("lab.toml", LAB, &Context { paths, previous: None, memory: None }).unwrap();
+    let config =
+        parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
     let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
-    let mut worker = Worker::new(MemIo::new(2), 128, 2, snapshot, House::new(2, None));
+    let house = House::new(usize::from(ports), None);
+    let mut worker = Worker::new(MemIo::new(ports), 128, usize::from(ports), snapshot, house);
     worker.io.now = Tick::from_secs(1000);
     worker
 }
@@ -121,4 +127,242 @@ fn routing_and_answering_allocate_nothing() {
     let counters = worker.counters();
     assert!(counters.worker.forwarded.get() > 800, "routed both ways");
     assert_eq!(counters.worker.unaccounted(), 0);
+}
+
+/// Sends one frame, and gives what came out of which port.
+fn sends(worker: &mut Worker<MemIo, House>, port: u16, vnet: &VnetHdr, frame: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    worker.io.inject(PortId(port), vnet, frame);
+    while worker.step(Wait::Poll).unwrap() > 0 {}
+    assert_eq!(worker.counters().worker.unaccounted(), 0);
+    let of = |port: u16| {
+        worker.io.take(PortId(port)).into_iter().map(move |(_, frame)| (port, frame)).collect::<Vec<_>>()
+    };
+    (0..4).flat_map(of).collect()
+}
+
+fn plain(worker: &mut Worker<MemIo, House>, port: u16, frame: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    sends(worker, port, &VnetHdr::default(), frame)
+}
+
+fn dropped(worker: &Worker<MemIo, House>, reason: DropReason) -> u64 {
+    worker.counters().worker.drops[reason as usize].get()
+}
+
+/// The datagram with a byte of its IP header changed; `mend`: and the checksum right again.
+fn edited(mut frame: Vec<u8>, at: usize, byte: u8, mend: bool) -> Vec<u8> {
+    frame[14 + at] = byte;
+    if mend {
+        frame[24..26].fill(0);
+        let check = !sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+    }
+    frame
+}
+
+/// A datagram of `len` bytes of IP packet.
+fn long(from: Ipv4Addr, to: Ipv4Addr, len: u16) -> Vec<u8> {
+    let mut frame = datagram(from, to, [1, 2]);
+    frame.resize(14 + usize::from(len), 0x55);
+    frame[38..40].copy_from_slice(&(len - 20).to_be_bytes());
+    let [high, low] = len.to_be_bytes();
+    edited(edited(frame, 2, high, false), 3, low, true)
+}
+
+/// `blue` with `a` (port 0), `r` (port 1) and a prefix behind `r`; `red`, which is narrower, with `b` (port 2). Both may
+/// open connections to each other.
+fn routed(blue: &str) -> Worker<MemIo, House> {
+    let interface = |name: &str, network: &str, ip: &str| {
+        format!(
+            "[[container]]\nname = \"{name}\"\n[[container.interface]]\nnetwork = \"{network}\"\nip = \"{ip}\"\n"
+        )
+    };
+    let text = format!(
+        "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nroutes_to = \"all\"\n{blue}\n\
+         [[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\nroutes_to = \"all\"\nmtu = 600\n\
+         [[route]]\nnetwork = \"blue\"\ndestination = \"10.8.0.0/16\"\nvia = \"10.1.0.3\"\n{}{}{}",
+        interface("a", "blue", "10.1.0.2"),
+        interface("r", "blue", "10.1.0.3"),
+        interface("b", "red", "10.2.0.2"),
+    );
+    let mut worker = lab_of(&text, 4);
+    for (port, address) in [(0, A), (1, R), (2, B)] {
+        let mut question = answer(address);
+        question[21] = 1; // who has the gateway: and so everybody is known
+        plain(&mut worker, port, &question);
+    }
+    worker
+}
+
+const R: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 3);
+
+#[test]
+fn a_gateway_is_not_the_way_around_icc_false() {
+    let mut worker = routed("icc = false");
+    for to in [R, Ipv4Addr::new(10, 8, 3, 4)] {
+        assert_eq!(plain(&mut worker, 0, &datagram(A, to, [1, 2])), [], "to {to}");
+    }
+    assert_eq!(dropped(&worker, DropReason::IccDenied), 2);
+    assert_eq!(plain(&mut worker, 0, &datagram(A, B, [1, 2])).len(), 1, "another network is");
+}
+
+#[test]
+fn back_into_its_network_without_a_redirect() {
+    // RFC 1812 section 5.2.7.2 lets a router send them; we send none: who believes them can be misled.
+    let mut worker = routed("");
+    let out = plain(&mut worker, 0, &datagram(A, Ipv4Addr::new(10, 8, 3, 4), [1, 2]));
+    assert_eq!(out.len(), 1, "{out:?}");
+    assert_eq!((out[0].0, &out[0].1[..6], out[0].1[22]), (1, &mac(R)[..], 63));
+}
+
+#[test]
+fn what_a_router_sends_back_and_forth_ends() {
+    // r has a default route to the gateway, and does not know 10.8.3.4 either (H22).
+    let mut worker = routed("spoof = \"off\"");
+    let mut frame = datagram(A, Ipv4Addr::new(10, 8, 3, 4), [1, 2]);
+    let mut hops = 0;
+    let last = loop {
+        let (port, bytes) = plain(&mut worker, 1, &frame).pop().unwrap();
+        hops += 1;
+        if bytes[23] == 1 {
+            break (port, bytes); // ICMP
+        }
+        let ttl = bytes[22];
+        frame = edited(bytes, 8, ttl - 1, true);
+        frame[..12].copy_from_slice(&[mac(gateway(A)), mac(R)].concat());
+    };
+    assert_eq!((hops, last.1[34], dropped(&worker, DropReason::TtlExceeded)), (33, 11, 1));
+    // Under `claimed` it is not even sent twice: its source is another's.
+    let mut worker = routed("");
+    let mut looped = datagram(A, Ipv4Addr::new(10, 8, 3, 4), [1, 2]);
+    looped[6..12].copy_from_slice(&mac(R));
+    assert_eq!(plain(&mut worker, 1, &looped), []);
+}
+
+#[test]
+fn the_last_hops() {
+    let mut worker = routed("");
+    for (ttl, out) in [(0, (0, 1, 11)), (1, (0, 1, 11)), (2, (2, 17, 0)), (255, (2, 17, 0))] {
+        let sent = plain(&mut worker, 0, &edited(datagram(A, B, [1, 2]), 8, ttl, true));
+        let (port, frame) = &sent[0];
+        assert_eq!((*port, frame[23], frame[34]), out, "ttl {ttl}");
+        assert_eq!(sent.len(), 1);
+        if frame[23] == 17 {
+            assert_eq!(frame[22], ttl - 1);
+        }
+    }
+}
+
+#[test]
+fn a_super_frame_is_judged_by_its_segments() {
+    let mut worker = routed("");
+    let segment = |payload: usize| {
+        let tcp = [
+            &[0, 80, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0][..],
+            &vec![7; payload],
+        ];
+        let tcp = tcp.concat();
+        let mut frame = datagram(A, B, [1, 2]);
+        frame.truncate(34);
+        frame.extend(&tcp);
+        let [high, low] = (20 + tcp.len() as u16).to_be_bytes();
+        edited(edited(edited(frame, 2, high, false), 3, low, false), 9, 6, true)
+    };
+    let vnet = |size: u16| VnetHdr {
+        flags: VnetHdr::NEEDS_CSUM,
+        gso_type: VnetHdr::GSO_TCPV4,
+        hdr_len: 54.into(),
+        gso_size: size.into(),
+        csum_start: 34.into(),
+        csum_offset: 16.into(),
+    };
+    let frame = segment(30_000);
+    let whole = sends(&mut worker, 0, &vnet(560), &frame);
+    assert_eq!(
+        (whole.len(), whole[0].0, whole[0].1.len()),
+        (1, 2, frame.len()),
+        "whole, though 600 is the MTU"
+    );
+    let refused = sends(&mut worker, 0, &vnet(561), &frame);
+    assert_eq!((refused.len(), refused[0].0), (1, 0));
+    assert_eq!(refused[0].1[34..36], [3, 4]);
+    assert_eq!(refused[0].1[40..42], 600u16.to_be_bytes(), "RFC 1191: the MTU of the next hop");
+    assert_eq!(dropped(&worker, DropReason::TooBig), 1);
+}
+
+#[test]
+fn damage_is_not_mended() {
+    // RFC 1812 section 5.2.2: by forwarding, by fragmenting, by waiting or by an error about it.
+    let mut worker = routed("");
+    let cases = [
+        datagram(A, B, [1, 2]),
+        edited(long(A, B, 1400), 6, 0, true),
+        long(A, B, 1400),
+        edited(datagram(A, B, [1, 2]), 8, 1, true),
+        datagram(A, Ipv4Addr::new(10, 9, 9, 9), [1, 2]),
+    ];
+    for frame in &cases {
+        assert!(!plain(&mut worker, 0, frame).is_empty(), "whole it is answered, or goes on");
+        assert_eq!(plain(&mut worker, 0, &edited(frame.clone(), 1, 4, false)), []);
+    }
+    let bad = [DropReason::BadChecksum, DropReason::TooBig, DropReason::TtlExceeded, DropReason::NoRoute];
+    assert_eq!(bad.map(|reason| dropped(&worker, reason)), [2, 2, 2, 2]);
+}
+
+#[test]
+fn errors_are_few_however_many_are_asked_for() {
+    // H23: five thousand in a second; 50 at once and 100 a second are answered.
+    let mut worker = routed("");
+    let frame = edited(datagram(A, B, [1, 2]), 8, 1, true);
+    let answers: usize = (0..5000)
+        .map(|n| {
+            if n % 5 == 0 {
+                worker.io.now = worker.io.now.plus_millis(1);
+            }
+            plain(&mut worker, 0, &frame).len()
+        })
+        .sum();
+    assert!((100..=151).contains(&answers), "{answers}");
+    assert_eq!(plain(&mut worker, 2, &edited(datagram(B, A, [1, 2]), 8, 1, true)).len(), 1, "b has its own");
+}
+
+#[test]
+fn options_pass_as_they_are_and_source_routes_do_not() {
+    // RFC 1812 section 5.2.4.1: what is not understood is left alone; record route among it, which we do not fill in.
+    let with = |options: [u8; 8]| {
+        let plain = datagram(A, B, [1, 2]);
+        let mut frame = [&plain[..34], &options, &plain[34..]].concat();
+        frame[16..18].copy_from_slice(&44u16.to_be_bytes());
+        frame[14] = 0x47;
+        frame[24..26].fill(0);
+        let check = !sum(&frame[14..42]);
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+        frame
+    };
+    let mut worker = routed("");
+    for options in [[7, 7, 4, 0, 0, 0, 0, 0], [148, 4, 0, 0, 1, 1, 1, 1], [222, 8, 1, 2, 3, 4, 5, 6]] {
+        let out = plain(&mut worker, 0, &with(options));
+        assert_eq!((out.len(), out[0].0, &out[0].1[34..42]), (1, 2, &options[..]));
+    }
+    for kind in [131, 137] {
+        assert_eq!(plain(&mut worker, 0, &with([kind, 7, 4, 10, 2, 0, 2, 0])), []);
+    }
+    assert_eq!(dropped(&worker, DropReason::SourceRoute), 2);
+}
+
+#[test]
+fn what_went_to_many_is_not_routed_and_nobody_is_told() {
+    let mut worker = routed("");
+    // RFC 1812 section 5.3.4: by a broadcast frame. The bridge floods it, the router leaves it.
+    let mut broadcast = datagram(A, B, [1, 2]);
+    broadcast[..6].fill(0xff);
+    assert_eq!(plain(&mut worker, 0, &broadcast), [(1, broadcast.clone())], "to r, who is on blue, alone");
+    // Sections 5.3.5.1 and 5.3.5.2 (RFC 2644), and what is never routed; link-local and loopback sources.
+    let blue_and_red =
+        [[255, 255, 255, 255], [10, 1, 0, 255], [10, 2, 0, 255], [10, 2, 0, 0], [224, 0, 0, 251]];
+    for to in
+        blue_and_red.into_iter().chain([[127, 0, 0, 1], [169, 254, 169, 254], [0, 0, 0, 0], [240, 0, 0, 1]])
+    {
+        assert_eq!(plain(&mut worker, 0, &datagram(A, to.into(), [1, 2])), [], "to {to:?}");
+    }
+    assert_eq!(dropped(&worker, DropReason::Martian), 9);
 }

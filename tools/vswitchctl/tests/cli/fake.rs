@@ -224,6 +224,35 @@ fn connection() -> ConnectionRow {
     }
 }
 
+fn routes() -> Vec<RouteRow> {
+    let row = |network: &str, destination: &str, via: Option<&str>, r#type| RouteRow {
+        network: network.into(),
+        destination: destination.parse().unwrap(),
+        via: via.map(|via| via.parse().unwrap()),
+        to: Some(network.into()),
+        r#type,
+    };
+    vec![
+        row("blue", "10.1.0.0/24", None, RouteType::Connected),
+        row("blue", "10.8.0.0/16", Some("10.1.0.10"), RouteType::Static),
+        row("red", "10.2.0.0/24", None, RouteType::Connected),
+    ]
+}
+
+fn neighbors() -> Vec<NeighborRow> {
+    let row = |network: &str, address: &str, container: &str| NeighborRow {
+        network: network.into(),
+        address: address.parse().unwrap(),
+        mac: "02:42:0a:01:00:0a".parse().unwrap(),
+        port: 3,
+        container: container.into(),
+        iface: "eth0".into(),
+        age: 1,
+        state: NeighborState::Reachable,
+    };
+    vec![row("blue", "10.1.0.10", "web"), row("red", "10.2.0.10", "x")]
+}
+
 fn stats() -> Stats {
     static READINGS: AtomicU32 = AtomicU32::new(1);
     let reading = u64::from(READINGS.fetch_add(1, Ordering::Relaxed));
@@ -296,6 +325,8 @@ pub fn answer(request: &Request) -> Reply {
     };
     Ok(match request {
         Request::Fdb => Answer::Fdb(fdb()),
+        Request::Routes => Answer::Routes(routes()),
+        Request::Neighbors => Answer::Neighbors(neighbors()),
         Request::Ports => Answer::Ports(vec![port(Some(3), "web"), port(None, "db")]),
         Request::Networks => Answer::Networks(vec![network("blue")]),
         Request::Network { name } if name == "blue" => Answer::Network(NetworkDetail {

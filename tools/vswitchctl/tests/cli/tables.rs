@@ -166,6 +166,46 @@ tcp   in  web       198.18.0.1:40000 10.1.0.10:80 198.18.0.10:8080 198.18.0.1:40
 }
 
 #[test]
+fn filters_are_the_same_words_everywhere() {
+    let daemon = Daemon::start();
+    let rows = |line: &str| daemon.good(line).lines().count() - 1;
+    for (table, all) in
+        [("fdb", 3), ("routes", 3), ("neighbors", 2), ("ports", 2), ("networks", 1), ("containers", 1)]
+    {
+        assert_eq!(rows(&format!("show {table}")), all, "{table}");
+        for none in ["--network none", "--container none", "--network red --container web"] {
+            assert_eq!(rows(&format!("show {table} {none}")), 0, "{table} {none}");
+            assert_eq!(daemon.good(&format!("--json show {table} {none}")), "[]\n");
+        }
+    }
+    for (line, count) in [
+        ("fdb --network blue", 2),
+        ("fdb --container x", 1),
+        ("routes --network red", 1),
+        // Those of the networks that it is on.
+        ("routes --container web", 2),
+        ("neighbors --network blue --container web", 1),
+        ("ports --container db", 1),
+        ("networks --container db", 1),
+        ("containers --network blue", 1),
+        ("drops --network blue", 1),
+        ("drops --container db", 0),
+    ] {
+        assert_eq!(rows(&format!("show {line}")), count, "{line}");
+    }
+    assert_eq!(
+        daemon.good("show routes --network blue"),
+        "\
+NETWORK DESTINATION VIA       TO   TYPE
+blue    10.1.0.0/24 -         blue connected
+blue    10.8.0.0/16 10.1.0.10 blue static
+"
+    );
+    let workers = daemon.good("show stats --container none");
+    assert!(!workers.contains("web") && workers.contains("WORKER"), "{workers}");
+}
+
+#[test]
 fn stats() {
     let daemon = Daemon::start();
     assert_eq!(

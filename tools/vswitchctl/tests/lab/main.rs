@@ -13,6 +13,7 @@ mod publish;
 mod reach;
 mod routing;
 mod takeover;
+mod trace;
 mod traffic;
 mod uplink;
 mod wire;

@@ -21,12 +21,13 @@ use super::{
     Answer, ApiError, ApiErrorKind, Call, Connect, ConnectionFilter, Disconnect, ErrorBody, FdbAdd, FdbDel,
     FdbFlush, NetworkCreate, Publishing, Reply, Request,
 };
+use crate::api::rows::TraceAsk;
 
 /// What there is, for whoever asks for something else.
 pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/routes, /v1/neighbors, /v1/ports, /v1/networks, /v1/networks/NAME, \
 /v1/networks/NAME/connect, /v1/networks/NAME/disconnect, /v1/containers, /v1/containers/NAME/target, /v1/nat, /v1/publish, \
 /v1/connections, /v1/drops, \
-/v1/stats, /v1/status, /v1/config, /v1/reload, /v1/apply";
+/v1/stats, /v1/status, /v1/config, /v1/trace, /v1/reload, /v1/apply";
 
 /// Longest text of a client's that is repeated to it in an error, characters.
 const QUOTE: usize = 300;
@@ -90,6 +91,7 @@ pub fn router(calls: Calls) -> Router {
         .route("/v1/stats", get(stats))
         .route("/v1/status", get(status))
         .route("/v1/config", get(config))
+        .route("/v1/trace", post(trace))
         .route("/v1/reload", post(reload))
         .route("/v1/apply", post(apply))
         .fallback(unknown_path)
@@ -243,6 +245,10 @@ async fn config(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
     calls.ask(Request::Config).await
 }
 
+async fn trace(State(calls): State<Calls>, _: Params<Nothing>, Body(what): Body<TraceAsk>) -> Reply {
+    calls.ask(Request::Trace(what)).await
+}
+
 async fn reload(State(calls): State<Calls>, _: Params<Nothing>, _: Body<Nothing>) -> Reply {
     calls.ask(Request::Reload).await
 }
@@ -392,7 +398,7 @@ fn in_pieces(mut content: body::Bytes) -> body::Body {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::rows::{Done, Spoof};
+    use crate::api::rows::{Done, Spoof, TcpFlag, TraceDescribed};
     use proptest::prelude::*;
 
     /// Sends one request to the paths; gives what the actor was asked, and the answer.
@@ -475,6 +481,21 @@ mod tests {
             ("GET", "/v1/status", String::new(), Request::Status),
             ("GET", "/v1/config", String::new(), Request::Config),
             ("POST", "/v1/reload", String::new(), Request::Reload),
+            (
+                "POST",
+                "/v1/trace",
+                r#"{"from":"web","packet":{"to":"10.2.0.3","tcp":443,"flags":["syn"]}}"#.into(),
+                Request::Trace(TraceAsk {
+                    from: "web".into(),
+                    packet: Some(TraceDescribed {
+                        to: [10, 2, 0, 3].into(),
+                        tcp: Some(443),
+                        flags: vec![TcpFlag::Syn],
+                        ..TraceDescribed::default()
+                    }),
+                    ..TraceAsk::default()
+                }),
+            ),
             (
                 "POST",
                 "/v1/apply?name=lab.toml",

@@ -21,7 +21,7 @@ use crate::config::Publish;
 use crate::wire::Target;
 use rows::{
     ConnectionRow, ContainerRow, Done, DropRow, FdbRow, NatRow, NeighborRow, NetworkDetail, NetworkRow,
-    PortRow, RouteRow, Spoof, Stats, Status, Transport, optional_text, text,
+    PortRow, RouteRow, Spoof, Stats, Status, TraceAsk, TraceRow, Transport, optional_text, text,
 };
 
 /// One question to the control plane, and where its answer goes.
@@ -107,6 +107,8 @@ pub enum Request {
     Status,
     /// The running configuration; [`Answer::Config`].
     Config,
+    /// What would become of a packet; [`Answer::Trace`].
+    Trace(TraceAsk),
     /// Read the configuration file again and apply the difference; [`Answer::Done`].
     Reload,
     /// Apply this configuration; [`Answer::Done`].
@@ -154,6 +156,8 @@ pub enum Answer {
     Status(Status),
     /// The running configuration.
     Config(serde_json::Value),
+    /// What would become of a packet.
+    Trace(Box<TraceRow>),
     /// Done.
     Done(Done),
 }

@@ -272,6 +272,11 @@ pub struct NeighborRow {
     pub state: NeighborState,
 }
 
+mod trace;
+pub use trace::{
+    Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
+};
+
 /// `/v1/ports`: one interface of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRow {

@@ -53,6 +53,7 @@ impl Control {
             Request::Config => serde_json::to_value(&self.desired)
                 .map(Answer::Config)
                 .map_err(|error| ApiError::new(ApiErrorKind::Unavailable, error.to_string())),
+            Request::Trace(ask) => self.trace(&ask),
             Request::Reload => return self.read_file(Some(reply)),
             Request::Apply { name, text } => return self.apply(&name, text.as_bytes(), Some(reply)),
         };

@@ -24,6 +24,7 @@ mod routing;
 mod services;
 mod settle;
 mod store;
+mod trace;
 mod uplink;
 
 pub use publish::all_up;

@@ -11,7 +11,8 @@ use router::fib::{Fib, Next, Route};
 use router::neighbor::{GONE, REACHABLE};
 use router::tables::{Advertises, Gateway, Services, Tables};
 use switch::mac::MacAddr;
-use switch::port::NetworkId;
+use switch::port::{NetworkId, PortId};
+use switch::snapshot::{Claims, Owner, Routed};
 use switch::tick::Tick;
 
 use super::control::Control;
@@ -194,6 +195,21 @@ fn connected(fib: &mut Fib, to: &Ours, opens: bool) {
             _ => {}
         }
     }
+}
+
+/// What is behind a container that routes is its to use as a source.
+pub fn claim_routed(config: &Config, network: &str, claims: &mut Claims) {
+    let mut behind: HashMap<PortId, Vec<Routed>> = HashMap::new();
+    for route in config.routes.iter().filter(|route| route.network == network) {
+        if let Some(Owner::Port(port)) = claims.ips.get(&mapped(route.via)) {
+            let address = mapped(route.destination.network());
+            // Of a v4-mapped address.
+            let before = if route.destination.addr().is_ipv4() { 96 } else { 0 };
+            let len = route.destination.prefix_len().saturating_add(before);
+            behind.entry(*port).or_default().push(Routed { address, len });
+        }
+    }
+    claims.routed = behind.into_iter().map(|(port, prefixes)| (port, prefixes.into_boxed_slice())).collect();
 }
 
 /// The address plan that each network belongs to: named by the first network of those that are connected.

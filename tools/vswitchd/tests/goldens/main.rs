@@ -107,16 +107,20 @@ goldens! {
     fdb_limit in "fdb-limit";
     malformed in "malformed";
     routing in "routing";
+    reverse_path in "reverse-path";
     routing6 in "routing6";
 }
 
-/// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host.
+/// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host, services
+/// of the control plane.
 const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::StaleEntry,
     DropReason::PortGone,
     DropReason::TxFull,
     DropReason::TxDown,
     DropReason::TxError,
+    DropReason::ServiceQueue,
+    DropReason::OversizedRequest,
     DropReason::UplinkQuota,
     DropReason::UplinkProtocol,
     DropReason::UplinkFull,

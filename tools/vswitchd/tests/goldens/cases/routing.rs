@@ -59,6 +59,31 @@ pub fn routing(s: &mut Script<'_>) {
     unresolved(s);
 }
 
+/// Sources that lead back to the sender, and others. Comments say which of `claimed`, `strict`, `off` lets them pass.
+pub fn reverse_path(s: &mut Script<'_>) {
+    let sink = (MacAddr([2, 0x42, 10, 9, 0, 1]), Ipv4Addr::new(10, 9, 0, 1));
+    s.send("z", "z says where it is", who_has(s, "z", sink));
+    for n in 1..=3 {
+        let (a, r) = (format!("a/eth{n}"), format!("r/eth{n}"));
+        let gateway = MacAddr([2, 0x42, 10, n, 0, 1]);
+        let to_z = |s: &Script<'_>, src: [u8; 4], payload: &str| {
+            ipv4(src.into(), s.ip("z"), UDP, &udp(payload.as_bytes()))
+        };
+        for (from, src, about) in [
+            (&a, [10, n, 0, 10], "its own address: all"),
+            (&a, [10, n, 0, 77], "nobody's address of its subnet: claimed, off"),
+            (&a, [10, n, 0, 20], "another's address: off"),
+            (&a, [10, n * 10 + 8, 3, 4], "from behind r, by a: off"),
+            (&r, [10, n * 10 + 8, 3, 4], "from behind r, by r: all"),
+            (&a, [10, 9, 0, 66], "of another network's subnet: off"),
+            (&a, [192, 0, 2, 1], "from where no route leads: off"),
+            (&a, [10, n, 0, 255], "from all hosts of its subnet: off"),
+        ] {
+            s.send(from, about, by(gateway, s, from, &to_z(s, src, about)));
+        }
+    }
+}
+
 fn why_not(s: &mut Script<'_>) {
     s.wait(5);
     let to_x = |s: &Script<'_>, payload: &[u8]| datagram(s, "a", s.ip("x"), payload);

@@ -1,0 +1,74 @@
+//! Whether a packet's source address leads back to where the packet came from: strict reverse path (RFC 2827,
+//! RFC 3704 section 2.2; RFC 1812 section 5.3.8). What nobody could answer is sent to nobody.
+//!
+//! The bridge's own check ([`switch::admit`]) knows which addresses were given to whom in one network; only the FIB
+//! knows which belong to other networks, and which are behind a container that routes. `spoof = "off"` turns off both.
+
+use std::net::Ipv6Addr;
+
+use switch::flow::Packet;
+use switch::policy::Here;
+use switch::port::NetworkId;
+use switch::snapshot::{Owner, Spoof};
+
+use crate::fib::{Next, Route};
+use crate::tables::{Gateway, Tables};
+
+/// Where a source address belongs, seen from the network that its packet came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belongs {
+    /// It was given to the sender.
+    Sender,
+    /// It is in the prefix of that network.
+    Network,
+    /// It is behind the sender, by a static route.
+    BehindSender {
+        /// The sender's address in that route.
+        via: Ipv6Addr,
+    },
+    /// It is behind another container, by a static route.
+    BehindAnother {
+        /// That container's address in the route.
+        via: Ipv6Addr,
+    },
+    /// It is on another network, or behind a container there.
+    Elsewhere(NetworkId),
+    /// No route leads to it, or it is a gateway's, or all hosts of a subnet at once.
+    Nobody,
+    /// Nobody asks: `spoof = "off"`.
+    Unasked,
+}
+
+impl Belongs {
+    /// Whether the packet came from where its answer would go.
+    pub const fn leads_back(self) -> bool {
+        matches!(self, Self::Sender | Self::Network | Self::BehindSender { .. } | Self::Unasked)
+    }
+}
+
+/// Where the source address of a packet to `gateway` belongs.
+#[inline]
+pub fn belongs(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belongs {
+    if here.network.spoof == Spoof::Off {
+        return Belongs::Unasked;
+    }
+    let src = packet.key.src;
+    // What nearly all packets say, without a look into the FIB.
+    let given = here.snapshot.port(packet.meta.port).is_some_and(|port| port.addresses.contains(&src));
+    if given { Belongs::Sender } else { by_route(packet, gateway, here) }
+}
+
+fn by_route(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belongs {
+    match gateway.fib.lookup(packet.key.src) {
+        Some(Route::Next(Next { network, .. })) if network != here.id => Belongs::Elsewhere(network),
+        Some(Route::Next(Next { via: None, .. })) => Belongs::Network,
+        Some(Route::Next(Next { via: Some(via), .. })) => {
+            // The router may have moved to an address of its own choice: only what is another's is refused.
+            match here.network.claims.ips.get(&via) {
+                Some(Owner::Port(port)) if *port != packet.meta.port => Belongs::BehindAnother { via },
+                _ => Belongs::BehindSender { via },
+            }
+        }
+        Some(Route::Local | Route::Nobody) | None => Belongs::Nobody,
+    }
+}

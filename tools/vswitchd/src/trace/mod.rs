@@ -1,0 +1,21 @@
+//! What would become of a packet, and why. Nothing changes: the worker's own code takes one frame through all hops on
+//! devices of memory, over a copy of all that a hop may write to, with a listener at the decision.
+//!
+//! ```text
+//! craft    flags -> bytes, as the container would send them
+//! dry      bytes -> what happened, by a worker whose policy remembers and has no uplink
+//! tell     what happened -> lines for people
+//! line     bytes -> one line, as tcpdump has it
+//! ```
+
+pub mod craft;
+mod dry;
+mod line;
+mod tell;
+
+pub use dry::{Run, run};
+pub use line::line;
+pub use tell::{Names, tell};
+
+/// Longest frame, bytes: what a TAP gives at most.
+pub const MAX_FRAME: usize = 64 * 1024;

@@ -1,0 +1,468 @@
+//! `trace` against a worker: for any configuration and any frames, what a trace says is what then happens, and the trace
+//! itself changes nothing.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use proptest::prelude::*;
+use router::tables::Tables;
+use switch::checksum::sum;
+use switch::drop::DropReason;
+use switch::io::Wait;
+use switch::io::mem::MemIo;
+use switch::mac::MacAddr;
+use switch::port::{NetworkId, PortId};
+use switch::snapshot::Snapshot;
+use switch::stats::Counters;
+use switch::tick::Tick;
+use switch::vnet::VnetHdr;
+use switch::worker::Worker;
+use vswitchd::api::rows::Fate;
+use vswitchd::config::{Context, Paths, parse_with};
+use vswitchd::engine;
+use vswitchd::policy::House;
+use vswitchd::trace::{Names, Run, line, run, tell};
+
+/// What a lab is like: three networks of two containers, and a prefix behind one of them.
+#[derive(Debug, Clone)]
+struct Shape {
+    spoof: [&'static str; 3],
+    icc: [bool; 3],
+    mtu: [u16; 3],
+    /// Who may open connections to whom.
+    ways: [bool; 6],
+    fdb_limit: u16,
+}
+
+const NETWORKS: usize = 3;
+const PORTS: u16 = 6;
+
+impl Shape {
+    fn configuration(&self) -> String {
+        let mut text = String::new();
+        let mut ways = self.ways.iter();
+        for n in 0..NETWORKS {
+            let others = (0..NETWORKS).filter(|to| *to != n);
+            let to: Vec<String> =
+                others.filter(|_| *ways.next().unwrap()).map(|to| format!("\"n{to}\"")).collect();
+            text += &format!(
+                "[[network]]\nname = \"n{n}\"\nsubnet = \"10.{n}.0.0/24\"\nroutes_to = [{}]\nspoof = \"{}\"\n\
+                 icc = {}\nmtu = {}\nfdb_limit = {}\n",
+                to.join(", "),
+                self.spoof[n],
+                self.icc[n],
+                self.mtu[n],
+                self.fdb_limit
+            );
+        }
+        text += "[[route]]\nnetwork = \"n1\"\ndestination = \"10.8.0.0/16\"\nvia = \"10.1.0.11\"\n";
+        for port in 0..PORTS {
+            let (network, host) = (port / 2, 10 + port % 2);
+            text += &format!(
+                "[[container]]\nname = \"c{port}\"\n[[container.interface]]\nnetwork = \"n{network}\"\n\
+                 ip = \"10.{network}.0.{host}\"\n"
+            );
+        }
+        text
+    }
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let spoof = prop::sample::select(vec!["claimed", "strict", "off"]);
+    (
+        prop::array::uniform3(spoof),
+        prop::array::uniform3(prop::bool::weighted(0.8)),
+        prop::array::uniform3(prop::sample::select(vec![1500u16, 600, 1400])),
+        prop::array::uniform6(prop::bool::weighted(0.6)),
+        prop::sample::select(vec![64u16, 8192]),
+    )
+        .prop_map(|(spoof, icc, mtu, ways, fdb_limit)| Shape { spoof, icc, mtu, ways, fdb_limit })
+}
+
+/// A frame of a few addresses that exist and a few that do not.
+#[derive(Debug, Clone)]
+struct Sent {
+    port: u16,
+    src: Host,
+    dst: Host,
+    /// Written to the gateway, to everybody, or to the destination.
+    to: u8,
+    kind: u8,
+    ttl: u8,
+    df: bool,
+    payload: usize,
+    vlan: Option<u16>,
+    mutation: Option<(prop::sample::Index, u8)>,
+    millis: u32,
+}
+
+/// The container of a port, a gateway, or somebody else.
+#[derive(Debug, Clone, Copy)]
+enum Host {
+    Port(u16),
+    Gateway(u8),
+    Other(u8),
+}
+
+impl Host {
+    fn ip(self) -> Ipv4Addr {
+        match self {
+            Self::Port(port) => Ipv4Addr::new(10, (port % PORTS / 2) as u8, 0, 10 + (port % 2) as u8),
+            Self::Gateway(n) => Ipv4Addr::new(10, n % 3, 0, 1),
+            Self::Other(0) => Ipv4Addr::new(10, 8, 3, 4),
+            Self::Other(1) => Ipv4Addr::new(192, 0, 2, 1),
+            Self::Other(2) => Ipv4Addr::new(10, 1, 0, 255),
+            Self::Other(3) => Ipv4Addr::new(127, 0, 0, 1),
+            Self::Other(n) => Ipv4Addr::new(10, n % 3, 0, 99),
+        }
+    }
+
+    fn mac(self) -> MacAddr {
+        let [a, b, c, d] = self.ip().octets();
+        MacAddr([2, 0x42, a, b, c, d])
+    }
+}
+
+fn hosts() -> impl Strategy<Value = Host> {
+    prop_oneof![
+        8 => any::<u16>().prop_map(|port| Host::Port(port % PORTS)),
+        2 => any::<u8>().prop_map(Host::Gateway),
+        2 => (0u8..8).prop_map(Host::Other),
+    ]
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let who = (0..PORTS, hosts(), hosts(), 0u8..8, prop::bool::weighted(0.8));
+    let what = (0u8..8, prop::sample::select(vec![64u8, 64, 64, 2, 1, 0]), any::<bool>());
+    let payload = prop::sample::select(vec![8usize, 8, 100, 700, 1450, 1500]);
+    let mutation = prop_oneof![9 => Just(None), 1 => any::<(prop::sample::Index, u8)>().prop_map(Some)];
+    let vlan = prop_oneof![8 => Just(None), 1 => (0u16..3).prop_map(Some)];
+    (who, what, payload, vlan, mutation, 0u32..2_000).prop_map(
+        |((port, src, dst, to, own), (kind, ttl, df), payload, vlan, mutation, millis)| Sent {
+            port,
+            src: if own { Host::Port(port) } else { src },
+            dst,
+            to,
+            kind,
+            ttl,
+            df,
+            payload,
+            vlan,
+            mutation,
+            millis,
+        },
+    )
+}
+
+impl Sent {
+    fn frame(&self) -> Vec<u8> {
+        let gateway = Host::Gateway((self.port / 2) as u8);
+        let everybody = self.kind < 2 || self.to == 7;
+        let dst = match self.to {
+            _ if everybody => MacAddr::BROADCAST,
+            0..5 => gateway.mac(),
+            _ => self.dst.mac(),
+        };
+        let (ethertype, payload) = if self.kind < 2 { (0x0806u16, self.arp()) } else { (0x0800, self.ip()) };
+        let tag = self.vlan.map(|vid| [0x81, 0, (vid >> 8) as u8, vid as u8]);
+        let mut frame = [&dst.0[..], &self.src.mac().0].concat();
+        frame.extend(tag.iter().flatten());
+        frame.extend(ethertype.to_be_bytes());
+        frame.extend(payload);
+        if let Some((place, byte)) = &self.mutation {
+            let place = place.index(frame.len());
+            frame[place] = *byte;
+        }
+        frame
+    }
+
+    /// A question, or an answer.
+    fn arp(&self) -> Vec<u8> {
+        let head = [0, 1, 8, 0, 6, 4, 0, self.kind + 1];
+        [&head[..], &self.src.mac().0, &self.src.ip().octets(), &self.dst.mac().0, &self.dst.ip().octets()]
+            .concat()
+    }
+
+    fn ip(&self) -> Vec<u8> {
+        let port = [0, 80 + self.ttl % 2];
+        let (proto, l4) = match self.kind {
+            2..5 => (17u8, {
+                let len = (8 + self.payload) as u16;
+                [&port[..], &port, &len.to_be_bytes(), &[0, 0], &vec![0x55; self.payload]].concat()
+            }),
+            5 => (6, {
+                let head = [0, 0, 0, 1, 0, 0, 0, 0, 0x60, 2, 0x10, 0, 0, 0, 0, 0, 2, 4, 5, 0xb4];
+                [&port[..], &port, &head].concat()
+            }),
+            6 => (1, {
+                let mut echo = [&[8, 0, 0, 0, 0, 7, 0, 1][..], &vec![0x55; self.payload & !1]].concat();
+                let check = !sum(&echo);
+                echo[2..4].copy_from_slice(&check.to_be_bytes());
+                echo
+            }),
+            _ => (99, vec![0x55; self.payload]),
+        };
+        let len = (20 + l4.len()) as u16;
+        let flags = if self.df { 0x40 } else { 0 };
+        let mut head =
+            [&[0x45, 0], &len.to_be_bytes()[..], &[0, 7, flags, 0, self.ttl, proto, 0, 0]].concat();
+        head.extend(self.src.ip().octets());
+        head.extend(self.dst.ip().octets());
+        let check = !sum(&head);
+        head[10..12].copy_from_slice(&check.to_be_bytes());
+        [head, l4].concat()
+    }
+}
+
+/// A frame that came out of a port.
+type Sending = (PortId, VnetHdr, Vec<u8>);
+
+struct Lab {
+    worker: Worker<MemIo, House>,
+    snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+}
+
+impl Lab {
+    fn new(shape: &Shape) -> Self {
+        let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
+        let text = shape.configuration();
+        let config =
+            parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None })
+                .unwrap_or_else(|errors| panic!("{errors}"));
+        let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
+        let house = House::new(usize::from(PORTS), None);
+        let io = MemIo::new(PORTS);
+        let mut worker = Worker::new(io, 128, usize::from(PORTS), Arc::clone(&snapshot), house);
+        worker.io.now = Tick::from_secs(1000);
+        Self { worker, snapshot }
+    }
+
+    fn trace(&self, port: u16, frame: &[u8]) -> Run {
+        let snapshot = self.snapshot.load();
+        run(&snapshot, PortId(port), &VnetHdr::default(), frame, self.worker.io.now).unwrap().unwrap()
+    }
+
+    /// Everything that a trace must leave as it is: counters, FDBs with their ages and counters, neighbours.
+    fn state(&self) -> String {
+        let snapshot = self.snapshot.load();
+        let now = self.worker.io.now;
+        let mut text = counters(self.worker.counters());
+        for n in 0..NETWORKS {
+            let network = snapshot.network(NetworkId(n as u16)).unwrap();
+            let mut entries: Vec<_> = network.fdb.entries(now).map(|entry| format!("{entry:?}")).collect();
+            let gateway = snapshot.tables.gateway(NetworkId(n as u16)).unwrap();
+            entries.extend(gateway.neighbors.iter(now).map(|neighbor| format!("{neighbor:?}")));
+            entries.sort();
+            text += &format!("{entries:?} {:?}\n", network.fdb.stats());
+        }
+        text
+    }
+
+    /// What the worker does with a frame: what it drops it for, and what comes out.
+    fn happens(&mut self, port: u16, frame: &[u8]) -> (Vec<DropReason>, Vec<Sending>) {
+        let before = drops(self.worker.counters());
+        self.worker.io.inject(PortId(port), &VnetHdr::default(), frame);
+        self.worker.step(Wait::Poll).unwrap();
+        let after = drops(self.worker.counters());
+        let reasons = DropReason::ALL.iter().copied().filter(|reason| {
+            let index = *reason as usize;
+            after[index] > before[index]
+        });
+        let reasons = reasons.collect();
+        let out = (0..PORTS).flat_map(|port| {
+            let port = PortId(port);
+            self.worker
+                .io
+                .take(port)
+                .into_iter()
+                .map(move |(vnet, bytes)| (port, vnet, bytes))
+                .collect::<Vec<_>>()
+        });
+        (reasons, out.collect())
+    }
+
+    /// Lets what waits go on or be given up, so that every frame is judged alone.
+    fn settle(&mut self, millis: u32) {
+        self.worker.io.now = self.worker.io.now.plus_millis(u64::from(millis));
+        for _ in 0..5 {
+            while self.worker.step(Wait::Poll).unwrap() > 0 {}
+            self.worker.io.now = self.worker.io.now.plus_millis(1_000);
+        }
+        (0..PORTS).for_each(|port| _ = self.worker.io.discard(PortId(port)));
+    }
+}
+
+fn drops(counters: &Counters) -> Vec<u64> {
+    counters.worker.drops.iter().map(switch::stats::Counter::get).collect()
+}
+
+fn counters(counters: &Counters) -> String {
+    let ports: Vec<_> = (0..PORTS).map(|port| counters.sample(PortId(port))).collect();
+    format!("{:?} {ports:?}\n", counters.worker)
+}
+
+fn names() -> Names {
+    Names {
+        ports: (0..PORTS).map(|port| Some((format!("c{port}"), "eth0".into()))).collect(),
+        networks: (0..NETWORKS).map(|n| format!("n{n}")).collect(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_trace_says_what_then_happens_and_changes_nothing(
+        shape in shapes(),
+        frames in prop::collection::vec(sent(), 1..40),
+    ) {
+        let mut lab = Lab::new(&shape);
+        for sent in frames {
+            let frame = sent.frame();
+            let before = lab.state();
+            let traced = lab.trace(sent.port, &frame);
+            prop_assert_eq!(lab.state(), before, "the trace changed something");
+            let snapshot = lab.snapshot.load_full();
+            let row = tell(&traced, &frame, &snapshot, &names());
+            let (reasons, out) = lab.happens(sent.port, &frame);
+            prop_assert_eq!(traced.drop.into_iter().collect::<Vec<_>>(), reasons, "{:#?}", row);
+            prop_assert_eq!(&traced.out, &out, "{:#?}", row);
+            prop_assert_eq!(row.verdict == Fate::Drop, row.reason.is_some());
+            let printed: usize = row.out.iter().map(|out| out.ports.len()).sum();
+            prop_assert_eq!(printed, out.len());
+            if let Ok(packet) = &traced.packet {
+                prop_assert_eq!(&row.packet.text, &line(&frame, Ok(packet)));
+            }
+            lab.settle(sent.millis);
+        }
+    }
+}
+
+/// Lines of one hop.
+fn lines(shape: &Shape, learned: &[Sent], sent: &Sent) -> (Fate, Vec<String>) {
+    let mut lab = Lab::new(shape);
+    for sent in learned {
+        lab.happens(sent.port, &sent.frame());
+        lab.settle(0);
+    }
+    let frame = sent.frame();
+    let row = tell(&lab.trace(sent.port, &frame), &frame, &lab.snapshot.load(), &names());
+    let lines =
+        row.steps.iter().flat_map(|step| step.lines.iter().map(|line| format!("{} {line}", step.hop)));
+    (row.verdict, lines.collect())
+}
+
+fn plain(port: u16, dst: Host, kind: u8) -> Sent {
+    Sent {
+        port,
+        src: Host::Port(port),
+        dst,
+        to: 0,
+        kind,
+        ttl: 64,
+        df: true,
+        payload: 8,
+        vlan: None,
+        mutation: None,
+        millis: 0,
+    }
+}
+
+const OPEN: Shape = Shape {
+    spoof: ["claimed"; 3],
+    icc: [true; 3],
+    mtu: [1500, 1400, 1500],
+    ways: [true, false, false, false, false, false],
+    fdb_limit: 8192,
+};
+
+#[test]
+fn every_step_has_its_reason() {
+    let asks = plain(2, Host::Gateway(1), 0);
+    let (verdict, said) = lines(&OPEN, &[asks], &plain(0, Host::Port(2), 5));
+    assert_eq!(verdict, Fate::Forward);
+    assert_eq!(
+        said[1..],
+        [
+            "admit no larger than the MTU of n0, 1500; its addresses are not another's (spoof = \"claimed\")",
+            "learn 02:42:0a:00:00:0a is new and would be learned here",
+            "decide its destination MAC is the gateway's: to be routed",
+            "decide its source was given to the sender",
+            "decide route 10.1.0.0/24: network n1",
+            "decide TTL or hop limit 64 is enough",
+            "decide next hop 10.1.0.10 is at 02:42:0a:01:00:0a",
+            "decide 02:42:0a:01:00:0a is behind c2 eth0 (port 2)",
+            "decide 44 bytes fit the MTU 1400",
+            "decide to c2 eth0 (port 2)",
+            "track what answers it would be let in",
+            "apply TTL 64 -> 63",
+            "apply MACs 02:42:0a:01:00:01 > 02:42:0a:01:00:0a",
+            "apply MSS 1460 -> 1360",
+        ]
+    );
+    for (sent, fate, words) in [
+        (plain(0, Host::Port(2), 2), Fate::Held, "decide waits; 10.1.0.10 is asked for on network n1"),
+        (plain(0, Host::Port(4), 2), Fate::Drop, "decide no route to its destination"),
+        (plain(2, Host::Port(0), 2), Fate::Drop, "decide it answers nothing that was opened from there"),
+        (plain(0, Host::Gateway(0), 6), Fate::Local, "decide the gateway replies"),
+        (
+            plain(0, Host::Gateway(0), 0),
+            Fate::Local,
+            "decide the gateway learns from it, and answers what it is asked",
+        ),
+        (Sent { ttl: 1, ..plain(0, Host::Port(2), 2) }, Fate::Drop, "decide the gateway says: time exceeded"),
+        (
+            Sent { src: Host::Port(4), ..plain(0, Host::Port(2), 2) },
+            Fate::Drop,
+            "decide no route leads back to its source",
+        ),
+        (
+            Sent { src: Host::Port(1), ..plain(0, Host::Port(2), 2) },
+            Fate::Drop,
+            "admit 02:42:0a:00:00:0b was given to c1 eth0 (port 1) (spoof = \"claimed\")",
+        ),
+        (
+            Sent { to: 6, ..plain(0, Host::Port(1), 2) },
+            Fate::Flood,
+            "decide 02:42:0a:00:00:0b is not in the FDB: to all others",
+        ),
+        (
+            Sent { to: 6, vlan: Some(2), ..plain(0, Host::Gateway(0), 2) },
+            Fate::Flood,
+            "decide in VLAN 2, where no gateway is: for the bridge",
+        ),
+        (
+            Sent { dst: Host::Other(2), ..plain(0, Host::Port(2), 2) },
+            Fate::Drop,
+            "decide route 10.1.0.255/32: all hosts of a subnet at once: never routed",
+        ),
+    ] {
+        let (verdict, said) = lines(&OPEN, &[], &sent);
+        assert_eq!(verdict, fate, "{said:#?}");
+        assert!(said.iter().any(|line| line == words), "no {words:?} in {said:#?}");
+    }
+}
+
+#[test]
+fn no_port_no_trace_and_any_length_is_taken() {
+    let lab = Lab::new(&OPEN);
+    let snapshot = lab.snapshot.load();
+    let none = run(&snapshot, PortId(99), &VnetHdr::default(), &[], Tick::from_secs(1));
+    assert!(none.unwrap().is_none());
+    for (length, reason) in [
+        (0, DropReason::TruncatedFrame),
+        (13, DropReason::TruncatedFrame),
+        (65_536, DropReason::ExceedsMtu),
+        (200_000, DropReason::OversizedRead),
+    ] {
+        let mut frame = vec![0; length];
+        if let Some(addresses) = frame.get_mut(..14) {
+            addresses[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 9, 0x88, 0xb5]);
+        }
+        let traced = lab.trace(0, &frame);
+        assert_eq!(traced.drop, Some(reason), "{length} bytes");
+        assert_eq!(tell(&traced, &frame, &snapshot, &names()).verdict, Fate::Drop);
+    }
+}
