@@ -9,6 +9,7 @@ mod basics;
 mod host_leg;
 mod hostile;
 mod ipv6;
+mod names;
 mod namespaces;
 mod publish;
 mod reach;

@@ -43,6 +43,7 @@ impl Network {
             default_via6: None,
             publish: Vec::new(),
             dhcp: false,
+            aliases: Vec::new(),
         })
     }
 }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use switch::mac::MacAddr;
 use toml::de::DeTable;
 
+use super::aliases::alias;
 use super::family::PerFamily;
 use super::model::{Daemon, Network, Uplink};
 use super::problem::{Problem, What};
@@ -71,6 +72,8 @@ pub(super) struct RawInterface {
     pub name: Setting<String>,
     pub ips: PerFamily<Setting<IpAddr>>,
     pub mac: Setting<MacAddr>,
+    /// Those that are right.
+    pub aliases: Vec<At<String>>,
     /// Without those that are wrong by themselves.
     pub publish: Vec<At<Publish>>,
     pub span: Range<usize>,
@@ -302,9 +305,17 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
         name: setting(section, "name", reporter, value::interface_name),
         ips: addresses(section, ["ip", "ip6"], reporter),
         mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
+        aliases: names(section, reporter),
         publish: publish(section, reporter),
         span: section.span.clone(),
     }
+}
+
+fn names(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<String>> {
+    let entries = section.texts_at("aliases").into_iter();
+    let checked =
+        entries.map(|At { value, span }| reporter.check(&span, alias(value)).map(|value| At { value, span }));
+    checked.flatten().collect()
 }
 
 fn publish(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<Publish>> {

@@ -8,6 +8,7 @@
 //! against each other and hand out names and addresses. Objects made at run time (`edit`) pass the same checks, and [`diff`] tells a reload
 //! what changed.
 
+mod aliases;
 mod diff;
 mod edit;
 mod egress;

@@ -299,6 +299,9 @@ pub struct Interface {
     /// Unicast, and the only one of its kind in the network.
     #[serde(serialize_with = "as_text")]
     pub mac: MacAddr,
+    /// What it is called in the network beside its container's name; each once there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Where the container's default route points, on at most one of its interfaces.
     pub default_via: Option<Ipv4Addr>,
     /// The same for IPv6; the interface need not be the same one.

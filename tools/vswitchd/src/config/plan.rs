@@ -8,6 +8,7 @@ use std::ops::Range;
 use ipnet::IpNet;
 use switch::mac::MacAddr;
 
+use super::aliases::Taken;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network, Uplink};
 use super::problem::{Owner, Problem};
@@ -41,9 +42,10 @@ impl Port {
 
     /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
+        let aliases = self.raw.aliases.into_iter().map(|at| at.value).collect();
         let dhcp = network.dhcp && *self.raw.ips.get(Family::V4) == Ok(None);
         let made = interface(network, self.name, &self.ips, self.mac);
-        Interface { publish: self.publish, dhcp, ..made }
+        Interface { aliases, publish: self.publish, dhcp, ..made }
     }
 }
 
@@ -89,6 +91,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.asked_macs();
         self.default_macs();
         self.join_networks();
+        self.names();
         self.published(uplink);
         self.ports
     }
@@ -308,6 +311,22 @@ impl<'p, 't> Plan<'p, 't> {
         });
     }
 
+    // Containers' own names before any other.
+    fn names(&mut self) {
+        let mut taken = Taken::default();
+        self.each(|plan, port| {
+            let owner = plan.owner(port, &port.raw.span);
+            taken.own(port.network, &owner.container.clone(), owner);
+        });
+        self.each(|plan, port| {
+            let network = plan.networks.get(port.network).map_or("", |network| &network.name).to_owned();
+            for At { value, span } in &port.raw.aliases {
+                let owner = plan.owner(port, span);
+                plan.reporter.check(span, taken.alias(port.network, &network, value, owner));
+            }
+        });
+    }
+
     fn join_networks(&mut self) {
         self.each(|plan, port| {
             if let Some(container) = plan.containers.get(port.container) {
@@ -378,6 +397,7 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         ip6,
         dhcp: false,
         mac,
+        aliases: Vec::new(),
         default_via: None,
         default_via6: None,
         publish: Vec::new(),

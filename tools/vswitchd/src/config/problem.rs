@@ -208,6 +208,18 @@ pub enum Problem {
         /// Who has it.
         owner: Owner,
     },
+    /// Two containers of one name.
+    #[error(
+        "`aliases` has \"{name}\", which is a name of {owner} in network `{network}` already: take another"
+    )]
+    AliasTaken {
+        /// The name.
+        name: String,
+        /// The network.
+        network: String,
+        /// Who has it.
+        owner: Owner,
+    },
     /// Two interfaces of one MAC address.
     #[error("`mac` = \"{mac}\" is taken in network `{network}` by {owner}")]
     MacTaken {
@@ -537,6 +549,7 @@ impl Problem {
             | Self::InterfaceTaken { .. }
             | Self::AddressTaken { .. }
             | Self::MacTaken { .. }
+            | Self::AliasTaken { .. }
             | Self::MacOfGateway { .. }
             | Self::GatewayTwice { .. }
             | Self::GatewayServes { .. }

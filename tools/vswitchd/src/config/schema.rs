@@ -183,10 +183,10 @@ pub(super) static INTERFACE: Schema = Schema {
         key("ip", Kind::Text, "`ip = \"10.1.0.10\"`"),
         key("ip6", Kind::Text, "`ip6 = \"fd00:1::10\"`"),
         key("mac", Kind::Text, "`mac = \"02:42:0a:01:00:0a\"`"),
+        key("aliases", Kind::Texts, "`aliases = [\"www\"]`"),
         key("publish", Kind::Texts, "`publish = [\"8080:80\"]`"),
         key("vlan", Kind::NotYet, "`vlan`"),
         key("trunk", Kind::NotYet, "`trunk`"),
-        key("aliases", Kind::NotYet, "`aliases`"),
         key("isolated", Kind::NotYet, "`isolated`"),
     ],
     synonyms: &[
@@ -216,6 +216,8 @@ pub(super) static INTERFACE: Schema = Schema {
         ("vid", "vlan"),
         ("tag", "vlan"),
         ("ports", "publish"),
+        ("alias", "aliases"),
+        ("networkaliases", "aliases"),
         ("port", "publish"),
     ],
 };
