@@ -76,8 +76,8 @@ fn build(
         if let Some(slot) = by_network.get_mut(id.index()) {
             let mut network = network(id, record, ports, is_up);
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
-            routing::claim_routed(config, &record.config.name, &mut network.claims);
             claim_leases(&mut network.claims, &record.config.name, ports, memory);
+            routing::claim_routed(config, &record.config.name, &mut network.claims);
             let mut ours = Ours::of(id, config, &record.config);
             if let Some(ours) = &mut ours {
                 ours.quiet = ports.wanted().any(|(_, port)| port.network == id && port.adjusting > 0);
