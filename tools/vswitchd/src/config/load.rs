@@ -43,9 +43,9 @@ pub(super) struct RawNetwork {
     pub subnets: PerFamily<Option<Range<usize>>>,
     pub gateways: PerFamily<Option<At<IpAddr>>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     /// Where it says that it has DHCP.
     pub dhcp: Option<Range<usize>>,
-    pub host_address: Option<At<Ipv4Addr>>,
     /// The names, or `None` within: all.
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     /// Whether addresses in it can be judged: its subnets and gateways are not wrong.
@@ -226,8 +226,8 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
         subnets: PerFamily { v4: subnet.map(|at| at.span), v6: subnet6.map(|at| at.span) },
         gateways: PerFamily { v4: gateways.v4.unwrap_or_default(), v6: gateways.v6.unwrap_or_default() },
         gateway_mac: gateway_mac.unwrap_or_default(),
-        dhcp,
         host_address: host_address.unwrap_or_default(),
+        dhcp,
         routes_to: section.texts_or_all("routes_to"),
         sound,
         span: section.span.clone(),

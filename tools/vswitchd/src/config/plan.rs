@@ -77,8 +77,8 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
-        self.check_dhcp();
         self.set_host_addresses();
+        self.check_dhcp();
         self.asked_addresses();
         if let Some(previous) = context.previous {
             self.kept_addresses(previous);
@@ -163,14 +163,6 @@ impl<'p, 't> Plan<'p, 't> {
         }
     }
 
-    fn check_dhcp(&mut self) {
-        for (network, facts) in self.networks.iter().zip(self.facts) {
-            if let Some(span) = facts.dhcp.as_ref().filter(|_| facts.sound) {
-                self.reporter.check(span, needs_gateway4("dhcp", network));
-            }
-        }
-    }
-
     // Before any container asks: the file's message is then about the container.
     fn set_host_addresses(&mut self) {
         for (index, (network, facts)) in self.networks.iter_mut().zip(self.facts).enumerate() {
@@ -181,6 +173,14 @@ impl<'p, 't> Plan<'p, 't> {
             if self.reporter.check(span, check_host_address(network, *ip)).is_some() {
                 network.host_address = Some(*ip);
                 self.registry.claim_host(index, network, place);
+            }
+        }
+    }
+
+    fn check_dhcp(&mut self) {
+        for (network, facts) in self.networks.iter().zip(self.facts) {
+            if let Some(span) = facts.dhcp.as_ref().filter(|_| facts.sound) {
+                self.reporter.check(span, needs_gateway4("dhcp", network));
             }
         }
     }

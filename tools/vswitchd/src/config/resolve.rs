@@ -82,9 +82,9 @@ pub(super) struct Facts {
     pub subnets: PerFamily<Option<Range<usize>>>,
     pub gateways: PerFamily<Option<At<IpAddr>>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     /// Where it says that it has DHCP.
     pub dhcp: Option<Range<usize>>,
-    pub host_address: Option<At<Ipv4Addr>>,
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     pub sound: bool,
 }
@@ -100,8 +100,8 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             subnets,
             gateways,
             gateway_mac,
-            dhcp,
             host_address,
+            dhcp,
             routes_to,
             sound,
             span,
@@ -115,7 +115,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             continue;
         }
         networks.push(network);
-        facts.push(Facts { name, subnets, gateways, gateway_mac, dhcp, host_address, routes_to, sound });
+        facts.push(Facts { name, subnets, gateways, gateway_mac, host_address, dhcp, routes_to, sound });
     }
     (networks, facts)
 }
