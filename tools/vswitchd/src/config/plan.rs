@@ -12,7 +12,7 @@ use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network, Uplink};
 use super::problem::{Owner, Problem};
 use super::publish::{HostPorts, Publish, publishable};
-use super::registry::{Had, Ips, Registry, check_host, needs_gateway};
+use super::registry::{Had, Ips, Registry, check_host, needs_gateway, needs_gateway4};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 use super::{Context, Family};
@@ -41,8 +41,9 @@ impl Port {
 
     /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
+        let dhcp = network.dhcp && *self.raw.ips.get(Family::V4) == Ok(None);
         let made = interface(network, self.name, &self.ips, self.mac);
-        Interface { publish: self.publish, ..made }
+        Interface { publish: self.publish, dhcp, ..made }
     }
 }
 
@@ -74,6 +75,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
+        self.check_dhcp();
         self.asked_addresses();
         if let Some(previous) = context.previous {
             self.kept_addresses(previous);
@@ -153,6 +155,14 @@ impl<'p, 't> Plan<'p, 't> {
             };
             if self.reporter.check(span, needs_gateway("gateway_mac", network)).is_some() {
                 network.gateway_mac = Some(*mac);
+            }
+        }
+    }
+
+    fn check_dhcp(&mut self) {
+        for (network, facts) in self.networks.iter().zip(self.facts) {
+            if let Some(span) = facts.dhcp.as_ref().filter(|_| facts.sound) {
+                self.reporter.check(span, needs_gateway4("dhcp", network));
             }
         }
     }
@@ -351,6 +361,7 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         name,
         ip,
         ip6,
+        dhcp: false,
         mac,
         default_via: None,
         default_via6: None,

@@ -16,6 +16,7 @@ use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
 use switch::port::{NetworkId, PortId};
+use switch::punt::{Parcel, Punt};
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::tick::Tick;
@@ -24,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::dhcp::Dhcp;
 use super::keeper::{Keeper, Notice};
 use super::leases::Leases;
 use super::networks::Networks;
@@ -52,6 +54,8 @@ pub struct Control {
     pub(super) file: Config,
     pub(super) objects: Objects,
     pub(super) leases: Leases,
+    pub(super) dhcp: Dhcp,
+    pub(super) punt: Arc<Punt>,
     pub(super) networks: Networks,
     pub(super) ports: Ports,
     pub(super) containers: BTreeMap<String, ContainerRecord>,
@@ -237,6 +241,8 @@ pub struct Parts {
     pub listener: Arc<OwnedFd>,
     /// The listening socket on which the next daemon asks to take over.
     pub handover: OwnedFd,
+    /// The way of packets to and from workers.
+    pub punt: Arc<Punt>,
 }
 
 impl Control {
@@ -253,6 +259,7 @@ impl Control {
             snapshot,
             uplink,
             inherited,
+            punt,
             listener,
             handover,
         } = parts;
@@ -262,6 +269,8 @@ impl Control {
             file,
             objects,
             leases,
+            dhcp: Dhcp::default(),
+            punt,
             networks: Networks::default(),
             ports: Ports::default(),
             containers: BTreeMap::new(),
@@ -295,7 +304,11 @@ impl Control {
     }
 
     /// Works until told to end.
-    pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> ExitCode {
+    pub async fn run(
+        mut self,
+        mut calls: mpsc::Receiver<Call>,
+        mut asked: mpsc::Receiver<Box<Parcel>>,
+    ) -> ExitCode {
         let mailbox = Arc::clone(&self.mailbox);
         #[expect(
             deprecated,
@@ -314,6 +327,13 @@ impl Control {
             next_look = next_look.min(Instant::now() + pause);
             tokio::select! {
                 Some(call) = calls.recv() => self.answer(call),
+                Some(parcel) = asked.recv() => {
+                    self.serve_dhcp(parcel);
+                    while let Ok(parcel) = asked.try_recv() {
+                        self.serve_dhcp(parcel);
+                    }
+                    self.mailbox.wake();
+                }
                 notice = keeper.listen(), if self.handover.is_some() => match notice {
                     Notice::Reload => self.read_file(None),
                     Notice::Command { container, state, process } => {
@@ -411,7 +431,7 @@ impl Control {
         self.retry_waiting();
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
-            self.leases.save();
+            self.age_leases();
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
@@ -438,8 +458,13 @@ impl Control {
         if std::mem::take(&mut self.unpublished) {
             self.reconcile_published();
             self.generation += 1;
-            let new =
-                Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
+            let new = Arc::new(publish::snapshot(
+                self.generation,
+                &self.desired,
+                &self.networks,
+                &self.ports,
+                &self.leases.memory,
+            ));
             self.retired = Some(self.snapshot.swap(new));
             // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
             self.mailbox.wake();

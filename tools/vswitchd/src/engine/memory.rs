@@ -57,6 +57,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
                 name: name.clone(),
                 ip,
                 ip6,
+                dhcp: false,
                 mac,
                 default_via: None,
                 default_via6: None,

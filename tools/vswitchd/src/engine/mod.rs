@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod control;
 mod describe;
+mod dhcp;
 mod heir;
 mod hosts;
 mod keeper;
@@ -20,6 +21,7 @@ mod publish;
 mod published;
 mod reconcile;
 mod routing;
+mod services;
 mod settle;
 mod store;
 mod trace;
@@ -38,6 +40,7 @@ use arc_swap::ArcSwap;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
+use switch::punt::{Punt, SLOTS as PARCELS};
 use switch::snapshot::Snapshot;
 use switch::sys::caps;
 use switch::tick::Tick;
@@ -234,7 +237,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         config::Uplink::None => None,
     };
     let most = uplink.as_ref().map(Uplink::most);
-    let house = House::new(ports::MAX_PORTS, uplink);
+    let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(io::Error::from)?);
+    let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
     if let Some(fd) = house.watched() {
         io.watch(fd).map_err(io::Error::from)?;
     }
@@ -267,6 +271,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         let _ = ended.await; // a dropped sender ends it as well
     }));
 
+    let (dhcp, asked) = mpsc::channel(PARCELS);
+    tokio::spawn(services::serve(Arc::clone(&punt), dhcp));
+
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
         begin,
@@ -279,12 +286,13 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         snapshot,
         uplink: UplinkControl::new(uplink_settings, window, most),
         inherited,
+        punt,
         listener: kept,
         handover,
     };
     let mut control = Control::new(parts);
     control.adopt(adopted, known);
-    let code = control.run(called).await;
+    let code = control.run(called, asked).await;
 
     let _ = end.send(());
     let _ = served.await;

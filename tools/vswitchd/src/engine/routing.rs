@@ -148,7 +148,7 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
                 && config.daemon.uplink == Uplink::Sockets
                 && !record.config.internal,
             fib: fib(ours, config, networks, gateways, &links),
-            services: Services::default(),
+            services: Services { dns: false, dhcp: record.config.dhcp },
             neighbors: Arc::clone(&record.neighbors),
         });
     }
