@@ -304,8 +304,8 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
 
 fn names(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<String>> {
     let entries = section.texts_at("aliases").into_iter();
-    let checked = entries
-        .map(|At { value, span }| reporter.check(&span, alias(value)).map(|value| At { value, span }));
+    let checked =
+        entries.map(|At { value, span }| reporter.check(&span, alias(value)).map(|value| At { value, span }));
     checked.flatten().collect()
 }
 
