@@ -26,7 +26,7 @@ use crate::segment;
 use crate::vnet::VnetHdr;
 
 /// Slots of one worker.
-const SLOTS: usize = 256;
+pub const SLOTS: usize = 256;
 /// Bytes of the longest IP packet in a slot: one of Ethernet's usual size, and a little more.
 pub const MAX_PACKET: usize = 2048;
 /// The part of the free slots that one port may have queued.

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use vswitchd::api::rows::{
-    ContainerRow, DnsCounts, DropRow, FdbRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow,
-    Stats, Status,
+    ContainerRow, DnsCounts, DropRow, FdbRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow,
+    RouteRow, Stats, Status,
 };
 
 use crate::cli::{Filter, Show};
@@ -317,7 +317,33 @@ pub fn network(detail: &NetworkDetail) -> String {
         ];
         format!("\n{}", list(rows))
     });
-    format!("{head}\n{}{addresses}\n{counters}", ports(&detail.interfaces))
+    let leases =
+        if detail.leases.is_empty() { String::new() } else { format!("\n{}", leases(&detail.leases)) };
+    format!("{head}\n{}{leases}{addresses}\n{counters}", ports(&detail.interfaces))
+}
+
+fn leases(rows: &[LeaseRow]) -> String {
+    let columns = [
+        words("ADDRESS"),
+        words("MAC"),
+        words("CLIENT"),
+        words("CONTAINER"),
+        words("IFACE"),
+        number("LEFT"),
+        words("STATE"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.address.to_string(),
+            row.mac.to_string(),
+            row.client.clone(),
+            row.container.clone(),
+            row.iface.clone(),
+            row.left.to_string(),
+            row.state.to_string(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
 }
 
 /// `show containers`.

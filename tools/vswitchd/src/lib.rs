@@ -9,6 +9,7 @@
 pub mod api;
 pub mod channel;
 pub mod config;
+pub mod dhcp;
 pub mod engine;
 pub mod handover;
 pub mod ipam;

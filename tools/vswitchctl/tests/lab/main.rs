@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod addresses;
 mod basics;
 mod hostile;
 mod ipv6;

@@ -4,7 +4,7 @@
 
 mod leases;
 
-pub use leases::AddressStats;
+pub use leases::{AddressStats, DhcpStats, LeaseRow};
 
 use std::net::IpAddr;
 
@@ -377,6 +377,10 @@ pub struct NetworkDetail {
     pub fdb: FdbStats,
     /// Its addresses; `null`: it has no subnet.
     pub addresses: Option<AddressStats>,
+    /// What clients behind its interfaces hold.
+    pub leases: Vec<LeaseRow>,
+    /// What its DHCP service did; `null`: it has none.
+    pub dhcp: Option<DhcpStats>,
 }
 
 /// `/v1/containers`: one namespace we serve.

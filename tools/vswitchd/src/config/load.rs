@@ -43,6 +43,8 @@ pub(super) struct RawNetwork {
     pub subnets: PerFamily<Option<Range<usize>>>,
     pub gateways: PerFamily<Option<At<IpAddr>>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    /// Where it says that it has DHCP.
+    pub dhcp: Option<Range<usize>>,
     /// The names, or `None` within: all.
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     /// Whether addresses in it can be judged: its subnets and gateways are not wrong.
@@ -212,6 +214,8 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
     if let Some(internal) = section.flag("internal") {
         network.internal = internal.value;
     }
+    let dhcp = section.flag("dhcp").filter(|at| at.value).map(|at| at.span);
+    network.dhcp = dhcp.is_some();
     nat(section, uplink, reporter);
     RawNetwork {
         name,
@@ -219,6 +223,7 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
         subnets: PerFamily { v4: subnet.map(|at| at.span), v6: subnet6.map(|at| at.span) },
         gateways: PerFamily { v4: gateways.v4.unwrap_or_default(), v6: gateways.v6.unwrap_or_default() },
         gateway_mac: gateway_mac.unwrap_or_default(),
+        dhcp,
         routes_to: section.texts_or_all("routes_to"),
         sound,
         span: section.span.clone(),

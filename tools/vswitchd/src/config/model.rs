@@ -137,6 +137,8 @@ pub struct Network {
     pub internal: bool,
     /// The networks it may open connections to.
     pub routes_to: RoutesTo,
+    /// Interfaces that name no address get theirs by DHCP, and so does whoever else asks.
+    pub dhcp: bool,
     /// Seconds until an unused FDB entry is forgotten.
     pub ageing: u32,
     /// How many FDB entries.
@@ -161,10 +163,19 @@ impl Network {
             icc: true,
             internal: false,
             routes_to: RoutesTo::default(),
+            dhcp: false,
             ageing: 300,
             fdb_limit: 8192,
             spoof: Spoof::Claimed,
             storm: 10_000,
+        }
+    }
+
+    /// The first and last address that hosts of its subnet can have.
+    pub fn hosts(&self) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        match super::registry::hosts(&self.subnet?.into()) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Some((first, last)),
+            _ => None,
         }
     }
 
@@ -280,6 +291,8 @@ pub struct Interface {
     /// The same of IPv6.
     #[serde(serialize_with = "as_optional_text")]
     pub ip6: Option<Ipv6Net>,
+    /// The address is not set: whoever is behind the interface asks for it by DHCP, with the interface's MAC.
+    pub dhcp: bool,
     /// Unicast, and the only one of its kind in the network.
     #[serde(serialize_with = "as_text")]
     pub mac: MacAddr,

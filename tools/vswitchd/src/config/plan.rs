@@ -13,7 +13,7 @@ use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network, Uplink};
 use super::problem::{Owner, Problem};
 use super::publish::{HostPorts, Publish, publishable};
-use super::registry::{Had, Ips, Registry, check_host, needs_gateway};
+use super::registry::{Had, Ips, Registry, check_host, needs_gateway, needs_gateway4};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 use super::{Context, Family};
@@ -43,8 +43,9 @@ impl Port {
     /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
         let aliases = self.raw.aliases.into_iter().map(|at| at.value).collect();
+        let dhcp = network.dhcp && *self.raw.ips.get(Family::V4) == Ok(None);
         let made = interface(network, self.name, &self.ips, self.mac);
-        Interface { aliases, publish: self.publish, ..made }
+        Interface { aliases, publish: self.publish, dhcp, ..made }
     }
 }
 
@@ -76,6 +77,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
+        self.check_dhcp();
         self.asked_addresses();
         if let Some(previous) = context.previous {
             self.kept_addresses(previous);
@@ -156,6 +158,14 @@ impl<'p, 't> Plan<'p, 't> {
             };
             if self.reporter.check(span, needs_gateway("gateway_mac", network)).is_some() {
                 network.gateway_mac = Some(*mac);
+            }
+        }
+    }
+
+    fn check_dhcp(&mut self) {
+        for (network, facts) in self.networks.iter().zip(self.facts) {
+            if let Some(span) = facts.dhcp.as_ref().filter(|_| facts.sound) {
+                self.reporter.check(span, needs_gateway4("dhcp", network));
             }
         }
     }
@@ -370,6 +380,7 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         name,
         ip,
         ip6,
+        dhcp: false,
         mac,
         aliases: Vec::new(),
         default_via: None,

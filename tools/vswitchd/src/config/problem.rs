@@ -246,13 +246,24 @@ pub enum Problem {
         /// Its `gateway_mac`.
         mac: MacAddr,
     },
+    /// A gateway that is not ours, where ours is needed.
+    #[error(
+        "`ip` = \"{ip}\" makes this container the gateway of network `{network}`, whose `dhcp` is served by a gateway of the \
+         switch: leave one of them out"
+    )]
+    GatewayServes {
+        /// The gateway's address.
+        ip: IpAddr,
+        /// The network.
+        network: String,
+    },
     /// Something that only a gateway can do.
     #[error(
         "`{key}` needs a gateway, and {subnet}, the subnet of network `{network}`, has no address to spare for one: \
          take a shorter prefix length"
     )]
     NoGateway {
-        /// `gateway_mac`, `routes_to` or `via`.
+        /// `gateway_mac`, `dhcp`, `routes_to` or `via`.
         key: &'static str,
         /// The network.
         network: String,
@@ -530,6 +541,7 @@ impl Problem {
             | Self::AliasTaken { .. }
             | Self::MacOfGateway { .. }
             | Self::GatewayTwice { .. }
+            | Self::GatewayServes { .. }
             | Self::ZoneOverlap { .. }
             | Self::RouteToSubnet { .. }
             | Self::RouteTwice { .. }

@@ -134,6 +134,9 @@ impl Registry {
         if named.is_none() && network.reserved_of(family) == Some(ip) {
             return Err(Problem::Reserved { ip, network: network.name.clone() });
         }
+        if network.dhcp && family == Family::V4 && named == Some(ip) {
+            return Err(Problem::GatewayServes { ip, network: network.name.clone() });
+        }
         if let Some(mac) = network.gateway_mac.filter(|_| named == Some(ip)) {
             return Err(Problem::GatewayTwice { ip, network: network.name.clone(), mac });
         }
@@ -268,7 +271,7 @@ impl<'m> Had<'m> {
     /// Those of a network.
     pub fn of(memory: &'m Memory, network: &str) -> Self {
         let mut had: HashMap<_, Vec<_>> = HashMap::new();
-        for (ip, entry) in memory.of(network) {
+        for (ip, entry) in memory.of(network).filter(|(_, entry)| entry.lease.is_none()) {
             let of_owner = had.entry((entry.container.as_str(), entry.interface.as_str())).or_default();
             of_owner.push((entry.rank(), ip));
         }
@@ -349,6 +352,18 @@ pub(super) fn needs_gateway(key: &'static str, network: &Network) -> Result<(), 
         None => Problem::NoSubnet { key, family: Family::V4, network: network_name },
         Some(subnet) => Problem::NoGateway { key, network: network_name, subnet },
     })
+}
+
+/// The IPv4 gateway, which `key` is nothing without.
+pub(super) fn needs_gateway4(key: &'static str, network: &Network) -> Result<(), Problem> {
+    let name = || network.name.clone();
+    match network.subnet {
+        None => Err(Problem::NoSubnet { key, family: Family::V4, network: name() }),
+        Some(subnet) if network.reserved_address().is_none() => {
+            Err(Problem::NoGateway { key, network: name(), subnet: subnet.into() })
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 // Locally administered, unicast, and never one made from an address (those start 02:42). FNV-1a, 64 bit: short, and the

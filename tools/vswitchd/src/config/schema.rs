@@ -111,6 +111,7 @@ pub(super) static NETWORK: Schema = Schema {
         key("icc", Kind::Flag, "`icc = true`"),
         key("internal", Kind::Flag, "`internal = true`"),
         key("routes_to", Kind::TextsOrAll, "`routes_to = [\"red\"]`"),
+        key("dhcp", Kind::Flag, "`dhcp = true`"),
         key("ageing", Kind::Number, "`ageing = 300`"),
         key("fdb_limit", Kind::Number, "`fdb_limit = 8192`"),
         key("spoof", Kind::Text, "`spoof = \"claimed\"`"),
@@ -118,7 +119,6 @@ pub(super) static NETWORK: Schema = Schema {
         key("host_address", Kind::NotYet, "`host_address`"),
         key("vlan", Kind::NotYet, "`vlan`"),
         key("vni", Kind::NotYet, "`vni`"),
-        key("dhcp", Kind::NotYet, "`dhcp`"),
         key("transparent", Kind::NotYet, "`transparent`"),
     ],
     synonyms: &[

@@ -16,6 +16,7 @@ use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
 use switch::port::{NetworkId, PortId};
+use switch::punt::{Parcel, Punt};
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::tick::Tick;
@@ -24,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::dhcp::Dhcp;
 use super::keeper::{Keeper, Notice};
 use super::leases::Leases;
 use super::networks::Networks;
@@ -53,6 +55,8 @@ pub struct Control {
     pub(super) file: Config,
     pub(super) objects: Objects,
     pub(super) leases: Leases,
+    pub(super) dhcp: Dhcp,
+    pub(super) punt: Arc<Punt>,
     pub(super) networks: Networks,
     pub(super) ports: Ports,
     pub(super) containers: BTreeMap<String, ContainerRecord>,
@@ -241,6 +245,8 @@ pub struct Parts {
     pub handover: OwnedFd,
     /// What the name server knows.
     pub names: Arc<Shared>,
+    /// The way of packets to and from workers.
+    pub punt: Arc<Punt>,
 }
 
 impl Control {
@@ -258,6 +264,7 @@ impl Control {
             uplink,
             inherited,
             names,
+            punt,
             listener,
             handover,
         } = parts;
@@ -267,6 +274,8 @@ impl Control {
             file,
             objects,
             leases,
+            dhcp: Dhcp::default(),
+            punt,
             networks: Networks::default(),
             ports: Ports::default(),
             containers: BTreeMap::new(),
@@ -301,7 +310,11 @@ impl Control {
     }
 
     /// Works until told to end.
-    pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> ExitCode {
+    pub async fn run(
+        mut self,
+        mut calls: mpsc::Receiver<Call>,
+        mut asked: mpsc::Receiver<Box<Parcel>>,
+    ) -> ExitCode {
         let mailbox = Arc::clone(&self.mailbox);
         #[expect(
             deprecated,
@@ -320,6 +333,13 @@ impl Control {
             next_look = next_look.min(Instant::now() + pause);
             tokio::select! {
                 Some(call) = calls.recv() => self.answer(call),
+                Some(parcel) = asked.recv() => {
+                    self.serve_dhcp(parcel);
+                    while let Ok(parcel) = asked.try_recv() {
+                        self.serve_dhcp(parcel);
+                    }
+                    self.mailbox.wake();
+                }
                 notice = keeper.listen(), if self.handover.is_some() => match notice {
                     Notice::Reload => self.read_file(None),
                     Notice::Command { container, state, process } => {
@@ -417,7 +437,7 @@ impl Control {
         self.retry_waiting();
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
-            self.leases.save();
+            self.age_leases();
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
@@ -444,8 +464,13 @@ impl Control {
         if std::mem::take(&mut self.unpublished) {
             self.reconcile_published();
             self.generation += 1;
-            let new =
-                Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
+            let new = Arc::new(publish::snapshot(
+                self.generation,
+                &self.desired,
+                &self.networks,
+                &self.ports,
+                &self.leases.memory,
+            ));
             self.retired = Some(self.snapshot.swap(new));
             // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
             self.mailbox.wake();

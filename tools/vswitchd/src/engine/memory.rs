@@ -57,6 +57,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
                 name: name.clone(),
                 ip,
                 ip6,
+                dhcp: false,
                 mac,
                 aliases: Vec::new(),
                 default_via: None,

@@ -7,6 +7,7 @@ mod answers;
 mod changes;
 mod control;
 mod describe;
+mod dhcp;
 mod heir;
 mod hosts;
 mod keeper;
@@ -40,7 +41,7 @@ use arc_swap::ArcSwap;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
-use switch::punt::Punt;
+use switch::punt::{Punt, SLOTS as PARCELS};
 use switch::snapshot::Snapshot;
 use switch::sys::caps;
 use switch::tick::Tick;
@@ -274,7 +275,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     }));
 
     let names = Arc::new(Shared::new(Resolvers::new(resolvers::PATH)));
-    tokio::spawn(services::serve(punt, Arc::clone(&mailbox), Arc::clone(&names)));
+    let (dhcp, asked) = mpsc::channel(PARCELS);
+    let task = services::serve(Arc::clone(&punt), Arc::clone(&mailbox), Arc::clone(&names), dhcp);
+    tokio::spawn(task);
 
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
@@ -289,12 +292,13 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         uplink: UplinkControl::new(uplink_settings, window, most),
         inherited,
         names,
+        punt,
         listener: kept,
         handover,
     };
     let mut control = Control::new(parts);
     control.adopt(adopted, known);
-    let code = control.run(called).await;
+    let code = control.run(called, asked).await;
 
     let _ = end.send(());
     let _ = served.await;

@@ -9,7 +9,7 @@ use switch::mailbox::Command;
 use switch::port::{NetworkId, PortId};
 
 use super::control::{Bare, ContainerRecord, Control, Outcome};
-use super::ports::{PortRecord, State, spec};
+use super::ports::{self, PortRecord, State, spec};
 use crate::config::{Container, Interface};
 use crate::handover::Known;
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};
@@ -121,19 +121,21 @@ impl Control {
         let Some((want, network, mac)) = self.wanted_interface(&container.name, &interface.name) else {
             return;
         };
+        let reserved = ports::reserved(interface);
         let existing = self
             .ports
             .all()
             .find(|(_, port)| port.container() == container.name && port.ifname() == interface.name)
             .map(|(id, _)| id);
         let Some(id) = existing else {
-            match self.ports.insert(PortRecord::attaching(want, network, mac)) {
+            match self.ports.insert(PortRecord { reserved, ..PortRecord::attaching(want, network, mac) }) {
                 Ok(port) => self.attach(port),
                 Err(_) => tracing::error!(container = container.name, "no switch port is left"),
             }
             return;
         };
         let Some(port) = self.ports.get_mut(id) else { return };
+        port.reserved = reserved;
         if !port.is_wanted() || (port.spec == want && port.network == network) {
             return; // leaving: made anew when the old one is gone; or nothing changed
         }

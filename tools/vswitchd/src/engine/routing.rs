@@ -146,7 +146,7 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
             uplink: leaves(config, &record.config),
             loopback: config.daemon.host_loopback && leaves(config, &record.config),
             fib: fib(ours, config, networks, gateways, &links),
-            services: Services { dns: true, dhcp: false },
+            services: Services { dns: true, dhcp: record.config.dhcp },
             neighbors: Arc::clone(&record.neighbors),
         });
     }

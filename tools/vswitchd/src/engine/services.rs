@@ -1,25 +1,31 @@
-//! The task between the workers and what gateways offer beside routing: names.
+//! The task between the workers and what gateways offer beside routing: names and addresses.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use switch::mailbox::{Mailbox, silence};
-use switch::punt::{Punt, Service};
+use switch::punt::{Parcel, Punt, Service};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 
 use crate::names::server::{Server, Shared};
 
 /// Packets that are looked at in one go, before anything else has its turn.
 const TURN: usize = 64;
 
-/// Serves until the task is dropped.
-pub async fn serve(punt: Arc<Punt>, mailbox: Arc<Mailbox>, names: Arc<Shared>) {
+/// Serves until the task is dropped. What asks for addresses goes to `dhcp`, who has the tables.
+pub async fn serve(
+    punt: Arc<Punt>,
+    mailbox: Arc<Mailbox>,
+    names: Arc<Shared>,
+    dhcp: mpsc::Sender<Box<Parcel>>,
+) {
     #[expect(
         deprecated,
         reason = "its heir is unsafe; this descriptor is borrowed from the queues, which live as long"
     )]
     let Ok(wake) = AsyncFd::new(punt.wake()) else {
-        tracing::error!("no names: the queue from the workers cannot be watched");
+        tracing::error!("no names, and no addresses by DHCP: the queue from the workers cannot be watched");
         return;
     };
     let mut names = Server::new(names, Arc::clone(&punt));
@@ -47,7 +53,12 @@ pub async fn serve(punt: Arc<Punt>, mailbox: Arc<Mailbox>, names: Arc<Shared>) {
             };
             match parcel.service {
                 Service::Dns => names.packet(parcel, now),
-                Service::Dhcp => punt.give_back(parcel),
+                // There is room for every slot there is, as long as somebody listens.
+                Service::Dhcp => {
+                    if let Err(error) = dhcp.try_send(parcel) {
+                        punt.give_back(error.into_inner());
+                    }
+                }
             }
         }
         names.due(now);

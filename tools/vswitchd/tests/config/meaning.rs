@@ -345,7 +345,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
         containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
     let network = |name: &str, subnet: Value, spoof: &str| {
         json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "mtu": 1500,
-                "icc": true, "internal": false, "routes_to": [], "ageing": 300,
+                "icc": true, "internal": false, "routes_to": [], "dhcp": false, "ageing": 300,
                 "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
     };
     assert_eq!(
@@ -356,7 +356,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
             "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
             "containers": [{
                 "name": "a", "netns": "a", "create": false, "command": [], "egress": [],
-                "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24", "ip6": null,
+                "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24", "ip6": null, "dhcp": false,
                                  "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1",
                                  "default_via6": null, "publish": [] }],
             }],
