@@ -6,6 +6,7 @@ mod harness;
 
 mod addresses;
 mod basics;
+mod host_leg;
 mod hostile;
 mod ipv6;
 mod names;

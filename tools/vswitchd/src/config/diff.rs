@@ -122,6 +122,7 @@ fields! {
         Gateway = gateway,
         Gateway6 = gateway6,
         GatewayMac = gateway_mac,
+        HostAddress = host_address,
         Mtu = mtu,
         Icc = icc,
         Internal = internal,

@@ -13,6 +13,7 @@ mod diff;
 mod edit;
 mod egress;
 mod family;
+mod host;
 mod load;
 mod model;
 mod netns;
@@ -39,6 +40,7 @@ pub use diff::{
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
 pub use egress::Egress;
 pub use family::Family;
+pub use host::{HOST, LEG};
 pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};

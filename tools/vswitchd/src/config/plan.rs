@@ -13,7 +13,7 @@ use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network, Uplink};
 use super::problem::{Owner, Problem};
 use super::publish::{HostPorts, Publish, publishable};
-use super::registry::{Had, Ips, Registry, check_host, needs_gateway, needs_gateway4};
+use super::registry::{Had, Ips, Registry, check_host, check_host_address, needs_gateway, needs_gateway4};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 use super::{Context, Family};
@@ -77,6 +77,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
+        self.set_host_addresses();
         self.check_dhcp();
         self.asked_addresses();
         if let Some(previous) = context.previous {
@@ -158,6 +159,20 @@ impl<'p, 't> Plan<'p, 't> {
             };
             if self.reporter.check(span, needs_gateway("gateway_mac", network)).is_some() {
                 network.gateway_mac = Some(*mac);
+            }
+        }
+    }
+
+    // Before any container asks: the file's message is then about the container.
+    fn set_host_addresses(&mut self) {
+        for (index, (network, facts)) in self.networks.iter_mut().zip(self.facts).enumerate() {
+            let Some(At { value: ip, span }) = facts.host_address.as_ref().filter(|_| facts.sound) else {
+                continue;
+            };
+            let place = self.reporter.source.place(span);
+            if self.reporter.check(span, check_host_address(network, *ip)).is_some() {
+                network.host_address = Some(*ip);
+                self.registry.claim_host(index, network, place);
             }
         }
     }

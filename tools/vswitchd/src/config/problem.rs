@@ -187,6 +187,17 @@ pub enum Problem {
         /// The network.
         network: String,
     },
+    /// The host is not the gateway.
+    #[error(
+        "`host_address` = \"{ip}\" is the gateway of network `{network}`, which answers there: take another, \
+         or give the network another `gateway`"
+    )]
+    HostIsGateway {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+    },
     /// Two interfaces of one address.
     #[error("`{}` = \"{ip}\" is taken in network `{network}` by {owner}", Family::of(*ip).ip_key())]
     AddressTaken {

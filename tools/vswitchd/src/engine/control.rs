@@ -243,10 +243,10 @@ pub struct Parts {
     pub listener: Arc<OwnedFd>,
     /// The listening socket on which the next daemon asks to take over.
     pub handover: OwnedFd,
-    /// What the name server knows.
-    pub names: Arc<Shared>,
     /// The way of packets to and from workers.
     pub punt: Arc<Punt>,
+    /// What the name server knows.
+    pub names: Arc<Shared>,
 }
 
 impl Control {
@@ -263,8 +263,8 @@ impl Control {
             snapshot,
             uplink,
             inherited,
-            names,
             punt,
+            names,
             listener,
             handover,
         } = parts;

@@ -276,8 +276,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
 
     let names = Arc::new(Shared::new(Resolvers::new(resolvers::PATH)));
     let (dhcp, asked) = mpsc::channel(PARCELS);
-    let task = services::serve(Arc::clone(&punt), Arc::clone(&mailbox), Arc::clone(&names), dhcp);
-    tokio::spawn(task);
+    tokio::spawn(services::serve(Arc::clone(&punt), Arc::clone(&mailbox), Arc::clone(&names), dhcp));
 
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
@@ -291,8 +290,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         snapshot,
         uplink: UplinkControl::new(uplink_settings, window, most),
         inherited,
-        names,
         punt,
+        names,
         listener: kept,
         handover,
     };

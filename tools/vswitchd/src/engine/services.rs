@@ -13,7 +13,7 @@ use crate::names::server::{Server, Shared};
 /// Packets that are looked at in one go, before anything else has its turn.
 const TURN: usize = 64;
 
-/// Serves until the task is dropped. What asks for addresses goes to `dhcp`, who has the tables.
+/// Serves until the task is dropped. Names are answered here; what asks for addresses goes to `dhcp`, who has the tables.
 pub async fn serve(
     punt: Arc<Punt>,
     mailbox: Arc<Mailbox>,
@@ -25,7 +25,7 @@ pub async fn serve(
         reason = "its heir is unsafe; this descriptor is borrowed from the queues, which live as long"
     )]
     let Ok(wake) = AsyncFd::new(punt.wake()) else {
-        tracing::error!("no names, and no addresses by DHCP: the queue from the workers cannot be watched");
+        tracing::error!("no names and no addresses by DHCP: the queue from the workers cannot be watched");
         return;
     };
     let mut names = Server::new(names, Arc::clone(&punt));
