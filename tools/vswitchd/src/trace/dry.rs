@@ -25,7 +25,7 @@ use switch::snapshot::Snapshot;
 use switch::stats::Counter;
 use switch::table::TableError;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Verdict};
+use switch::verdict::{Hop, Task, Unreachable, Verdict};
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 
@@ -204,6 +204,9 @@ impl Policy for Dry {
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
         match task {
+            Task::Uplink if !here.snapshot.tables.may_open(packet.meta.port, packet) => {
+                self.router.unreachable(Unreachable::Egress, frame, packet, here, desk)
+            }
             // Sockets of the host are beyond what can be tried without being done.
             Task::Uplink if header_verifies(desk.bytes(frame), &packet.meta) => Ok(Fate::Local),
             Task::Uplink => Err(DropReason::BadChecksum),
