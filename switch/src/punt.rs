@@ -26,7 +26,7 @@ use crate::segment;
 use crate::vnet::VnetHdr;
 
 /// Slots of one worker.
-const SLOTS: usize = 256;
+pub const SLOTS: usize = 256;
 /// Bytes of the longest IP packet in a slot: one of Ethernet's usual size, and a little more.
 pub const MAX_PACKET: usize = 2048;
 /// The part of the free slots that one port may have queued.
@@ -282,6 +282,11 @@ impl Punt {
         }
         // The same.
         let _ = self.down.push(parcel);
+    }
+
+    /// Whether packets wait for the worker to send them.
+    pub fn has_sent(&self) -> bool {
+        !self.down.is_empty()
     }
 
     /// Readable when there may be a packet for the control plane.

@@ -87,9 +87,9 @@ pub fn network(client: &Client, as_json: bool, change: Network) -> Result<String
 }
 
 fn create_body(create: Create) -> NetworkCreate {
-    let Create { name, subnet, subnet6, mtu, icc, internal, ageing, fdb_limit, spoof, storm } = create;
-    let internal = internal.then_some(true);
-    NetworkCreate { name, subnet, subnet6, mtu, icc, internal, ageing, fdb_limit, spoof, storm }
+    let Create { name, subnet, subnet6, mtu, icc, internal, dhcp, ageing, fdb_limit, spoof, storm } = create;
+    let (internal, dhcp) = (internal.then_some(true), dhcp.then_some(true));
+    NetworkCreate { name, subnet, subnet6, mtu, icc, internal, dhcp, ageing, fdb_limit, spoof, storm }
 }
 
 fn connect_body(connect: Connect) -> api::Connect {

@@ -245,6 +245,9 @@ pub struct Create {
     /// No uplink, no other network
     #[arg(long)]
     pub internal: bool,
+    /// Interfaces get their addresses by DHCP.
+    #[arg(long)]
+    pub dhcp: bool,
     /// Seconds after which a silent FDB entry is forgotten
     #[arg(long, value_name = "SECONDS")]
     pub ageing: Option<u64>,

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use vswitchd::api::rows::{
-    ContainerRow, DropRow, FdbRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow, Stats, Status,
+    ContainerRow, DnsCounts, DropRow, FdbRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow,
+    RouteRow, Stats, Status,
 };
 
 use crate::cli::{Filter, Show};
@@ -316,7 +317,33 @@ pub fn network(detail: &NetworkDetail) -> String {
         ];
         format!("\n{}", list(rows))
     });
-    format!("{head}\n{}{addresses}\n{counters}", ports(&detail.interfaces))
+    let leases =
+        if detail.leases.is_empty() { String::new() } else { format!("\n{}", leases(&detail.leases)) };
+    format!("{head}\n{}{leases}{addresses}\n{counters}", ports(&detail.interfaces))
+}
+
+fn leases(rows: &[LeaseRow]) -> String {
+    let columns = [
+        words("ADDRESS"),
+        words("MAC"),
+        words("CLIENT"),
+        words("CONTAINER"),
+        words("IFACE"),
+        number("LEFT"),
+        words("STATE"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.address.to_string(),
+            row.mac.to_string(),
+            row.client.clone(),
+            row.container.clone(),
+            row.iface.clone(),
+            row.left.to_string(),
+            row.state.to_string(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
 }
 
 /// `show containers`.
@@ -446,10 +473,28 @@ fn workers(stats: &Stats) -> String {
     Table::new(columns, cells).to_string()
 }
 
+/// What the name server did, on one line.
+fn names(counts: &DnsCounts) -> String {
+    format!(
+        "{} asked by UDP, {} by TCP: {} answered, {} forwarded ({} failed), {} refused, {} without a resolver, \
+         {} over quota, {} malformed",
+        counts.udp,
+        counts.tcp,
+        counts.answered,
+        counts.forwarded,
+        counts.failed,
+        counts.refused,
+        counts.no_resolver,
+        counts.over_quota,
+        counts.malformed
+    )
+}
+
 /// `show status`.
 pub fn status(status: &Status) -> String {
     let ports = &status.ports;
     let limits = &status.limits;
+    let dns = &status.dns;
     list([
         ("version", status.version.clone()),
         ("pid", status.pid.to_string()),
@@ -473,6 +518,8 @@ pub fn status(status: &Status) -> String {
             ),
         ),
         ("uplink", nat::uplink(&status.uplink)),
+        ("resolvers", if dns.resolvers.is_empty() { "none".into() } else { dns.resolvers.join(" ") }),
+        ("names", names(&dns.counts)),
         (
             "limits",
             format!(

@@ -9,12 +9,14 @@
 pub mod api;
 pub mod channel;
 pub mod config;
+pub mod dhcp;
 pub mod engine;
 pub mod handover;
 pub mod ipam;
 pub mod keeper;
 pub mod listing;
 pub mod logging;
+pub mod names;
 pub mod policy;
 pub mod trace;
 pub mod uplink;

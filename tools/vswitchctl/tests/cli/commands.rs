@@ -54,7 +54,7 @@ fn changes_ask_for_what_they_say() {
             Request::FdbFlush(FdbFlush { network: Some(blue()), ..FdbFlush::default() }),
         ),
         (
-            "network create green --subnet 10.3.0.0/24 --mtu 9000 --icc false --internal --spoof strict --storm 0",
+            "network create green --subnet 10.3.0.0/24 --mtu 9000 --icc false --internal --dhcp --spoof strict --storm 0",
             "green\n",
             Request::NetworkCreate(NetworkCreate {
                 name: "green".into(),
@@ -62,6 +62,7 @@ fn changes_ask_for_what_they_say() {
                 mtu: Some(9000),
                 icc: Some(false),
                 internal: Some(true),
+                dhcp: Some(true),
                 spoof: Some(Spoof::Strict),
                 storm: Some(0),
                 ..NetworkCreate::default()

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
+use switch::mac::MacAddr;
 use tokio::sync::mpsc;
 use vswitchd::api::rows::*;
 use vswitchd::api::{Answer, ApiError, ApiErrorKind, Call, Reply, Request, server};
+use vswitchd::ipam::lease::LeaseState;
 use vswitchd::wire::Target;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -291,6 +293,7 @@ fn status() -> Status {
         generation: 4,
         ports: PortCounts { up: 2, down: 0, waiting: 1, failed: 0 },
         offloads: OffloadStatus { taken: vec!["csum".into(), "tso4".into()], gso_writes: true },
+        dns: DnsStatus::default(),
         limits: LimitStatus { ports: 4096, networks: 1024, fdb: 65536, open_files: 65536 },
         uplink: UplinkStatus {
             kind: "sockets".into(),
@@ -333,6 +336,16 @@ pub fn answer(request: &Request) -> Reply {
             interfaces: vec![port(Some(3), "web")],
             fdb: FdbStats { current: 2, max: 8192, r#static: 1, learned: 9, moved: 1, ..FdbStats::default() },
             addresses: Some(AddressStats { room: 253, used: 2, free: 251, resting: 4 }),
+            leases: vec![LeaseRow {
+                address: "10.1.0.254".parse().unwrap(),
+                mac: MacAddr([2, 0, 0, 0, 0, 7]),
+                client: "01020000000007".into(),
+                container: "web".into(),
+                iface: "eth0".into(),
+                left: 3599,
+                state: LeaseState::Bound,
+            }],
+            dhcp: Some(DhcpStats::default()),
         }),
         Request::Network { name } | Request::NetworkRemove { name } if name != "blue" => {
             return Err(ApiError::new(ApiErrorKind::NotFound, format!("no network {name}")));

@@ -71,6 +71,9 @@ origin  file
 PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 STATE  MTU IO  GSO  RX-FRAMES RX-BYTES TX-FRAMES TX-BYTES DROPS REASON
    3 blue    web       eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 up    1500 tap full        12     3456         7      890     1 -
 
+ADDRESS    MAC               CLIENT         CONTAINER IFACE LEFT STATE
+10.1.0.254 02:00:00:00:00:07 01020000000007 web       eth0  3599 bound
+
 addresses used/room  2/253
 free                 251
 of them resting      4

@@ -225,6 +225,9 @@ pub struct NetworkCreate {
     pub icc: Option<bool>,
     /// No uplink, no other network.
     pub internal: Option<bool>,
+    /// Addresses by DHCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp: Option<bool>,
     /// Seconds after which a silent FDB entry is forgotten.
     pub ageing: Option<u64>,
     /// Most FDB entries.

@@ -4,13 +4,17 @@
 
 mod leases;
 
-pub use leases::AddressStats;
+pub use leases::{AddressStats, DhcpStats, LeaseRow};
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use switch::mac::MacAddr;
+
+mod dns;
+
+pub use dns::{DnsCounts, DnsStatus};
 
 /// A closed set of lower-case words: the same in JSON, in tables and on the command line.
 macro_rules! words {
@@ -373,6 +377,10 @@ pub struct NetworkDetail {
     pub fdb: FdbStats,
     /// Its addresses; `null`: it has no subnet.
     pub addresses: Option<AddressStats>,
+    /// What clients behind its interfaces hold.
+    pub leases: Vec<LeaseRow>,
+    /// What its DHCP service did; `null`: it has none.
+    pub dhcp: Option<DhcpStats>,
 }
 
 /// `/v1/containers`: one namespace we serve.
@@ -565,6 +573,9 @@ pub struct Status {
     pub generation: u64,
     /// Ports by state.
     pub ports: PortCounts,
+    /// The name server.
+    #[serde(default)]
+    pub dns: DnsStatus,
     /// What the probe of TAP offloads found.
     pub offloads: OffloadStatus,
     /// Limits in force.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
 use super::plan::{in_network, interface};
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
-use super::registry::{Ips, Registry};
+use super::registry::{Ips, Registry, needs_gateway4};
 use super::resolve::{default_routes, unknown_network, way_out};
 use super::routing::AddressPlan;
 use super::value::{self, Number};
@@ -28,6 +28,8 @@ pub struct NetworkOptions {
     pub mtu: Option<i64>,
     /// Containers may talk to each other.
     pub icc: Option<bool>,
+    /// Addresses by DHCP.
+    pub dhcp: Option<bool>,
     /// Seconds.
     pub ageing: Option<i64>,
     /// Entries.
@@ -84,10 +86,14 @@ impl Network {
             problems.extend(value6::mtu6(network.mtu).err());
         }
         take(&mut problems, &mut network.icc, options.icc.map(Ok));
+        take(&mut problems, &mut network.dhcp, options.dhcp.map(Ok));
         take(&mut problems, &mut network.ageing, within(&value::AGEING, options.ageing));
         take(&mut problems, &mut network.fdb_limit, within(&value::FDB_LIMIT, options.fdb_limit));
         take(&mut problems, &mut network.spoof, options.spoof.as_deref().map(value::spoof));
         take(&mut problems, &mut network.storm, within(&value::STORM, options.storm));
+        if problems.is_empty() && network.dhcp {
+            problems.extend(needs_gateway4("dhcp", &network).err());
+        }
         if problems.is_empty() { Ok(network) } else { Err(problems) }
     }
 }
@@ -327,7 +333,8 @@ impl Config {
             }
             None => registry.default_mac(index, network, &ips, owner),
         };
-        Ok(interface(network, name, &ips, mac))
+        let dhcp = network.dhcp && options.ip.is_none();
+        Ok(Interface { dhcp, ..interface(network, name, &ips, mac) })
     }
 }
 

@@ -129,6 +129,8 @@ pub struct Network {
     /// The MAC address of our gateway, when the file names one; see [`Network::reserved_macs`]. Unicast.
     #[serde(serialize_with = "as_optional_text")]
     pub gateway_mac: Option<MacAddr>,
+    /// The host's own address in it, where it has one: see [`Network::host_leg`].
+    pub host_address: Option<Ipv4Addr>,
     /// Bytes of an IP packet, 68 to 65521.
     pub mtu: u16,
     /// Whether containers of this network may talk to each other.
@@ -137,6 +139,8 @@ pub struct Network {
     pub internal: bool,
     /// The networks it may open connections to.
     pub routes_to: RoutesTo,
+    /// Interfaces that name no address get theirs by DHCP, and so does whoever else asks.
+    pub dhcp: bool,
     /// Seconds until an unused FDB entry is forgotten.
     pub ageing: u32,
     /// How many FDB entries.
@@ -157,14 +161,24 @@ impl Network {
             gateway: None,
             gateway6: None,
             gateway_mac: None,
+            host_address: None,
             mtu: 1500,
             icc: true,
             internal: false,
             routes_to: RoutesTo::default(),
+            dhcp: false,
             ageing: 300,
             fdb_limit: 8192,
             spoof: Spoof::Claimed,
             storm: 10_000,
+        }
+    }
+
+    /// The first and last address that hosts of its subnet can have.
+    pub fn hosts(&self) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        match super::registry::hosts(&self.subnet?.into()) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Some((first, last)),
+            _ => None,
         }
     }
 
@@ -280,9 +294,14 @@ pub struct Interface {
     /// The same of IPv6.
     #[serde(serialize_with = "as_optional_text")]
     pub ip6: Option<Ipv6Net>,
+    /// The address is not set: whoever is behind the interface asks for it by DHCP, with the interface's MAC.
+    pub dhcp: bool,
     /// Unicast, and the only one of its kind in the network.
     #[serde(serialize_with = "as_text")]
     pub mac: MacAddr,
+    /// What it is called in the network beside its container's name; each once there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Where the container's default route points, on at most one of its interfaces.
     pub default_via: Option<Ipv4Addr>,
     /// The same for IPv6; the interface need not be the same one.

@@ -187,11 +187,34 @@ pub enum Problem {
         /// The network.
         network: String,
     },
+    /// The host is not the gateway.
+    #[error(
+        "`host_address` = \"{ip}\" is the gateway of network `{network}`, which answers there: take another, \
+         or give the network another `gateway`"
+    )]
+    HostIsGateway {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+    },
     /// Two interfaces of one address.
     #[error("`{}` = \"{ip}\" is taken in network `{network}` by {owner}", Family::of(*ip).ip_key())]
     AddressTaken {
         /// The address.
         ip: IpAddr,
+        /// The network.
+        network: String,
+        /// Who has it.
+        owner: Owner,
+    },
+    /// Two containers of one name.
+    #[error(
+        "`aliases` has \"{name}\", which is a name of {owner} in network `{network}` already: take another"
+    )]
+    AliasTaken {
+        /// The name.
+        name: String,
         /// The network.
         network: String,
         /// Who has it.
@@ -234,13 +257,24 @@ pub enum Problem {
         /// Its `gateway_mac`.
         mac: MacAddr,
     },
+    /// A gateway that is not ours, where ours is needed.
+    #[error(
+        "`ip` = \"{ip}\" makes this container the gateway of network `{network}`, whose `dhcp` is served by a gateway of the \
+         switch: leave one of them out"
+    )]
+    GatewayServes {
+        /// The gateway's address.
+        ip: IpAddr,
+        /// The network.
+        network: String,
+    },
     /// Something that only a gateway can do.
     #[error(
         "`{key}` needs a gateway, and {subnet}, the subnet of network `{network}`, has no address to spare for one: \
          take a shorter prefix length"
     )]
     NoGateway {
-        /// `gateway_mac`, `routes_to` or `via`.
+        /// `gateway_mac`, `dhcp`, `routes_to` or `via`.
         key: &'static str,
         /// The network.
         network: String,
@@ -515,8 +549,10 @@ impl Problem {
             | Self::InterfaceTaken { .. }
             | Self::AddressTaken { .. }
             | Self::MacTaken { .. }
+            | Self::AliasTaken { .. }
             | Self::MacOfGateway { .. }
             | Self::GatewayTwice { .. }
+            | Self::GatewayServes { .. }
             | Self::ZoneOverlap { .. }
             | Self::RouteToSubnet { .. }
             | Self::RouteTwice { .. }

@@ -55,10 +55,8 @@ impl Control {
             iface: port.ifname().into(),
             mac: port.mac,
             addresses: port
-                .spec
-                .addresses
-                .iter()
-                .filter_map(|(address, prefix)| ipnet::IpNet::new(*address, *prefix).ok())
+                .addresses()
+                .filter_map(|(address, prefix)| ipnet::IpNet::new(address, prefix).ok())
                 .collect(),
             state,
             reason,
@@ -126,6 +124,8 @@ impl Control {
                 refused: stats.refused,
             },
             addresses: self.address_stats(&record.config),
+            leases: self.lease_rows(&record.config),
+            dhcp: record.config.dhcp.then(|| self.dhcp.stats(&record.config.name)),
         }
     }
 
@@ -268,6 +268,7 @@ impl Control {
             config: self.begin.config_name.clone(),
             generation: self.generation,
             ports: self.port_counts(),
+            dns: self.dns_status(),
             offloads: OffloadStatus { taken: offload_names(offloads), gso_writes },
             limits: LimitStatus {
                 ports: MAX_PORTS as u64,

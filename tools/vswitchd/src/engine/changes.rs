@@ -178,7 +178,8 @@ impl Control {
         };
         let kept = Connect {
             interface: Some(made.name.clone()),
-            ip: made.ip.map(|ip| ip.addr()),
+            // What comes by DHCP is remembered elsewhere: kept here it would be named from then on.
+            ip: made.ip.filter(|_| !made.dhcp).map(|ip| ip.addr()),
             ip6: made.ip6.map(|ip| ip.addr()),
             mac: Some(made.mac),
             ..interface
@@ -402,6 +403,7 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
         subnet6: create.subnet6.map(|subnet| subnet.to_string()),
         mtu: create.mtu.map(i64::from),
         icc: create.icc,
+        dhcp: create.dhcp,
         ageing: create.ageing.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
         fdb_limit: create.fdb_limit.map(i64::from),
         spoof: create.spoof.map(|spoof| spoof.to_string()),

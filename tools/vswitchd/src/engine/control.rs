@@ -16,6 +16,7 @@ use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
 use switch::port::{NetworkId, PortId};
+use switch::punt::{Parcel, Punt};
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::tick::Tick;
@@ -24,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::dhcp::Dhcp;
 use super::keeper::{Keeper, Notice};
 use super::leases::Leases;
 use super::networks::Networks;
@@ -36,6 +38,7 @@ use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Publishing, Reply};
 use crate::channel::AsyncChannel;
 use crate::config::Config;
+use crate::names::server::Shared;
 use crate::wire::{AttachInfo, AttachSpec, Begin, Listen, NetnsRef, Refusal, Running, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
@@ -52,6 +55,8 @@ pub struct Control {
     pub(super) file: Config,
     pub(super) objects: Objects,
     pub(super) leases: Leases,
+    pub(super) dhcp: Dhcp,
+    pub(super) punt: Arc<Punt>,
     pub(super) networks: Networks,
     pub(super) ports: Ports,
     pub(super) containers: BTreeMap<String, ContainerRecord>,
@@ -60,6 +65,7 @@ pub struct Control {
     pub(super) counters: Arc<Counters>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
+    pub(super) names: Arc<Shared>,
     pub(super) published: PublishedPorts,
     pub(super) generation: u64,
     pub(super) hosts: Hosts,
@@ -237,6 +243,10 @@ pub struct Parts {
     pub listener: Arc<OwnedFd>,
     /// The listening socket on which the next daemon asks to take over.
     pub handover: OwnedFd,
+    /// The way of packets to and from workers.
+    pub punt: Arc<Punt>,
+    /// What the name server knows.
+    pub names: Arc<Shared>,
 }
 
 impl Control {
@@ -253,6 +263,8 @@ impl Control {
             snapshot,
             uplink,
             inherited,
+            punt,
+            names,
             listener,
             handover,
         } = parts;
@@ -262,6 +274,8 @@ impl Control {
             file,
             objects,
             leases,
+            dhcp: Dhcp::default(),
+            punt,
             networks: Networks::default(),
             ports: Ports::default(),
             containers: BTreeMap::new(),
@@ -271,6 +285,7 @@ impl Control {
             snapshot,
             uplink,
             published: PublishedPorts::new(inherited),
+            names,
             generation: 0,
             hosts,
             jobs: JoinSet::new(),
@@ -295,7 +310,11 @@ impl Control {
     }
 
     /// Works until told to end.
-    pub async fn run(mut self, mut calls: mpsc::Receiver<Call>) -> ExitCode {
+    pub async fn run(
+        mut self,
+        mut calls: mpsc::Receiver<Call>,
+        mut asked: mpsc::Receiver<Box<Parcel>>,
+    ) -> ExitCode {
         let mailbox = Arc::clone(&self.mailbox);
         #[expect(
             deprecated,
@@ -314,6 +333,13 @@ impl Control {
             next_look = next_look.min(Instant::now() + pause);
             tokio::select! {
                 Some(call) = calls.recv() => self.answer(call),
+                Some(parcel) = asked.recv() => {
+                    self.serve_dhcp(parcel);
+                    while let Ok(parcel) = asked.try_recv() {
+                        self.serve_dhcp(parcel);
+                    }
+                    self.mailbox.wake();
+                }
                 notice = keeper.listen(), if self.handover.is_some() => match notice {
                     Notice::Reload => self.read_file(None),
                     Notice::Command { container, state, process } => {
@@ -411,7 +437,7 @@ impl Control {
         self.retry_waiting();
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
-            self.leases.save();
+            self.age_leases();
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
@@ -438,8 +464,13 @@ impl Control {
         if std::mem::take(&mut self.unpublished) {
             self.reconcile_published();
             self.generation += 1;
-            let new =
-                Arc::new(publish::snapshot(self.generation, &self.desired, &self.networks, &self.ports));
+            let new = Arc::new(publish::snapshot(
+                self.generation,
+                &self.desired,
+                &self.networks,
+                &self.ports,
+                &self.leases.memory,
+            ));
             self.retired = Some(self.snapshot.swap(new));
             // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
             self.mailbox.wake();
@@ -448,6 +479,7 @@ impl Control {
                     record.fdb.flush(Flush::PortGone(port));
                 }
             }
+            self.publish_names();
             // What is up and where containers are concerns the uplink too.
             self.configure_uplink();
         }

@@ -49,6 +49,7 @@ impl Control {
                 return;
             }
         };
+        self.leases.save(); // the heir reads it
         match self.will(listener.get_ref()) {
             Ok(will) => {
                 self.handing_over = true;

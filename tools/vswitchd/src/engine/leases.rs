@@ -46,6 +46,11 @@ impl Leases {
         self.save();
     }
 
+    /// Something changed that has to be written down, within a second.
+    pub fn changed(&mut self, changed: bool) {
+        self.unsaved |= changed;
+    }
+
     /// Writes what is not written yet. A full disk undoes nothing: it is said once, and tried again.
     pub fn save(&mut self) {
         if !self.unsaved {
@@ -71,7 +76,7 @@ impl Control {
     pub(super) fn address_stats(&self, network: &Network) -> Option<AddressStats> {
         let room = self.desired.room(network)?;
         let used = self.desired.interfaces().filter(|(_, i)| i.network == network.name && i.ip.is_some());
-        let used = used.count() as u64;
+        let used = used.count().saturating_add(self.leases.memory.leases(&network.name).count()) as u64;
         Some(AddressStats {
             room,
             used,

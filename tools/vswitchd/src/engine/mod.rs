@@ -7,11 +7,13 @@ mod answers;
 mod changes;
 mod control;
 mod describe;
+mod dhcp;
 mod heir;
 mod hosts;
 mod keeper;
 mod leases;
 mod memory;
+mod names;
 mod nat;
 mod networks;
 mod objects;
@@ -20,6 +22,7 @@ mod publish;
 mod published;
 mod reconcile;
 mod routing;
+mod services;
 mod settle;
 mod store;
 mod trace;
@@ -38,6 +41,7 @@ use arc_swap::ArcSwap;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
+use switch::punt::{Punt, SLOTS as PARCELS};
 use switch::snapshot::Snapshot;
 use switch::sys::caps;
 use switch::tick::Tick;
@@ -50,6 +54,8 @@ use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::handover::Known;
 use crate::ipam::Memory;
 use crate::listing::Window;
+use crate::names::resolvers::{self, Resolvers};
+use crate::names::server::Shared;
 use crate::policy::House;
 use crate::uplink::{Configured, Uplink};
 use crate::wire::{Begin, Listen, ToEngine, ToKeeper};
@@ -234,7 +240,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         config::Uplink::None => None,
     };
     let most = uplink.as_ref().map(Uplink::most);
-    let house = House::new(ports::MAX_PORTS, uplink);
+    let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(io::Error::from)?);
+    let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
     if let Some(fd) = house.watched() {
         io.watch(fd).map_err(io::Error::from)?;
     }
@@ -267,6 +274,10 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         let _ = ended.await; // a dropped sender ends it as well
     }));
 
+    let names = Arc::new(Shared::new(Resolvers::new(resolvers::PATH)));
+    let (dhcp, asked) = mpsc::channel(PARCELS);
+    tokio::spawn(services::serve(Arc::clone(&punt), Arc::clone(&mailbox), Arc::clone(&names), dhcp));
+
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
         begin,
@@ -279,12 +290,14 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         snapshot,
         uplink: UplinkControl::new(uplink_settings, window, most),
         inherited,
+        punt,
+        names,
         listener: kept,
         handover,
     };
     let mut control = Control::new(parts);
     control.adopt(adopted, known);
-    let code = control.run(called).await;
+    let code = control.run(called, asked).await;
 
     let _ = end.send(());
     let _ = served.await;

@@ -1,9 +1,11 @@
 //! The control plane's registry of ports: one record per interface that is wanted, whether it is there or not.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::stats::PortSample;
@@ -23,6 +25,8 @@ pub struct PortRecord {
     pub spec: AttachSpec,
     /// The network it is a port of.
     pub network: NetworkId,
+    /// Addresses of the container that are not set: it asks for them by DHCP.
+    pub reserved: Vec<(IpAddr, u8)>,
     /// The MAC given to the container.
     pub mac: MacAddr,
     /// Where it stands.
@@ -85,12 +89,18 @@ impl PortRecord {
         Self {
             spec,
             network,
+            reserved: Vec::new(),
             mac,
             state: State::Attaching,
             asked: None,
             base: PortSample::default(),
             adjusting: 0,
         }
+    }
+
+    /// Its addresses with prefix lengths, set or not.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        self.spec.addresses.iter().chain(&self.reserved).copied()
     }
 
     /// The container's name.
@@ -202,8 +212,15 @@ impl Ports {
     }
 }
 
+/// The addresses of an interface that are not set.
+pub fn reserved(interface: &Interface) -> Vec<(IpAddr, u8)> {
+    let asked_for = interface.ip.filter(|_| interface.dhcp);
+    asked_for.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect()
+}
+
 /// What the keeper is asked for, for an interface of a network with this MTU.
 pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
+    let set = |ip: &IpNet| !interface.dhcp || ip.addr().is_ipv6();
     AttachSpec {
         container: container.name.clone(),
         netns: container.netns.clone(),
@@ -211,7 +228,8 @@ pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpe
         ifname: interface.name.clone(),
         mac: interface.mac.to_string(),
         mtu: u32::from(mtu),
-        addresses: interface.ips().map(|ip| (ip.addr(), ip.prefix_len())).collect(),
-        default_via: interface.default_routes().collect(),
+        addresses: interface.ips().filter(set).map(|ip| (ip.addr(), ip.prefix_len())).collect(),
+        // By DHCP comes the route as well.
+        default_via: interface.default_routes().filter(|via| !interface.dhcp || via.is_ipv6()).collect(),
     }
 }

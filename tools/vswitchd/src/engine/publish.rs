@@ -1,5 +1,6 @@
 //! Registries -> the immutable snapshot that workers read.
 
+use std::collections::HashMap;
 use std::net::Ipv6Addr;
 
 use router::tables::Tables;
@@ -8,12 +9,14 @@ use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
 use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
-use super::ports::{PortRecord, Ports, spec};
+use super::ports::{PortRecord, Ports, reserved, spec};
 use super::routing::{self, Ours};
-use crate::config::{self, Config};
+use crate::config::{self, Config, HOST};
+use crate::ipam::Memory;
+use crate::ipam::lease::LeaseState;
 
 /// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
-/// Networks and ports (those of [`Config::interfaces`]) are numbered in the configuration's order; at most
+/// Networks and ports (those of [`Config::interfaces`], then the host's) are numbered in the configuration's order; at most
 /// [`config::MAX_INTERFACES`] fit by its own limits.
 ///
 /// # Errors
@@ -27,20 +30,29 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
         networks.need_returns()?;
     }
     let mut ports = Ports::default();
-    for (container, interface) in config.interfaces() {
+    let host = config.host();
+    let legs = host.iter().flat_map(|host| host.interfaces.iter().map(move |leg| (host, leg)));
+    for (container, interface) in config.interfaces().chain(legs) {
         let Some(network) = networks.find(&interface.network) else { continue };
         let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
-        let record = PortRecord::attaching(spec(container, interface, mtu), network, interface.mac);
+        let mut record = PortRecord::attaching(spec(container, interface, mtu), network, interface.mac);
+        record.reserved = reserved(interface);
         if ports.insert(record).is_err() {
             break; // a configuration has no more interfaces than there are ports
         }
     }
-    Ok(build(0, config, &networks, &ports, |_| true))
+    Ok(build(0, config, &networks, &ports, &Memory::default(), |_| true))
 }
 
 /// The snapshot of what is wanted and up.
-pub fn snapshot(generation: u64, config: &Config, networks: &Networks, ports: &Ports) -> Snapshot<Tables> {
-    build(generation, config, networks, ports, PortRecord::is_up)
+pub fn snapshot(
+    generation: u64,
+    config: &Config,
+    networks: &Networks,
+    ports: &Ports,
+    memory: &Memory,
+) -> Snapshot<Tables> {
+    build(generation, config, networks, ports, memory, PortRecord::is_up)
 }
 
 fn build(
@@ -48,6 +60,7 @@ fn build(
     config: &Config,
     networks: &Networks,
     ports: &Ports,
+    memory: &Memory,
     is_up: fn(&PortRecord) -> bool,
 ) -> Snapshot<Tables> {
     let mut by_port: Vec<Option<Port>> = (0..ports.slots()).map(|_| None).collect();
@@ -63,6 +76,7 @@ fn build(
         if let Some(slot) = by_network.get_mut(id.index()) {
             let mut network = network(id, record, ports, is_up);
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
+            claim_leases(&mut network.claims, &record.config.name, ports, memory);
             routing::claim_routed(config, &record.config.name, &mut network.claims);
             let mut ours = Ours::of(id, config, &record.config);
             if let Some(ours) = &mut ours {
@@ -84,13 +98,29 @@ fn build(
     }
 }
 
+/// What DHCP gave to clients behind a port is that port's, and nobody else's.
+fn claim_leases(claims: &mut Claims, network: &str, ports: &Ports, memory: &Memory) {
+    let mut leases =
+        memory.leases(network).filter(|(_, _, lease)| lease.state == LeaseState::Bound).peekable();
+    if leases.peek().is_none() {
+        return;
+    }
+    let ids: HashMap<_, _> =
+        ports.wanted().map(|(id, port)| ((port.container(), port.ifname()), id)).collect();
+    for (address, entry, _) in leases {
+        if let Some(port) = ids.get(&(entry.container.as_str(), entry.interface.as_str())) {
+            claims.ips.entry(address.to_ipv6_mapped()).or_insert(Owner::Port(*port));
+        }
+    }
+}
+
 fn port(record: &PortRecord) -> Port {
     Port { network: record.network, mac: record.mac, addresses: addresses(record).collect() }
 }
 
 /// What it was given, and the link-local address that kernels make of its MAC.
 fn addresses(record: &PortRecord) -> impl Iterator<Item = Ipv6Addr> {
-    let given = record.spec.addresses.iter().map(|(address, _)| routing::mapped(*address));
+    let given = record.addresses().map(|(address, _)| routing::mapped(address));
     given.chain([record.mac.link_local()])
 }
 
@@ -102,6 +132,7 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
         claims.macs.insert(record.mac, Owner::Port(*port));
         claims.ips.extend(addresses(record).map(|address| (address, Owner::Port(*port))));
     }
+    claims.host = members.iter().find(|(_, record)| record.container() == HOST).map(|(port, _)| *port);
     let config = &record.config;
     Network {
         zone: id.0,

@@ -123,6 +123,7 @@ impl Control {
         if matches!(record.state, State::Leaving { worker: false, keeper: false }) {
             self.forget_macs(Flush::PortGone(port));
             self.ports.remove(port);
+            self.dhcp.forget(port);
             self.unreconciled = true;
         }
     }

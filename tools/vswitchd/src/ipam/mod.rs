@@ -5,8 +5,12 @@
 //! first), the lowest that nobody ever had, the one that was given back longest ago. So an address rests for as long as
 //! there is any other, and its former owner finds it again until then.
 //!
+//! Addresses that DHCP gives to clients behind an interface are in the same tables ([`lease`]).
+//!
 //! What is given back is forgotten, the longest ago first, where a network has more than [`RESTING_PER_NETWORK`] of
 //! them or all networks together more than [`RESTING`].
+
+pub mod lease;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,6 +18,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use lease::Lease;
 
 /// How many addresses that were given back are remembered, of one network.
 pub const RESTING_PER_NETWORK: usize = 1024;
@@ -35,6 +40,9 @@ pub struct Entry {
     pub container: String,
     /// The interface's name in it.
     pub interface: String,
+    /// What DHCP gave to a client behind the interface; `None`: it is the interface's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// When it was given back: the later, the larger. `None`: it is in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released: Option<u64>,
@@ -58,7 +66,9 @@ impl Memory {
 
     /// The addresses that an interface has or had, the latest first.
     pub fn had(&self, network: &str, container: &str, interface: &str) -> Vec<IpAddr> {
-        let is_it = |entry: &Entry| entry.container == container && entry.interface == interface;
+        let is_it = |entry: &Entry| {
+            entry.lease.is_none() && entry.container == container && entry.interface == interface
+        };
         let mut had: Vec<_> = self.of(network).filter(|(_, entry)| is_it(entry)).collect();
         had.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.rank()));
         had.into_iter().map(|(address, _)| address).collect()
@@ -82,11 +92,12 @@ impl Memory {
         let mut changed = false;
         for (name, known) in &mut self.networks {
             let of_network = in_use.remove(name.as_str()).unwrap_or_default();
-            changed |= settle_network(known, of_network, &mut next);
+            let stays = |address: IpAddr, entry: &Entry| lease::stays(config, name, address, entry);
+            changed |= settle_network(known, of_network, stays, &mut next);
         }
         for (name, of_network) in in_use {
             let known = self.networks.entry(name.to_owned()).or_default();
-            changed |= settle_network(known, of_network, &mut next);
+            changed |= settle_network(known, of_network, |_, _| false, &mut next);
         }
         if changed {
             self.forget();
@@ -125,10 +136,15 @@ fn last_forgotten(released: &mut [u64], limit: usize) -> Option<u64> {
     Some(*found)
 }
 
-fn settle_network(known: &mut BTreeMap<IpAddr, Entry>, in_use: InUse<'_>, next: &mut u64) -> bool {
+fn settle_network(
+    known: &mut BTreeMap<IpAddr, Entry>,
+    in_use: InUse<'_>,
+    stays: impl Fn(IpAddr, &Entry) -> bool,
+    next: &mut u64,
+) -> bool {
     let mut changed = false;
-    for (_, entry) in known.iter_mut().filter(|(address, _)| !in_use.contains_key(*address)) {
-        if entry.released.is_none() {
+    for (address, entry) in known.iter_mut().filter(|(address, _)| !in_use.contains_key(*address)) {
+        if entry.released.is_none() && !stays(*address, entry) {
             entry.released = Some(*next);
             *next = next.saturating_add(1);
             changed = true;
@@ -136,11 +152,14 @@ fn settle_network(known: &mut BTreeMap<IpAddr, Entry>, in_use: InUse<'_>, next: 
     }
     for (address, (container, interface)) in in_use {
         let is_it = |entry: &Entry| {
-            entry.released.is_none() && entry.container == container && entry.interface == interface
+            entry.released.is_none()
+                && entry.lease.is_none()
+                && entry.container == container
+                && entry.interface == interface
         };
         if !known.get(&address).is_some_and(is_it) {
             let (container, interface) = (container.to_owned(), interface.to_owned());
-            known.insert(address, Entry { container, interface, released: None });
+            known.insert(address, Entry { container, interface, lease: None, released: None });
             changed = true;
         }
     }
