@@ -41,7 +41,7 @@ const PORTS: u16 = 6;
 
 impl Shape {
     fn configuration(&self) -> String {
-        let mut text = String::new();
+        let mut text = String::from("[uplink]\nkind = \"none\"\n");
         let mut ways = self.ways.iter();
         for n in 0..NETWORKS {
             let others = (0..NETWORKS).filter(|to| *to != n);
@@ -226,8 +226,11 @@ struct Lab {
 
 impl Lab {
     fn new(shape: &Shape) -> Self {
+        Self::of(&shape.configuration())
+    }
+
+    fn of(text: &str) -> Self {
         let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-        let text = shape.configuration();
         let config =
             parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None })
                 .unwrap_or_else(|errors| panic!("{errors}"));
@@ -464,5 +467,19 @@ fn no_port_no_trace_and_any_length_is_taken() {
         let traced = lab.trace(0, &frame);
         assert_eq!(traced.drop, Some(reason), "{length} bytes");
         assert_eq!(tell(&traced, &frame, &snapshot, &names()).verdict, Fate::Drop);
+    }
+}
+
+#[test]
+fn the_way_out_is_as_far_as_it_goes() {
+    let text = OPEN.configuration().replace("\"none\"", "\"sockets\"");
+    let denied = "[[container]]\nname = \"c1\"\negress = [\"deny all\"]\n";
+    let lab = Lab::of(&text.replace("[[container]]\nname = \"c1\"\n", denied));
+    for (port, verdict, reason) in [(0, Fate::Uplink, None), (1, Fate::Drop, Some("egress_denied"))] {
+        let frame = Sent { dst: Host::Other(1), ..plain(port, Host::Gateway(0), 2) }.frame();
+        let row = tell(&lab.trace(port, &frame), &frame, &lab.snapshot.load(), &names());
+        assert_eq!((row.verdict, row.reason.as_deref()), (verdict, reason), "{row:#?}");
+        // Who is denied is told by ICMP; a socket says nothing here.
+        assert_eq!(row.out.len(), usize::from(reason.is_some()));
     }
 }

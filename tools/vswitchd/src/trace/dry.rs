@@ -204,6 +204,9 @@ impl Policy for Dry {
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
         match task {
+            Task::Uplink if !here.snapshot.tables.may_open(packet.meta.port, packet) => {
+                self.router.unreachable(Unreachable::Egress, frame, packet, here, desk)
+            }
             // Sockets of the host are beyond what can be tried without being done.
             Task::Uplink if !here.snapshot.tables.may_open(packet.meta.port, packet) => {
                 self.seen.borrow_mut().steps.push(Step::Egress);

@@ -184,6 +184,12 @@ impl Teller<'_> {
         if let Some(verdict) = &self.run.verdict {
             lines.push(self.verdict(verdict, &packet.meta));
         }
+        // What was found only where the way out begins.
+        if let (Some(Verdict::Local(Task::Uplink | Task::Punt(_))), Some(reason)) =
+            (&self.run.verdict, self.run.drop)
+        {
+            lines.push(dropped(reason));
+        }
         lines
     }
 
