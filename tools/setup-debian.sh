@@ -13,6 +13,7 @@ tests=(
     curl jq                         # the control socket by hand, downloads
     traceroute netcat-openbsd       # what leads through the uplink
     busybox                         # udhcpc, a DHCP client
+    dnsutils dnsmasq-base           # dig, and a resolver of the host to ask
     passwd util-linux uidmap        # the ordinary user that tests make
 )
 peers=(openvswitch-switch vde2 bridge-utils nftables passt slirp4netns)

@@ -101,6 +101,8 @@ drop_reasons! {
     NeighborQueue = "neighbor_queue",
     /// the FDB names a port that has just left the network
     StaleEntry = "stale_entry",
+    /// for the host's leg in the network, but neither ARP nor for the host's address there
+    NotForHost = "not_for_host",
     /// flooded, but the network has no other port
     NoOtherPort = "no_other_port",
     /// arrived on a port that has just been removed

@@ -180,7 +180,7 @@ impl<I: Io> Desk<'_, I> {
             }
             (Ok(mut packet), To::Flood(network, except)) => {
                 packet.meta.port = except.unwrap_or(nobody);
-                tx::flood(self.io, self.pool, &frame, &packet.meta, network, self.counters);
+                tx::flood(self.io, self.pool, &frame, &packet, network, self.counters);
             }
             (Err(reason), _) => self.counters.drop_frame(nobody, reason),
         }

@@ -284,6 +284,11 @@ impl Punt {
         let _ = self.down.push(parcel);
     }
 
+    /// Whether packets wait for the worker to send them.
+    pub fn has_sent(&self) -> bool {
+        !self.down.is_empty()
+    }
+
     /// Readable when there may be a packet for the control plane.
     pub fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 
 use crate::fdb::Fdb;
+use crate::flow::{L3, Packet};
 use crate::mac::MacAddr;
 use crate::port::{NetworkId, PortId};
 
@@ -121,4 +122,21 @@ pub struct Claims {
     pub ips: HashMap<Ipv6Addr, Owner, RandomState>,
     /// What is behind containers that route (`[[route]]`): theirs to use as a source, under `strict` as well.
     pub routed: HashMap<PortId, Box<[Routed]>, RandomState>,
+    /// The port behind which the host itself is. Its kernel takes packets for any of its addresses, and forwards others:
+    /// so it gets ARP and what is for its address in this network, and nothing else.
+    pub host: Option<PortId>,
+}
+
+impl Claims {
+    /// Whether a frame for one port may go there.
+    pub fn may_reach(&self, out: PortId, packet: &Packet) -> bool {
+        self.host != Some(out)
+            || packet.meta.l3 == L3::Arp
+            || (packet.meta.l3 == L3::V4 && self.ips.get(&packet.key.dst) == Some(&Owner::Port(out)))
+    }
+
+    /// The port that a frame for all ports does not go to.
+    pub fn spared(&self, packet: &Packet) -> Option<PortId> {
+        self.host.filter(|host| !self.may_reach(*host, packet))
+    }
 }

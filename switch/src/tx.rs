@@ -1,7 +1,7 @@
 //! Eighth hop: into the out port, or ports.
 
 use crate::drop::DropReason;
-use crate::flow::Meta;
+use crate::flow::{Meta, Packet};
 use crate::frame::{Frame, Pool};
 use crate::io::Io;
 use crate::port::PortId;
@@ -31,13 +31,15 @@ pub fn flood<I: Io>(
     io: &mut I,
     pool: &mut Pool,
     frame: &Frame,
-    meta: &Meta,
+    packet: &Packet,
     network: &Network,
     counters: &Counters,
 ) {
     let mut copies = 0;
     let mut lost = None;
-    for &out in network.members.iter().filter(|&&out| out != meta.port) {
+    let meta = &packet.meta;
+    let spared = network.claims.spared(packet);
+    for &out in network.members.iter().filter(|&&out| out != meta.port && Some(out) != spared) {
         match io.tx(pool, out, frame, meta) {
             Ok(()) => {
                 copies += 1;

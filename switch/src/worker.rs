@@ -138,6 +138,10 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 if self.snapshot.port(action.out).is_none_or(|out| out.network != there) {
                     return Err(DropReason::StaleEntry);
                 }
+                let to = action.hop.map_or(Some(network), |hop| self.snapshot.network(hop.network));
+                if to.is_some_and(|to| !to.claims.may_reach(action.out, &packet)) {
+                    return Err(DropReason::NotForHost);
+                }
                 let frame = apply(action.hop.as_ref(), &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
                 tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.counters); // 8. tx
                 if action.hop.is_some_and(|hop| hop.ask.is_some()) {
@@ -147,7 +151,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
             }
             Verdict::Flood => {
                 let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
-                tx::flood(self.io, self.pool, &frame, &packet.meta, network, self.counters); // 8. tx
+                tx::flood(self.io, self.pool, &frame, &packet, network, self.counters); // 8. tx
             }
             Verdict::Local(task) => {
                 let (policy, mut desk) = self.desk();

@@ -76,6 +76,43 @@ fn icc_false_stops_every_kind_of_frame() {
 }
 
 #[test]
+fn the_host_hears_arp_and_what_is_for_its_address() {
+    let mut lab = Lab::new(&[3], Options { host: Some(2), ..Options::default() });
+    let asks = |whom: u16| arp(mac(1), 1, (mac(1), ip(1)), (MacAddr::ZERO, ip(whom)));
+    assert_eq!(lab.send(0, &asks(3)), [1, 2]);
+    assert_eq!(lab.send(0, &packet(0, 2, b"for it, unknown")), [1, 2]);
+    assert_eq!(lab.send(2, &packet(2, 0, b"from it")), [0]);
+    assert_eq!(lab.send(0, &packet(0, 2, b"for it, known")), [2]);
+    // Its kernel would take them: they are for its MAC.
+    for elsewhere in [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::BROADCAST, ip(2)] {
+        let routed = ethernet(mac(3), mac(1), 0x0800, &ipv4(ip(1), elsewhere, 17, &udp(1, 2, b"x")));
+        lab.refuses(0, &routed, DropReason::NotForHost);
+    }
+    let mapped = [&[0x60, 0, 0, 0, 0, 0, 59, 64][..], &[0; 15], &[1], &[0; 10], &[0xff; 2], &ip(3).octets()];
+    lab.refuses(0, &ethernet(mac(3), mac(1), 0x86dd, &mapped.concat()), DropReason::NotForHost);
+    lab.refuses(0, &ethernet(mac(3), mac(1), 0x88b5, b"experimental"), DropReason::NotForHost);
+    // Nor what is for all of them.
+    for group in [MacAddr::BROADCAST, MacAddr([0x01, 0, 0x5e, 0, 0, 1]), MacAddr([0x33, 0x33, 0, 0, 0, 1])] {
+        assert_eq!(lab.send(0, &ethernet(group, mac(1), 0x88b5, b"experimental")), [1]);
+    }
+    assert_eq!(lab.send(2, &ethernet(MacAddr::BROADCAST, mac(3), 0x88b5, b"from it")), [0, 1]);
+}
+
+#[test]
+fn the_host_is_no_container_to_icc() {
+    let mut lab = Lab::new(&[3], Options { icc: false, host: Some(2), ..Options::default() });
+    let asks = |from: u16, whom: u16| {
+        arp(mac(from + 1), 1, (mac(from + 1), ip(from + 1)), (MacAddr::ZERO, ip(whom)))
+    };
+    assert_eq!(lab.send(0, &asks(0, 3)), [2], "asked for, and heard by nobody else");
+    assert_eq!(lab.send(0, &packet(0, 2, b"for it")), [2]);
+    assert_eq!(lab.send(2, &asks(2, 1)), [0, 1]);
+    assert_eq!(lab.send(2, &packet(2, 0, b"from it")), [0]);
+    lab.refuses(0, &packet(0, 1, b"ip"), DropReason::IccDenied);
+    lab.refuses(0, &ethernet(mac(2), mac(1), 0x88b5, b"raw Ethernet"), DropReason::IccDenied);
+}
+
+#[test]
 fn h01_h02_a_mac_of_another_port_is_refused() {
     let mut lab = lab();
     lab.refuses(0, &ethernet(mac(3), mac(2), 0x88b5, b"I am port 1"), DropReason::SpoofedMac);

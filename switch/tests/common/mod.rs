@@ -36,11 +36,13 @@ pub struct Options {
     pub spoof: Spoof,
     pub storm: u32,
     pub fdb: usize,
+    /// The port of the first network behind which the host is.
+    pub host: Option<u16>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mtu: 1500, icc: true, spoof: Spoof::Claimed, storm: 0, fdb: 8192 }
+        Self { mtu: 1500, icc: true, spoof: Spoof::Claimed, storm: 0, fdb: 8192, host: None }
     }
 }
 
@@ -61,7 +63,8 @@ impl Lab {
         let mut nets = Vec::new();
         for (index, count) in networks.iter().enumerate() {
             let members: Vec<PortId> = (0..*count).map(|n| PortId(ports.len() as u16 + n)).collect();
-            let mut claims = Claims::default();
+            let host = options.host.filter(|_| index == 0).map(PortId);
+            let mut claims = Claims { host, ..Claims::default() };
             for port in &members {
                 claims.macs.insert(mac(port.0 + 1), Owner::Port(*port));
                 claims.ips.insert(ip(port.0 + 1).to_ipv6_mapped(), Owner::Port(*port));

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use vswitchd::api::rows::{
-    ContainerRow, DropRow, FdbRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow,
-    Stats, Status,
+    ContainerRow, DnsCounts, DropRow, FdbRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow,
+    RouteRow, Stats, Status,
 };
 
 use crate::cli::{Filter, Show};
@@ -473,10 +473,28 @@ fn workers(stats: &Stats) -> String {
     Table::new(columns, cells).to_string()
 }
 
+/// What the name server did, on one line.
+fn names(counts: &DnsCounts) -> String {
+    format!(
+        "{} asked by UDP, {} by TCP: {} answered, {} forwarded ({} failed), {} refused, {} without a resolver, \
+         {} over quota, {} malformed",
+        counts.udp,
+        counts.tcp,
+        counts.answered,
+        counts.forwarded,
+        counts.failed,
+        counts.refused,
+        counts.no_resolver,
+        counts.over_quota,
+        counts.malformed
+    )
+}
+
 /// `show status`.
 pub fn status(status: &Status) -> String {
     let ports = &status.ports;
     let limits = &status.limits;
+    let dns = &status.dns;
     list([
         ("version", status.version.clone()),
         ("pid", status.pid.to_string()),
@@ -500,6 +518,8 @@ pub fn status(status: &Status) -> String {
             ),
         ),
         ("uplink", nat::uplink(&status.uplink)),
+        ("resolvers", if dns.resolvers.is_empty() { "none".into() } else { dns.resolvers.join(" ") }),
+        ("names", names(&dns.counts)),
         (
             "limits",
             format!(

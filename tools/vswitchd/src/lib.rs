@@ -16,6 +16,7 @@ pub mod ipam;
 pub mod keeper;
 pub mod listing;
 pub mod logging;
+pub mod names;
 pub mod policy;
 pub mod trace;
 pub mod uplink;

@@ -20,6 +20,8 @@ pub const MAX_MESSAGE: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetnsRef {
+    /// The one in which the daemon itself runs. The file cannot say so: only the host's own legs are there.
+    Host,
     /// A name in `/run/netns`.
     Name(String),
     /// A path of an nsfs file, such as `/proc/4242/ns/net` or a runtime's sandbox key.

@@ -293,6 +293,7 @@ fn status() -> Status {
         generation: 4,
         ports: PortCounts { up: 2, down: 0, waiting: 1, failed: 0 },
         offloads: OffloadStatus { taken: vec!["csum".into(), "tso4".into()], gso_writes: true },
+        dns: DnsStatus::default(),
         limits: LimitStatus { ports: 4096, networks: 1024, fdb: 65536, open_files: 65536 },
         uplink: UplinkStatus {
             kind: "sockets".into(),

@@ -106,6 +106,7 @@ fn a_client_gets_the_interface_s_address(host: Host) {
     for part in [
         "got bound eth0 10.1.0.2/24 ",
         "router=10.1.0.1 ",
+        "dns=10.1.0.1 ",
         "mtu=1400 ",
         "lease=3600 ",
         "hostname=vm ",
@@ -177,7 +178,7 @@ fn a_guest_gets_a_lease_and_keeps_it(host: Host) {
     let got = udhcpc(&daemon, "vm", "guest", script);
     assert!(got.starts_with("got bound guest 10.1.0.254/24 router=10.1.0.1 "), "{got}");
     let lease = ("10.1.0.254".to_owned(), "02:00:00:00:00:07".to_owned());
-    assert_eq!(leases(&daemon), [lease.clone()]);
+    assert_eq!(leases(&daemon), std::slice::from_ref(&lease));
     daemon.exec("vm", &["ping", "-c", "1", "-W", "5", "-I", "guest", "10.1.0.9"]);
     // A lease is its port's like any other address, and no container gets it.
     daemon.exec("free", &["ip", "address", "add", "10.1.0.254/32", "dev", "eth0"]);
@@ -187,7 +188,7 @@ fn a_guest_gets_a_lease_and_keeps_it(host: Host) {
     let engine = daemon.engine();
     run("kill", &["-KILL", &engine.to_string()]);
     daemon.wait_engine_after(engine);
-    assert_eq!(leases(&daemon), [lease.clone()]);
+    assert_eq!(leases(&daemon), std::slice::from_ref(&lease));
     daemon.restart();
     assert_eq!(leases(&daemon), [lease]);
     assert!(guest(&daemon, "02:00:00:00:00:07"));

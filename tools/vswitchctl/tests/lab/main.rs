@@ -6,8 +6,10 @@ mod harness;
 
 mod addresses;
 mod basics;
+mod host_leg;
 mod hostile;
 mod ipv6;
+mod names;
 mod namespaces;
 mod publish;
 mod reach;

@@ -13,6 +13,7 @@ use crate::uplink::Outside;
 
 as_both!(
     clients_reach_the_container_and_are_seen,
+    clients_of_ipv6_are_seen_too,
     datagrams_are_answered_from_where_was_asked,
     l4_ports_come_and_go_with_their_container,
     what_the_host_refuses_is_said,
@@ -180,6 +181,24 @@ fn clients_reach_the_container_and_are_seen(mut host: Host) {
     let removed = daemon.reload(&configuration.replace(&format!("\"{port}:80\", "), ""));
     assert!(removed.contains("interface web eth0: publish changed"), "{removed}");
     assert_eq!(told("127.0.0.1", port), None);
+    daemon.stop();
+}
+
+fn clients_of_ipv6_are_seen_too(mut host: Host) {
+    let outside = Outside::new6(&mut host);
+    let port = free(1);
+    let server =
+        WEB.replace("create_server(('', port))", "create_server(('::', port), family=socket.AF_INET6)");
+    let configuration = lab(&host, &server, &[format!("{port}:80")])
+        .replace("subnet = \"10.1.0.0/24\"", "subnet6 = \"fd00:77:1::/64\"")
+        .replace("ip = \"10.1.0.10\"", "ip6 = \"fd00:77:1::10\"");
+    let daemon = host.start(&configuration);
+    assert_eq!(wait_told("::1", port), "80 fd00:77:1::1", "the gateway stands in for the loopback");
+    assert_eq!(wait_told("127.0.0.1", port), "80 fd00:77:1::1", "and for another family");
+    let said = outside.python(ASK, &[&outside.near, &port.to_string()]);
+    assert_eq!(said, format!("80 {}\n", outside.far), "the client's own address");
+    assert_eq!(nat(&daemon)[0]["target"], "fd00:77:1::10");
+    daemon.assert_conserved();
     daemon.stop();
 }
 

@@ -12,6 +12,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use switch::mac::MacAddr;
 
+mod dns;
+
+pub use dns::{DnsCounts, DnsStatus};
+
 /// A closed set of lower-case words: the same in JSON, in tables and on the command line.
 macro_rules! words {
     ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $vdoc:literal])+ $variant:ident = $word:literal,)+ }) => {
@@ -569,6 +573,9 @@ pub struct Status {
     pub generation: u64,
     /// Ports by state.
     pub ports: PortCounts,
+    /// The name server.
+    #[serde(default)]
+    pub dns: DnsStatus,
     /// What the probe of TAP offloads found.
     pub offloads: OffloadStatus,
     /// Limits in force.

@@ -1,12 +1,13 @@
 //! From tables to values, each right by itself; what they mean together is `resolve`'s.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use ipnet::IpNet;
 use switch::mac::MacAddr;
 use toml::de::DeTable;
 
+use super::aliases::alias;
 use super::family::PerFamily;
 use super::model::{Daemon, Network, Uplink};
 use super::problem::{Problem, What};
@@ -36,12 +37,13 @@ pub(super) struct Raw {
 pub(super) struct RawNetwork {
     /// As written, right or wrong, so that interfaces can refer to it.
     pub name: Option<At<String>>,
-    /// All but the gateways and where it routes to.
+    /// All but the gateways, the host's address and where it routes to.
     pub network: Network,
     /// Where its subnets are written.
     pub subnets: PerFamily<Option<Range<usize>>>,
     pub gateways: PerFamily<Option<At<IpAddr>>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     /// Where it says that it has DHCP.
     pub dhcp: Option<Range<usize>>,
     /// The names, or `None` within: all.
@@ -70,6 +72,8 @@ pub(super) struct RawInterface {
     pub name: Setting<String>,
     pub ips: PerFamily<Setting<IpAddr>>,
     pub mac: Setting<MacAddr>,
+    /// Those that are right.
+    pub aliases: Vec<At<String>>,
     /// Without those that are wrong by themselves.
     pub publish: Vec<At<Publish>>,
     pub span: Range<usize>,
@@ -199,6 +203,8 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
     let subnet6 = setting(section, "subnet6", reporter, value6::subnet6);
     let gateways = addresses(section, ["gateway", "gateway6"], reporter);
     let gateway_mac = setting(section, "gateway_mac", reporter, |text| value::mac("gateway_mac", text));
+    let host_address =
+        setting(section, "host_address", reporter, |text| value::address("host_address", text));
     let sound = subnet.is_ok() && subnet6.is_ok() && gateways.v4.is_ok() && gateways.v6.is_ok();
     let (subnet, subnet6) = (subnet.unwrap_or_default(), subnet6.unwrap_or_default());
     network.subnet = subnet.as_ref().map(|at| at.value);
@@ -220,6 +226,7 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
         subnets: PerFamily { v4: subnet.map(|at| at.span), v6: subnet6.map(|at| at.span) },
         gateways: PerFamily { v4: gateways.v4.unwrap_or_default(), v6: gateways.v6.unwrap_or_default() },
         gateway_mac: gateway_mac.unwrap_or_default(),
+        host_address: host_address.unwrap_or_default(),
         dhcp,
         routes_to: section.texts_or_all("routes_to"),
         sound,
@@ -298,9 +305,17 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
         name: setting(section, "name", reporter, value::interface_name),
         ips: addresses(section, ["ip", "ip6"], reporter),
         mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
+        aliases: names(section, reporter),
         publish: publish(section, reporter),
         span: section.span.clone(),
     }
+}
+
+fn names(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<String>> {
+    let entries = section.texts_at("aliases").into_iter();
+    let checked =
+        entries.map(|At { value, span }| reporter.check(&span, alias(value)).map(|value| At { value, span }));
+    checked.flatten().collect()
 }
 
 fn publish(section: &Section<'_>, reporter: &mut Reporter<'_>) -> Vec<At<Publish>> {

@@ -8,10 +8,12 @@
 //! against each other and hand out names and addresses. Objects made at run time (`edit`) pass the same checks, and [`diff`] tells a reload
 //! what changed.
 
+mod aliases;
 mod diff;
 mod edit;
 mod egress;
 mod family;
+mod host;
 mod load;
 mod model;
 mod netns;
@@ -38,6 +40,7 @@ pub use diff::{
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
 pub use egress::Egress;
 pub use family::Family;
+pub use host::{HOST, LEG};
 pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};

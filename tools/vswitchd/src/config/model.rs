@@ -129,6 +129,8 @@ pub struct Network {
     /// The MAC address of our gateway, when the file names one; see [`Network::reserved_macs`]. Unicast.
     #[serde(serialize_with = "as_optional_text")]
     pub gateway_mac: Option<MacAddr>,
+    /// The host's own address in it, where it has one: see [`Network::host_leg`].
+    pub host_address: Option<Ipv4Addr>,
     /// Bytes of an IP packet, 68 to 65521.
     pub mtu: u16,
     /// Whether containers of this network may talk to each other.
@@ -159,6 +161,7 @@ impl Network {
             gateway: None,
             gateway6: None,
             gateway_mac: None,
+            host_address: None,
             mtu: 1500,
             icc: true,
             internal: false,
@@ -296,6 +299,9 @@ pub struct Interface {
     /// Unicast, and the only one of its kind in the network.
     #[serde(serialize_with = "as_text")]
     pub mac: MacAddr,
+    /// What it is called in the network beside its container's name; each once there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// Where the container's default route points, on at most one of its interfaces.
     pub default_via: Option<Ipv4Addr>,
     /// The same for IPv6; the interface need not be the same one.

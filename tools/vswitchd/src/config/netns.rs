@@ -35,6 +35,7 @@ impl NetnsRef {
 impl fmt::Display for NetnsRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Host => f.write_str("the host's own"),
             Self::Name(name) => f.write_str(name),
             Self::Path(path) => path.display().fmt(f),
             Self::Pid(pid) => write!(f, "pid:{pid}"),

@@ -8,11 +8,12 @@ use std::ops::Range;
 use ipnet::IpNet;
 use switch::mac::MacAddr;
 
+use super::aliases::Taken;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network, Uplink};
 use super::problem::{Owner, Problem};
 use super::publish::{HostPorts, Publish, publishable};
-use super::registry::{Had, Ips, Registry, check_host, needs_gateway, needs_gateway4};
+use super::registry::{Had, Ips, Registry, check_host, check_host_address, needs_gateway, needs_gateway4};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 use super::{Context, Family};
@@ -41,9 +42,10 @@ impl Port {
 
     /// The interface, all but its default routes.
     pub fn interface(self, network: &Network) -> Interface {
+        let aliases = self.raw.aliases.into_iter().map(|at| at.value).collect();
         let dhcp = network.dhcp && *self.raw.ips.get(Family::V4) == Ok(None);
         let made = interface(network, self.name, &self.ips, self.mac);
-        Interface { publish: self.publish, dhcp, ..made }
+        Interface { aliases, publish: self.publish, dhcp, ..made }
     }
 }
 
@@ -75,6 +77,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_names();
         self.set_gateways();
         self.set_gateway_macs();
+        self.set_host_addresses();
         self.check_dhcp();
         self.asked_addresses();
         if let Some(previous) = context.previous {
@@ -88,6 +91,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.asked_macs();
         self.default_macs();
         self.join_networks();
+        self.names();
         self.published(uplink);
         self.ports
     }
@@ -155,6 +159,20 @@ impl<'p, 't> Plan<'p, 't> {
             };
             if self.reporter.check(span, needs_gateway("gateway_mac", network)).is_some() {
                 network.gateway_mac = Some(*mac);
+            }
+        }
+    }
+
+    // Before any container asks: the file's message is then about the container.
+    fn set_host_addresses(&mut self) {
+        for (index, (network, facts)) in self.networks.iter_mut().zip(self.facts).enumerate() {
+            let Some(At { value: ip, span }) = facts.host_address.as_ref().filter(|_| facts.sound) else {
+                continue;
+            };
+            let place = self.reporter.source.place(span);
+            if self.reporter.check(span, check_host_address(network, *ip)).is_some() {
+                network.host_address = Some(*ip);
+                self.registry.claim_host(index, network, place);
             }
         }
     }
@@ -293,6 +311,22 @@ impl<'p, 't> Plan<'p, 't> {
         });
     }
 
+    // Containers' own names before any other.
+    fn names(&mut self) {
+        let mut taken = Taken::default();
+        self.each(|plan, port| {
+            let owner = plan.owner(port, &port.raw.span);
+            taken.own(port.network, &owner.container.clone(), owner);
+        });
+        self.each(|plan, port| {
+            let network = plan.networks.get(port.network).map_or("", |network| &network.name).to_owned();
+            for At { value, span } in &port.raw.aliases {
+                let owner = plan.owner(port, span);
+                plan.reporter.check(span, taken.alias(port.network, &network, value, owner));
+            }
+        });
+    }
+
     fn join_networks(&mut self) {
         self.each(|plan, port| {
             if let Some(container) = plan.containers.get(port.container) {
@@ -363,6 +397,7 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         ip6,
         dhcp: false,
         mac,
+        aliases: Vec::new(),
         default_via: None,
         default_via6: None,
         publish: Vec::new(),

@@ -187,11 +187,34 @@ pub enum Problem {
         /// The network.
         network: String,
     },
+    /// The host is not the gateway.
+    #[error(
+        "`host_address` = \"{ip}\" is the gateway of network `{network}`, which answers there: take another, \
+         or give the network another `gateway`"
+    )]
+    HostIsGateway {
+        /// The address.
+        ip: Ipv4Addr,
+        /// The network.
+        network: String,
+    },
     /// Two interfaces of one address.
     #[error("`{}` = \"{ip}\" is taken in network `{network}` by {owner}", Family::of(*ip).ip_key())]
     AddressTaken {
         /// The address.
         ip: IpAddr,
+        /// The network.
+        network: String,
+        /// Who has it.
+        owner: Owner,
+    },
+    /// Two containers of one name.
+    #[error(
+        "`aliases` has \"{name}\", which is a name of {owner} in network `{network}` already: take another"
+    )]
+    AliasTaken {
+        /// The name.
+        name: String,
         /// The network.
         network: String,
         /// Who has it.
@@ -526,6 +549,7 @@ impl Problem {
             | Self::InterfaceTaken { .. }
             | Self::AddressTaken { .. }
             | Self::MacTaken { .. }
+            | Self::AliasTaken { .. }
             | Self::MacOfGateway { .. }
             | Self::GatewayTwice { .. }
             | Self::GatewayServes { .. }

@@ -2,14 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
 use switch::mac::MacAddr;
 
 use super::Family;
 use super::family::PerFamily;
-use super::model::{Config, Network, mac_from_address};
+use super::host::HOST;
+use super::model::{Config, Interface, Network, mac_from_address};
 use super::problem::{Owner, Place, Problem};
 use super::zones::overlapping;
 use crate::ipam::Memory;
@@ -45,6 +46,9 @@ impl Registry {
             .enumerate()
             .map(|(index, network)| (network.name.as_str(), index))
             .collect();
+        for (index, network) in config.networks.iter().enumerate() {
+            registry.claim_host(index, network, Place(None));
+        }
         for (container, interface) in config.interfaces() {
             let owner = Owner {
                 container: container.name.clone(),
@@ -118,6 +122,14 @@ impl Registry {
         }
         namespace.networks.push(index);
         Ok(())
+    }
+
+    /// Gives the host what its leg in a network needs, if it has one there.
+    pub fn claim_host(&mut self, index: usize, network: &Network, place: Place) {
+        let Some(Interface { name: interface, ip: Some(ip), mac, .. }) = network.host_leg() else { return };
+        let owner = Owner { container: HOST.to_owned(), interface, place };
+        self.macs.insert((index, mac), owner.clone());
+        self.addresses.insert((index, ip.addr().into()), owner);
     }
 
     /// Gives an address that was asked for to its owner.
@@ -342,6 +354,15 @@ pub(super) fn check_host(key: &'static str, network: &Network, ip: IpAddr) -> Re
     Ok(())
 }
 
+/// Whether the host can have this address in the network.
+pub(super) fn check_host_address(network: &Network, ip: Ipv4Addr) -> Result<(), Problem> {
+    check_host("host_address", network, ip.into())?;
+    if network.reserved_address() == Some(ip) {
+        return Err(Problem::HostIsGateway { ip, network: network.name.clone() });
+    }
+    Ok(())
+}
+
 /// Whether the network has a gateway, which `key` is nothing without.
 pub(super) fn needs_gateway(key: &'static str, network: &Network) -> Result<(), Problem> {
     if network.has_gateway() {
@@ -366,13 +387,16 @@ pub(super) fn needs_gateway4(key: &'static str, network: &Network) -> Result<(),
     }
 }
 
-// Locally administered, unicast, and never one made from an address (those start 02:42). FNV-1a, 64 bit: short, and the
-// same in every release; it keeps no table, so nobody gains by choosing names.
-fn mac_from_names(container: &str, interface: &str, attempt: u32) -> MacAddr {
+/// FNV-1a, 64 bit: short, and the same in every release; it keeps no table, so nobody gains by choosing names.
+pub(super) fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
+    bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+// Locally administered, unicast, and never one made from an address (those start 02:42).
+fn mac_from_names(container: &str, interface: &str, attempt: u32) -> MacAddr {
     let bytes = container.bytes().chain([0]).chain(interface.bytes()).chain(attempt.to_be_bytes());
-    let hash = bytes.fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
-    let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
+    let [a, b, c, d, e, f, g, h] = hash(bytes).to_be_bytes();
     MacAddr([0x06, a ^ f, b ^ g, c ^ h, d, e])
 }

@@ -1,7 +1,7 @@
 //! What the values mean together: names found, nothing given twice, every interface with its name, address and MAC.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use switch::mac::MacAddr;
@@ -82,6 +82,7 @@ pub(super) struct Facts {
     pub subnets: PerFamily<Option<Range<usize>>>,
     pub gateways: PerFamily<Option<At<IpAddr>>>,
     pub gateway_mac: Option<At<MacAddr>>,
+    pub host_address: Option<At<Ipv4Addr>>,
     /// Where it says that it has DHCP.
     pub dhcp: Option<Range<usize>>,
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
@@ -93,7 +94,18 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
     let mut facts = Vec::new();
     let mut seen: HashMap<String, Range<usize>> = HashMap::new();
     for raw in raw {
-        let RawNetwork { name, network, subnets, gateways, gateway_mac, dhcp, routes_to, sound, span } = raw;
+        let RawNetwork {
+            name,
+            network,
+            subnets,
+            gateways,
+            gateway_mac,
+            host_address,
+            dhcp,
+            routes_to,
+            sound,
+            span,
+        } = raw;
         if networks.len() == MAX_NETWORKS {
             reporter.add(&span, || Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
             break;
@@ -103,7 +115,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             continue;
         }
         networks.push(network);
-        facts.push(Facts { name, subnets, gateways, gateway_mac, dhcp, routes_to, sound });
+        facts.push(Facts { name, subnets, gateways, gateway_mac, host_address, dhcp, routes_to, sound });
     }
     (networks, facts)
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::host::HOST;
+
 /// The kinds of objects that have names and limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
@@ -52,6 +54,9 @@ pub struct Owner {
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.container == HOST {
+            return write!(f, "the host (`host_address`){}", self.place);
+        }
         write!(f, "`{}` of container `{}`{}", self.interface, self.container, self.place)
     }
 }

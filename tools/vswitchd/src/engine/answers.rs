@@ -268,6 +268,7 @@ impl Control {
             config: self.begin.config_name.clone(),
             generation: self.generation,
             ports: self.port_counts(),
+            dns: self.dns_status(),
             offloads: OffloadStatus { taken: offload_names(offloads), gso_writes },
             limits: LimitStatus {
                 ports: MAX_PORTS as u64,

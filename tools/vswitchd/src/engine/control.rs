@@ -38,6 +38,7 @@ use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer, Call, Publishing, Reply};
 use crate::channel::AsyncChannel;
 use crate::config::Config;
+use crate::names::server::Shared;
 use crate::wire::{AttachInfo, AttachSpec, Begin, Listen, NetnsRef, Refusal, Running, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
@@ -64,6 +65,7 @@ pub struct Control {
     pub(super) counters: Arc<Counters>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
+    pub(super) names: Arc<Shared>,
     pub(super) published: PublishedPorts,
     pub(super) generation: u64,
     pub(super) hosts: Hosts,
@@ -252,6 +254,8 @@ pub struct Parts {
     pub handover: OwnedFd,
     /// The way of packets to and from workers.
     pub punt: Arc<Punt>,
+    /// What the name server knows.
+    pub names: Arc<Shared>,
 }
 
 impl Control {
@@ -269,6 +273,7 @@ impl Control {
             uplink,
             inherited,
             punt,
+            names,
             listener,
             handover,
         } = parts;
@@ -289,6 +294,7 @@ impl Control {
             snapshot,
             uplink,
             published: PublishedPorts::new(inherited),
+            names,
             generation: 0,
             hosts,
             jobs: JoinSet::new(),
@@ -482,6 +488,7 @@ impl Control {
                     record.fdb.flush(Flush::PortGone(port));
                 }
             }
+            self.publish_names();
             // What is up and where containers are concerns the uplink too.
             self.configure_uplink();
         }

@@ -104,7 +104,7 @@ impl Control {
         };
         let behind = Behind { network: &config.name, container: &container.name, interface: &interface.name };
         let scope =
-            Scope { behind, network: config, interface, gateway, dns: false, taken: &taken, now: epoch() };
+            Scope { behind, network: config, interface, gateway, dns: true, taken: &taken, now: epoch() };
         let message = dhcp::payload(parcel.packet());
         let outcome = message.map(|message| dhcp::answer(message, &scope, &mut self.leases.memory));
         let count = self.dhcp.count(&config.name);

@@ -1,20 +1,29 @@
-//! Names for containers: one `hosts` file for each, with the containers it shares a network with.
+//! Names for containers: one `hosts` file for each, with the containers it shares a network with, and one `resolv.conf`,
+//! with the name servers on the gateways.
 //!
-//! `vswitchctl exec` and commands bind it over `/etc/hosts`; until a name server stands on the gateway this is how
-//! `ping b` works.
+//! `vswitchctl exec` and commands bind them over those in `/etc`. A container without a gateway of ours has no such
+//! `resolv.conf`: who else would answer there is not for us to say.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::names::name_servers;
 use crate::config::{Config, Container};
 use crate::keeper::GENERATED;
 
 /// The files, and what was written to them last.
 pub struct Hosts {
     folder: PathBuf,
-    written: BTreeMap<String, String>,
+    written: BTreeMap<String, Files>,
+}
+
+/// What a container's files say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Files {
+    hosts: String,
+    resolv_conf: Option<String>,
 }
 
 impl Hosts {
@@ -26,10 +35,14 @@ impl Hosts {
     /// Writes what changed, removes files of containers that are gone. A file is rewritten in place: it may be bound
     /// over `/etc/hosts` in a running container, which a rename would not reach.
     pub fn write(&mut self, config: &Config) {
-        let wanted: BTreeMap<String, String> = config
+        let wanted: BTreeMap<String, Files> = config
             .containers
             .iter()
-            .map(|container| (container.name.clone(), text(config, container)))
+            .map(|container| {
+                let files =
+                    Files { hosts: hosts(config, container), resolv_conf: resolv_conf(config, container) };
+                (container.name.clone(), files)
+            })
             .collect();
         if wanted == self.written {
             return;
@@ -40,12 +53,18 @@ impl Hosts {
         self.written = wanted;
     }
 
-    fn sync(&self, wanted: &BTreeMap<String, String>) -> std::io::Result<()> {
-        for (name, text) in wanted {
-            if self.written.get(name) != Some(text) {
+    fn sync(&self, wanted: &BTreeMap<String, Files>) -> std::io::Result<()> {
+        for (name, files) in wanted {
+            if self.written.get(name) != Some(files) {
                 let folder = self.folder.join(name);
                 fs::create_dir_all(&folder)?;
-                fs::write(folder.join("hosts"), text)?;
+                fs::write(folder.join("hosts"), &files.hosts)?;
+                let resolv_conf = folder.join("resolv.conf");
+                match &files.resolv_conf {
+                    Some(text) => fs::write(resolv_conf, text)?,
+                    None if resolv_conf.exists() => fs::remove_file(resolv_conf)?,
+                    None => {}
+                }
             }
         }
         for entry in fs::read_dir(&self.folder)? {
@@ -59,7 +78,7 @@ impl Hosts {
 }
 
 /// The `hosts` file of `container`: itself and those on its networks, `NAME` and `NAME.NETWORK`.
-fn text(config: &Config, container: &Container) -> String {
+fn hosts(config: &Config, container: &Container) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for mine in &container.interfaces {
         for (other, interface) in config.interfaces().filter(|(_, other)| other.network == mine.network) {
@@ -70,4 +89,18 @@ fn text(config: &Config, container: &Container) -> String {
         }
     }
     text
+}
+
+/// The `resolv.conf` of `container`, if there is a gateway of ours to ask. A name of one label is asked for as it is:
+/// that is how containers are called.
+fn resolv_conf(config: &Config, container: &Container) -> Option<String> {
+    const MOST: usize = 3; // what the C library reads
+    let servers = name_servers(config, container);
+    let mut text =
+        String::from("# written by vswitchd: names of containers, and what the host can resolve\n");
+    for server in servers.iter().take(MOST) {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    text.push_str("options ndots:0\n");
+    (!servers.is_empty()).then_some(text)
 }

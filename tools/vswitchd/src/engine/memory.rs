@@ -59,6 +59,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
                 ip6,
                 dhcp: false,
                 mac,
+                aliases: Vec::new(),
                 default_via: None,
                 default_via6: None,
                 publish: Vec::new(),

@@ -13,6 +13,7 @@ mod hosts;
 mod keeper;
 mod leases;
 mod memory;
+mod names;
 mod nat;
 mod networks;
 mod objects;
@@ -53,6 +54,8 @@ use crate::config::{self, Config, ConfigErrors, Context, Paths};
 use crate::handover::Known;
 use crate::ipam::Memory;
 use crate::listing::Window;
+use crate::names::resolvers::{self, Resolvers};
+use crate::names::server::Shared;
 use crate::policy::House;
 use crate::uplink::{Configured, Uplink};
 use crate::wire::{Begin, Listen, ToEngine, ToKeeper};
@@ -271,8 +274,9 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         let _ = ended.await; // a dropped sender ends it as well
     }));
 
+    let names = Arc::new(Shared::new(Resolvers::new(resolvers::PATH)));
     let (dhcp, asked) = mpsc::channel(PARCELS);
-    tokio::spawn(services::serve(Arc::clone(&punt), dhcp));
+    tokio::spawn(services::serve(Arc::clone(&punt), Arc::clone(&mailbox), Arc::clone(&names), dhcp));
 
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
@@ -287,6 +291,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         uplink: UplinkControl::new(uplink_settings, window, most),
         inherited,
         punt,
+        names,
         listener: kept,
         handover,
     };

@@ -11,12 +11,12 @@ use switch::table::TableError;
 use super::networks::{NetworkRecord, Networks};
 use super::ports::{PortRecord, Ports, reserved, spec};
 use super::routing::{self, Ours};
-use crate::config::{self, Config};
+use crate::config::{self, Config, HOST};
 use crate::ipam::Memory;
 use crate::ipam::lease::LeaseState;
 
 /// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
-/// Networks and ports (those of [`Config::interfaces`]) are numbered in the configuration's order; at most
+/// Networks and ports (those of [`Config::interfaces`], then the host's) are numbered in the configuration's order; at most
 /// [`config::MAX_INTERFACES`] fit by its own limits.
 ///
 /// # Errors
@@ -30,7 +30,9 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
         networks.need_returns()?;
     }
     let mut ports = Ports::default();
-    for (container, interface) in config.interfaces() {
+    let host = config.host();
+    let legs = host.iter().flat_map(|host| host.interfaces.iter().map(move |leg| (host, leg)));
+    for (container, interface) in config.interfaces().chain(legs) {
         let Some(network) = networks.find(&interface.network) else { continue };
         let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
         let mut record = PortRecord::attaching(spec(container, interface, mtu), network, interface.mac);
@@ -130,6 +132,7 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
         claims.macs.insert(record.mac, Owner::Port(*port));
         claims.ips.extend(addresses(record).map(|address| (address, Owner::Port(*port))));
     }
+    claims.host = members.iter().find(|(_, record)| record.container() == HOST).map(|(port, _)| *port);
     let config = &record.config;
     Network {
         zone: id.0,

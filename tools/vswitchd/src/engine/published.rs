@@ -263,7 +263,7 @@ impl Control {
                 protocol: publish.protocol.to_string(),
                 container: container.name.clone(),
                 iface: interface.name.clone(),
-                target: interface.ip.map(|ip| ip.addr().into()),
+                target: interface.ips().next().map(|ip| ip.addr()),
                 target_ports: Range(publish.port, publish.count).to_string(),
                 state,
                 clients: record.map_or(0, |record| record.clients.load(std::sync::atomic::Ordering::Relaxed)),

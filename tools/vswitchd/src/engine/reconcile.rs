@@ -1,5 +1,6 @@
 //! From what is there to what is wanted: what is asked of the keeper, and when. Its answers arrive in [`super::settle`].
 
+use std::borrow::Cow;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use switch::port::{NetworkId, PortId};
 
 use super::control::{Bare, ContainerRecord, Control, Outcome};
 use super::ports::{self, PortRecord, State, spec};
-use crate::config::{Container, Interface};
+use crate::config::{Container, HOST, Interface};
 use crate::handover::Known;
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};
 
@@ -63,7 +64,8 @@ impl Control {
         }
         self.release_containers();
         let desired = self.desired.clone();
-        for container in &desired.containers {
+        let host = desired.host();
+        for container in desired.containers.iter().chain(&host) {
             let home = (container.netns.clone(), container.create);
             let known = self.containers.entry(container.name.clone());
             let known = known.or_insert_with(|| ContainerRecord::at(home.clone()));
@@ -110,11 +112,19 @@ impl Control {
 
     /// The interface as it is wanted, with its network's id and its MAC.
     fn wanted_interface(&self, container: &str, ifname: &str) -> Option<(AttachSpec, NetworkId, MacAddr)> {
-        let container = self.desired.container(container)?;
+        let container = self.wanted_container(container)?;
         let interface = container.interfaces.iter().find(|interface| interface.name == ifname)?;
         let network = self.networks.find(&interface.network)?;
         let mtu = self.networks.get(network)?.config.mtu;
-        Some((spec(container, interface, mtu), network, interface.mac))
+        Some((spec(&container, interface, mtu), network, interface.mac))
+    }
+
+    /// The container as it is wanted; the host's own legs are one, too.
+    fn wanted_container(&self, name: &str) -> Option<Cow<'_, Container>> {
+        if name == HOST {
+            return self.desired.host().map(Cow::Owned);
+        }
+        self.desired.container(name).map(Cow::Borrowed)
     }
 
     fn reconcile_interface(&mut self, container: &Container, interface: &Interface) {
@@ -166,15 +176,15 @@ impl Control {
 
     /// A container's command runs once all its interfaces are there.
     pub(super) fn reconcile_command(&mut self, name: &str) {
-        let Some(container) = self.desired.container(name) else { return };
+        let Some(container) = self.wanted_container(name) else { return };
+        let (wanted, interfaces) = (container.command.clone(), container.interfaces.len());
         let up = self.ports.wanted().filter(|(_, port)| port.container() == name && port.is_up()).count();
         let restarted = self.begin.restarts > 0 || self.begin.stand_by;
         let Some(known) = self.containers.get_mut(name) else { return };
-        let complete = match container.interfaces.len() {
+        let complete = match interfaces {
             0 => known.bare == Bare::Ready,
             all => up == all,
         };
-        let wanted = &container.command;
         let op = if wanted.is_empty() {
             // What an engine before this one told the keeper is not known: said once more.
             let nothing_runs = known.command.as_ref().map_or(!restarted, Vec::is_empty);
@@ -184,11 +194,11 @@ impl Control {
             }
             Op::Halt { container: name.to_owned() }
         } else {
-            if !complete || (!known.rerun && known.command.as_ref() == Some(wanted)) {
+            if !complete || (!known.rerun && known.command.as_ref() == Some(&wanted)) {
                 return;
             }
             (known.command, known.rerun) = (Some(wanted.clone()), false);
-            Op::Run { container: name.to_owned(), argv: wanted.clone() }
+            Op::Run { container: name.to_owned(), argv: wanted }
         };
         let container = name.to_owned();
         self.ask(op, |result| Outcome::Ran { container, result: result.map(|_| ()) });
@@ -200,7 +210,7 @@ impl Control {
             .containers
             .iter()
             .filter(|(name, known)| {
-                let stays = self.desired.container(name).is_some_and(|container| {
+                let stays = self.wanted_container(name).is_some_and(|container| {
                     container.netns == known.home.0 && container.create == known.home.1
                 });
                 !stays && self.ports.all().all(|(_, port)| port.container() != *name)
@@ -352,6 +362,7 @@ fn tap_of((answer, mut fds): (Answer, Vec<OwnedFd>)) -> Result<(AttachInfo, Owne
 /// A cheap look before the keeper is asked; it sees more than this process, which has no privilege.
 fn may_be_there(netns: &NetnsRef) -> bool {
     match netns {
+        NetnsRef::Host => true,
         NetnsRef::Name(name) => std::path::Path::new("/run/netns").join(name).exists(),
         // A sister user namespace's may not even be looked at from here: only the keeper's helper outside can tell.
         NetnsRef::Path(path) => match path.metadata() {

@@ -143,12 +143,10 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
                 autonomous: record.config.spoof != Spoof::Strict,
                 quiet: ours.quiet,
             },
-            uplink: config.daemon.uplink == Uplink::Sockets && !record.config.internal,
-            loopback: config.daemon.host_loopback
-                && config.daemon.uplink == Uplink::Sockets
-                && !record.config.internal,
+            uplink: leaves(config, &record.config),
+            loopback: config.daemon.host_loopback && leaves(config, &record.config),
             fib: fib(ours, config, networks, gateways, &links),
-            services: Services { dns: false, dhcp: record.config.dhcp },
+            services: Services { dns: true, dhcp: record.config.dhcp },
             neighbors: Arc::clone(&record.neighbors),
         });
     }
@@ -156,6 +154,11 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
     let remembers = links.has_one_way() || !egress.is_empty();
     let returns = remembers.then(|| networks.returns().cloned()).flatten();
     Tables { gateways: by_network.into_boxed_slice(), returns, egress }
+}
+
+/// Whether what is for no network of ours leaves from this one.
+pub fn leaves(config: &Config, network: &Network) -> bool {
+    config.daemon.uplink == Uplink::Sockets && !network.internal
 }
 
 /// Where packets go that came in by the network of `from`.

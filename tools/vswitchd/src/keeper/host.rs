@@ -13,6 +13,7 @@ use super::link::{self, Placed};
 use super::namespaces::{Home, Inherited, Namespaces, is_plain_name};
 use super::outside::{Found, Identity, Job, Outside};
 use super::probe;
+use crate::config::{HOST, LEG};
 use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, RefusalKind, Target};
 
 /// Files that a container's process sees in place of the host's, and where they are looked for: what the engine
@@ -106,6 +107,7 @@ impl Host {
         let asked = || format!("interface {:?} of container {:?}", spec.ifname, spec.container);
         let copy =
             |fd: &OwnedFd| fd.try_clone().map_err(|error| Refusal::new(RefusalKind::Failed, asked(), error));
+        check_leg(spec)?;
         if self.is_attached_as(spec) {
             self.adjust(spec)?;
             if let Some(tap) = self.taps().get(&key(spec)) {
@@ -120,6 +122,7 @@ impl Host {
                 self.namespaces.release(&spec.container);
             }
         });
+        let placed = placed.map_err(|refusal| of_leg(spec, refusal));
         let (Placed { fd, ifindex, offloads }, Identity { netns_id, cookie }) = placed?;
         let gso_writes = self.gso_writes;
         let info = AttachInfo { netns_id, netns_cookie: cookie, ifindex, offloads, gso_writes, created };
@@ -150,7 +153,9 @@ impl Host {
             let netns_id = netns::identity(fd).map_err(failed)?;
             let id = Identity { netns_id, cookie: netns::cookie(fd.as_fd()).map_err(failed)? };
             // A namespace of ours lives until it is released whatever we do, so nothing is lost by making it in place.
-            let scratch = (!home.created).then_some(self.scratch.as_fd());
+            // The host's own outlives us.
+            let in_place = home.created || spec.netns == NetnsRef::Host;
+            let scratch = (!in_place).then_some(self.scratch.as_fd());
             let placed = link::place(scratch, fd.as_fd(), spec);
             return placed.map(|placed| (placed, id)).map_err(|error| error.refuse(asked));
         }
@@ -173,6 +178,7 @@ impl Host {
     /// [`Refusal`]; [`RefusalKind::Absent`] if it is not there, or not where it was.
     pub fn adjust(&self, spec: &AttachSpec) -> Result<(), Refusal> {
         let asked = format!("interface {:?} of container {:?}", spec.ifname, spec.container);
+        check_leg(spec)?;
         let gone = || Refusal::new(RefusalKind::Absent, &asked, "it is not attached any more");
         let (tap, old, info) = match self.taps().get(&key(spec)) {
             Some(tap) => (tap.fd.try_clone(), tap.spec.clone(), tap.info.clone()),
@@ -220,6 +226,7 @@ impl Host {
         create: bool,
     ) -> Result<Option<OwnedFd>, Refusal> {
         let asked = format!("network namespace of container {container:?}");
+        no_container(container, reference)?;
         let home = self.home(container, reference, create)?;
         match &home.fd {
             Some(fd) => link::loopback(fd.as_fd()).map_err(|error| error.refuse(asked))?,
@@ -286,6 +293,7 @@ impl Host {
     /// # Errors
     /// [`Refusal`]; [`RefusalKind::Absent`] if the namespace is not there.
     pub fn locate(&self, container: &str, reference: &NetnsRef) -> Result<Target, Refusal> {
+        no_container(container, reference)?;
         let home = self.home(container, reference, false)?;
         let mut mounts = Vec::new();
         let administrator = match reference {
@@ -357,6 +365,36 @@ fn close(taps: Vec<Tap>, ending: &[(u64, u64)]) {
             let _thread = std::thread::Builder::new().spawn_scoped(scope, move || drop(part));
         }
     });
+}
+
+/// In the host's own namespace nothing is made but the host's legs: a name by which nothing else is called, no route.
+/// The engine is not trusted with more.
+fn check_leg(spec: &AttachSpec) -> Result<(), Refusal> {
+    let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG) && spec.default_via.is_empty();
+    if spec.netns != NetnsRef::Host || is_leg {
+        return Ok(());
+    }
+    Err(Refusal::new(RefusalKind::Denied, format!("interface {:?} of the host", spec.ifname), "it is no leg"))
+}
+
+/// The host is asked nothing else, and runs nothing.
+fn no_container(container: &str, reference: &NetnsRef) -> Result<(), Refusal> {
+    match reference {
+        NetnsRef::Host => {
+            Err(Refusal::new(RefusalKind::Denied, format!("container {container:?}"), "it is the host"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What helps someone who may not make an interface of the host.
+fn of_leg(spec: &AttachSpec, refusal: Refusal) -> Refusal {
+    if spec.netns != NetnsRef::Host || refusal.kind != RefusalKind::Denied {
+        return refusal;
+    }
+    let asked = format!("interface {:?} of the host, for `host_address`", spec.ifname);
+    Refusal::new(RefusalKind::Denied, asked, refusal.answer)
+        .help("it takes CAP_NET_ADMIN on the host: run vswitchd as root, or leave `host_address` out")
 }
 
 fn key(spec: &AttachSpec) -> (String, String) {

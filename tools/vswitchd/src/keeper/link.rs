@@ -12,7 +12,7 @@ use switch::mac::MacAddr;
 use switch::sys::netns;
 use switch::sys::tun::{self, TunError};
 
-use crate::wire::{AttachSpec, Refusal};
+use crate::wire::{AttachSpec, NetnsRef, Refusal};
 
 /// Index of `lo`, the first interface of every namespace.
 const LOOPBACK: u32 = 1;
@@ -115,11 +115,16 @@ pub(super) fn place(
             change(&handle, moved, "moving the TAP").await?;
             netns::enter_network(home).step("setns")?;
             handle = connect()?;
+        } else if spec.netns == NetnsRef::Host {
+            disable_ipv6(&spec.ifname)?;
+            change(&handle, dressed, "MAC and MTU").await?;
         } else {
             change(&handle, dressed, "MAC and MTU").await?;
         }
         let ifindex = index_of(&spec.ifname)?;
-        loopback_up(&handle).await?;
+        if spec.netns != NetnsRef::Host {
+            loopback_up(&handle).await?;
+        }
         if has_ipv6(spec) {
             set_ipv6(&spec.ifname, true);
         }
@@ -262,6 +267,15 @@ fn set_ipv6(name: &str, ours: bool) {
     for (which, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("keep_addr_on_down", "1")] {
         let wanted = if ours { Ok(value.into()) } else { std::fs::read(knob("default", which)) };
         let _best_effort = wanted.and_then(|value| std::fs::write(knob(name, which), value));
+    }
+}
+
+/// The host's leg has IPv4 only. With IPv6 the host would listen to router advertisements, and make a container's router
+/// its own.
+fn disable_ipv6(name: &str) -> Result<(), LinkError> {
+    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()), // a kernel without IPv6
+        written => written.step("switching IPv6 off"),
     }
 }
 

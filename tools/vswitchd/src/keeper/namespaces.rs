@@ -200,6 +200,7 @@ impl Namespaces {
         outside: Option<&Outside>,
     ) -> Result<Home, Refusal> {
         match reference {
+            NetnsRef::Host => own(),
             NetnsRef::Name(name) => self.find_name(container, name, create),
             NetnsRef::Path(path) => self.find_path(path, outside),
             NetnsRef::Pid(pid) => self.find_pid(*pid, outside),
@@ -400,6 +401,15 @@ impl Namespaces {
         if let Err(error) = removed {
             tracing::warn!(path = %path.display(), %error, "cannot remove a namespace that we made");
         }
+    }
+}
+
+/// The one in which the daemon runs. Its threads leave it only to end.
+fn own() -> Result<Home, Refusal> {
+    let path = PathBuf::from("/proc/self/ns/net");
+    match netns::open(&path) {
+        Ok(fd) => Ok(Home { fd: Some(fd), path, user_ns: None, created: false }),
+        Err(error) => Err(Refusal::of_netns("the host's network namespace", error)),
     }
 }
 

@@ -344,7 +344,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
     let text =
         containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
     let network = |name: &str, subnet: Value, spoof: &str| {
-        json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "mtu": 1500,
+        json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "host_address": null, "mtu": 1500,
                 "icc": true, "internal": false, "routes_to": [], "dhcp": false, "ageing": 300,
                 "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
     };
@@ -363,6 +363,23 @@ fn shown_as_json_with_texts_as_users_write_them() {
             "routes": [],
         })
     );
+}
+
+#[test]
+fn a_host_address_is_a_leg_that_keeps_its_addresses() {
+    let config = valid(
+        "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/29\"\nhost_address = \"10.1.0.2\"\n\
+         [[network]]\nname = \"l2\"\n\
+         [[container]]\nname = \"a\"\n[[container.interface]]\nnetwork = \"blue\"\n",
+    );
+    let a = config.container("a").unwrap();
+    assert_eq!(a.interfaces[0].ip.unwrap().to_string(), "10.1.0.3/29", "the first that is nobody's");
+    let host = config.host().unwrap();
+    let [leg] = &host.interfaces[..] else { panic!("{host:?}") };
+    let leg = (leg.network.as_str(), leg.name.as_str(), leg.ip.unwrap().to_string(), leg.mac.to_string());
+    assert_eq!(leg, ("blue", "vsw-blue", "10.1.0.2/29".into(), "02:42:0a:01:00:02".into()));
+    assert_eq!((host.netns, config.containers.len()), (NetnsRef::Host, 1), "and no container");
+    assert_eq!(valid("").host(), None);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use vswitchd::config::{Config, ConfigErrors, Context, Family, MAX_ERRORS, Paths, diff, parse_with};
+use vswitchd::config::{Config, ConfigErrors, Context, Family, HOST, MAX_ERRORS, Paths, diff, parse_with};
 
 /// Paths that no machine has.
 fn context(previous: Option<&Config>) -> Context<'_> {
@@ -55,12 +55,17 @@ fn sound(name: &str, text: &[u8], config: &Config) {
 /// Each name, address and MAC is there once, and where it may be.
 fn unique(config: &Config) {
     let mut taken = HashSet::new();
-    for (container, interface) in config.interfaces() {
+    let host = config.host();
+    let legs = host.iter().flat_map(|host| host.interfaces.iter().map(move |leg| (host, leg)));
+    for (container, interface) in config.interfaces().chain(legs) {
         let network = config.network(&interface.network).unwrap();
         assert!(taken.insert(format!("name {} {}", container.netns.key(), interface.name)));
         assert!(taken.insert(format!("mac {} {}", network.name, interface.mac)));
         assert!(!interface.mac.is_group() && interface.mac.to_u64() != 0);
-        for family in Family::BOTH {
+        // The host's leg has IPv4 only.
+        for family in
+            Family::BOTH.into_iter().filter(|family| container.name != HOST || *family == Family::V4)
+        {
             assert_eq!(interface.ip_of(family).is_some(), network.subnet_of(family).is_some());
         }
         for (ip, subnet) in interface.ips().zip(network.subnets()) {

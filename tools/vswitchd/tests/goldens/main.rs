@@ -111,10 +111,11 @@ goldens! {
     routing6 in "routing6";
 }
 
-/// Reasons that need more than a frame: a port that goes or moves, a device that refuses, sockets of the host, services
-/// of the control plane.
+/// Reasons that need more than a frame of a container: a port that goes or moves, a device that refuses, sockets of the
+/// host, the host's own leg, services of the control plane.
 const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::StaleEntry,
+    DropReason::NotForHost,
     DropReason::PortGone,
     DropReason::TxFull,
     DropReason::TxDown,

@@ -227,6 +227,7 @@ pub fn another_daemon_takes_over() {
     let run_it = Op::Run { container: name.clone(), argv };
     first.op(run_it.clone()).unwrap();
     until("the command runs", || folder.log().contains("command: begins "));
+    until("the link is up", || interfaces_of(&folder, &first, &name).contains("state UP"));
     let before = interfaces_of(&folder, &first, &name);
     let home = |daemon: &Daemon<'_>, name: &str| netns::identity_of(&daemon.locate(name).net_ns).unwrap();
     let homes = (home(&first, &name), home(&first, &bare));

@@ -27,6 +27,8 @@ pub fn another_daemon_takes_over() {
     let run = Op::Run { container: name.clone(), argv };
     first.op(run.clone()).unwrap();
     until("the command runs", || folder.log().contains("command: begins "));
+    // The kernel says so a moment after its cable was plugged in.
+    until("the link is up", || ip(&["-n", &name, "-o", "link", "show", "eth0"]).contains("state UP"));
     let (links, command) = (ip(&["-n", &name, "address"]), leader(&name));
 
     let second = Daemon::take_over(&folder);

@@ -57,7 +57,7 @@ pub struct NatRow {
     pub container: String,
     /// Its interface.
     pub iface: String,
-    /// Its address; `null`: it has none of IPv4.
+    /// Its address, that of IPv4 where it has both; `null`: it has none.
     pub target: Option<IpAddr>,
     /// Its l4 ports.
     pub target_ports: String,

@@ -1,0 +1,87 @@
+//! Registries -> who is called what.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use switch::port::NetworkId;
+
+use super::control::Control;
+use super::routing::leaves;
+use crate::api::rows::DnsStatus;
+use crate::config::{Config, Container, GatewayBy, Interface, Network};
+use crate::names::table::{Member, Names, Zone};
+
+/// The addresses at which a gateway of ours answers in a network.
+pub fn gateways(config: &Config, network: &Network) -> Vec<IpAddr> {
+    let v4 = config.gateway_of(network).filter(|v4| v4.by != GatewayBy::Container);
+    let v6 = config.gateway6_of(network).filter(|v6| v6.by != GatewayBy::Container);
+    let v4 = v4.map(|v4| IpAddr::V4(v4.address));
+    v4.into_iter().chain(v6.map(|v6| IpAddr::V6(v6.address))).collect()
+}
+
+/// The addresses of an interface.
+fn addresses(interface: &Interface) -> impl Iterator<Item = IpAddr> + '_ {
+    interface.ips().map(|ip| ip.addr())
+}
+
+/// Where a container's names are found: the gateways of its networks, that of its default route first.
+pub fn name_servers(config: &Config, container: &Container) -> Vec<IpAddr> {
+    let mut interfaces: Vec<&Interface> = container.interfaces.iter().collect();
+    interfaces.sort_by_key(|interface| interface.default_routes().next().is_none());
+    let networks = interfaces.into_iter().filter_map(|interface| config.network(&interface.network));
+    networks.flat_map(|network| gateways(config, network)).collect()
+}
+
+/// The names of a network.
+fn zone(id: NetworkId, config: &Config, network: &Network) -> Zone {
+    let members = config.interfaces().filter(|(_, interface)| interface.network == network.name);
+    Zone {
+        id,
+        name: network.name.clone(),
+        subnets: network.subnets().collect(),
+        gateways: gateways(config, network),
+        mtu: network.mtu,
+        forwards: leaves(config, network),
+        members: members
+            .map(|(container, interface)| Member {
+                name: container.name.clone(),
+                aliases: interface.aliases.clone(),
+                addresses: addresses(interface).collect(),
+            })
+            .collect(),
+    }
+}
+
+impl Control {
+    /// Tells the name server what is wanted now. A container has its name before its namespace is there: its address is
+    /// its own already.
+    pub(super) fn publish_names(&self) {
+        let config = &self.desired;
+        let ids: HashMap<&str, NetworkId> =
+            self.networks.all().map(|(id, record)| (record.config.name.as_str(), id)).collect();
+        let zones = config
+            .networks
+            .iter()
+            .filter_map(|network| Some(zone(*ids.get(network.name.as_str())?, config, network)));
+        let of: HashMap<&str, Vec<NetworkId>> = config
+            .containers
+            .iter()
+            .map(|container| {
+                let networks = container.interfaces.iter().map(|interface| interface.network.as_str());
+                (container.name.as_str(), networks.filter_map(|name| ids.get(name).copied()).collect())
+            })
+            .collect();
+        let ports =
+            self.ports.wanted().filter_map(|(id, port)| Some((id, of.get(port.container())?.clone())));
+        self.names.names.store(Arc::new(Names::new(zones.collect(), ports)));
+    }
+
+    pub(super) fn dns_status(&self) -> DnsStatus {
+        let upstream = self.names.upstream();
+        DnsStatus {
+            resolvers: upstream.servers.iter().map(ToString::to_string).collect(),
+            counts: self.names.counts.row(),
+        }
+    }
+}
