@@ -382,6 +382,22 @@ proptest! {
 }
 
 #[test]
+fn for_who_is_known_nothing_is_opened() {
+    let mut world = World::clean();
+    world.way = Way::Known;
+    let (host, port) = peer(V4[1]);
+    host.set_nonblocking(true).unwrap();
+    let bytes = frame(V4, &datagram(V4, 5000, port, b"x", true), 0, false, 0, 64);
+    assert_eq!(world.give(bytes), Outcome::Unreachable(Unreachable::Port));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let handle = world.connect(Ipv4Addr::LOCALHOST, port, 40_000);
+    world.until(|world| world.tcp(handle).state() == smoltcp::socket::tcp::State::Closed);
+    assert!(world.sockets.is_empty() && listener.accept().is_err() && host.recv(&mut [0; 9]).is_err());
+}
+
+#[test]
 fn a_connection_to_the_loopback_has_the_address_that_was_asked_for() {
     let mut world = World::new(Line::default(), Limits::default());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

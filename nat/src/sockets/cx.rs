@@ -127,7 +127,7 @@ pub(super) fn socket(
 /// Where the packets of a flow go.
 pub(super) fn destination(key: &FlowKey, way: Way) -> SocketAddr {
     let ip = match way {
-        Way::Out => key.dst.to_canonical(),
+        Way::Out | Way::Known => key.dst.to_canonical(),
         Way::Loopback if is_v4(key) => Ipv4Addr::LOCALHOST.into(),
         Way::Loopback => Ipv6Addr::LOCALHOST.into(),
     };

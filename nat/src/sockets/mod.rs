@@ -3,6 +3,19 @@
 //! A worker owns one [`Sockets`]. It gives it the packets that leave ([`Sockets::packet`]), and after each batch of
 //! them [`Sockets::flush`]; when its descriptor is readable [`Sockets::ready`], when [`Sockets::next_timer`] is due
 //! [`Sockets::timers`]. Frames for containers come out through [`Emit`].
+//!
+//! What a NAT behaves like (RFC 4787, 5382, 5508) is true of it as far as sockets allow:
+//!
+//! - UDP mapping is endpoint-independent, filtering by address and port; neither changes with load. L4 ports are not
+//!   preserved and nobody can guess them: the host's kernel chooses.
+//! - A datagram refreshes its mapping both ways, an ICMP error neither refreshes nor ends one. Errors come back from whoever
+//!   sent them, about the packet as the container sent it.
+//! - UDP and echo have the container's TTL, DSCP, ECN and Don't Fragment; TCP has those of the host's kernel.
+//! - A segment is acknowledged when the socket has taken it, not when the far end has: it is then the host kernel's, which
+//!   sends it even if this process dies, and an acknowledgment never meant more to an application.
+//! - Nothing survives this process: the next segment of a connection is answered with a RST.
+//! - No socket reaches the host itself, by whichever name: its own addresses (also as NAT64, 6to4 or IPv4-compatible ones),
+//!   loopback, groups; link-local ones (169.254.169.254 among them) are not routed before they get here.
 
 mod burst;
 mod cx;
@@ -235,8 +248,11 @@ impl Sockets {
         out: &mut impl Emit,
     ) -> Result<u32, Outcome> {
         let key = &packet.key;
+        if way == Way::Known && packet.meta.tcp.is_none() {
+            return Err(Outcome::Unreachable(Unreachable::Port));
+        }
         if let Some(tcp) = packet.meta.tcp
-            && tcp.flags & (flag::SYN | flag::ACK | flag::RST) != flag::SYN
+            && (way == Way::Known || tcp.flags & (flag::SYN | flag::ACK | flag::RST) != flag::SYN)
         {
             tcp::refuse(out, key, link, &tcp);
             return Err(Outcome::Taken);

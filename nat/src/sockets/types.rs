@@ -48,6 +48,8 @@ pub enum Way {
     Out,
     /// To the loopback of this host, whatever its destination says.
     Loopback,
+    /// It answers somebody who is known, or is for nobody: a flow is not opened for it.
+    Known,
 }
 
 /// How a container is reached.

@@ -181,7 +181,11 @@ impl Uplink {
             return Ok(Some(Task::Unreachable(Unreachable::Egress)));
         }
         // A client of a published l4 port may stand behind the gateway's address, too.
-        let way = if gateway.has(packet.key.dst) { Way::Loopback } else { Way::Out };
+        let way = match (gateway.has(packet.key.dst), gateway.loopback) {
+            (false, _) => Way::Out,
+            (true, true) => Way::Loopback,
+            (true, false) => Way::Known,
+        };
         let link = Link {
             port: packet.meta.port,
             mac: packet.meta.src,

@@ -239,6 +239,7 @@ impl Path {
         run("ip", &["-n", &near, "route", "add", "default", "via", "198.19.1.2"]);
         run("ip", &["-n", &far, "route", "add", "default", "via", "198.19.2.1"]);
         run("ip", &["-n", &router, "link", "set", "l2", "mtu", "1300"]);
+        run("ip", &["-n", &far, "link", "set", "r2", "mtu", "1300"]);
         let set = |netns: &str, name: &str, value: &str| {
             run(
                 "ip",

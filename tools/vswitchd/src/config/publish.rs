@@ -208,7 +208,7 @@ pub(super) fn publishable(uplink: Uplink, network: &Network) -> Result<(), Probl
     if network.internal {
         return Err(Problem::PublishInternal { network: network.name.clone() });
     }
-    needs_gateway("publish", network).map(|_| ())
+    needs_gateway("publish", network)
 }
 
 /// Which l4 ports of the host are given away.

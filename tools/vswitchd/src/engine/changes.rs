@@ -49,7 +49,7 @@ impl Control {
             Request::Publish(wanted) => return self.publish(wanted, reply),
             Request::Unpublish(gone) => self.unpublish(&gone),
             Request::Stats => Ok(Answer::Stats(self.stats())),
-            Request::Status => Ok(Answer::Status(self.status())),
+            Request::Status => Ok(Answer::Status(Box::new(self.status()))),
             Request::Config => serde_json::to_value(&self.desired)
                 .map(Answer::Config)
                 .map_err(|error| ApiError::new(ApiErrorKind::Unavailable, error.to_string())),

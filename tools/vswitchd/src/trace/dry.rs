@@ -25,7 +25,7 @@ use switch::snapshot::Snapshot;
 use switch::stats::Counter;
 use switch::table::TableError;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Verdict};
+use switch::verdict::{Hop, Task, Unreachable, Verdict};
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 
@@ -205,6 +205,11 @@ impl Policy for Dry {
     ) -> Result<Fate, DropReason> {
         match task {
             // Sockets of the host are beyond what can be tried without being done.
+            Task::Uplink if !here.snapshot.tables.may_open(packet.meta.port, packet) => {
+                self.seen.borrow_mut().steps.push(Step::Egress);
+                let denied = Task::Unreachable(Unreachable::Egress);
+                self.router.serve(denied, frame, packet, here, desk)
+            }
             Task::Uplink if header_verifies(desk.bytes(frame), &packet.meta) => Ok(Fate::Local),
             Task::Uplink => Err(DropReason::BadChecksum),
             // Into a queue that nobody reads.
