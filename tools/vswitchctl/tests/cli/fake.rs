@@ -375,7 +375,7 @@ pub fn answer(request: &Request) -> Reply {
         }),
         Request::Drops { ports } => Answer::Drops(drops(*ports)),
         Request::Stats => Answer::Stats(stats()),
-        Request::Status => Answer::Status(status()),
+        Request::Status => Answer::Status(Box::new(status())),
         Request::Config => Answer::Config(json!({"network": [{"name": "blue"}]})),
         Request::FdbFlush(_) => done(3, &[]),
         Request::Reload => done(0, &[]),

@@ -23,7 +23,7 @@ as_both!(
 /// Networks `blue` (fd00:1::/64: `a`, `c`) and `red` (fd00:2::/64: `b`), with more lines for each.
 fn two(host: &Host, blue: &str, red: &str) -> String {
     let mut text = format!(
-        "[[network]]\nname = \"blue\"\nsubnet6 = \"fd00:1::/64\"\n{blue}\n\
+        "[uplink]\nkind = \"none\"\n[[network]]\nname = \"blue\"\nsubnet6 = \"fd00:1::/64\"\n{blue}\n\
          [[network]]\nname = \"red\"\nsubnet6 = \"fd00:2::/64\"\n{red}\n"
     );
     for (name, network) in [("a", "blue"), ("c", "blue"), ("b", "red")] {
@@ -325,8 +325,7 @@ fn objects_of_the_api_have_both_families(host: Host) {
 
 fn the_way_out_speaks_ipv6(mut host: Host) {
     let outside = Outside::new6(&mut host);
-    let uplink = "[uplink]\nkind = \"sockets\"\n";
-    let configuration = two(&host, "", "internal = true") + uplink;
+    let configuration = two(&host, "", "internal = true").replace("\"none\"", "\"sockets\"");
     let daemon = host.start(&configuration);
     let _tcp = outside.serve(TCP, "/proc/net/tcp6");
     let seen = python(&daemon, "a", TCP_CLIENT, &[&outside.far]);
@@ -392,7 +391,7 @@ fn a_host_without_ipv6_says_so_at_once(mut host: Host) {
     // The daemon's own namespace has no route of any kind.
     let netns = host.netns("bare");
     host.before = vec!["nsenter".into(), format!("--net=/run/netns/{netns}"), "--".into()];
-    let configuration = two(&host, BLUE4, RED4) + "[uplink]\nkind = \"sockets\"\n";
+    let configuration = two(&host, BLUE4, RED4).replace("\"none\"", "\"sockets\"");
     let daemon = host.start(&configuration);
     assert_eq!(python(&daemon, "a", DATAGRAM, &["2001:db8::1"]), "Network is unreachable\n");
     says(&python(&daemon, "a", EITHER, &[]), "Network is unreachable\nconnected\n");

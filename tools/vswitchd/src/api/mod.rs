@@ -153,7 +153,7 @@ pub enum Answer {
     /// Rates and totals.
     Stats(Stats),
     /// The daemon.
-    Status(Status),
+    Status(Box<Status>),
     /// The running configuration.
     Config(serde_json::Value),
     /// What would become of a packet.

@@ -107,7 +107,7 @@ fn unknown_action(word: &str) -> String {
     let ours = match word.to_ascii_lowercase().as_str() {
         "permit" | "accept" | "pass" | "allow" => Some("allow"),
         "drop" | "reject" | "block" | "refuse" | "deny" => Some("deny"),
-        _ => nearest(word, ["allow", "deny"].into_iter()),
+        _ => nearest(word, ["allow", "deny"]),
     };
     match ours {
         Some(ours) => format!("it starts with \"{}\": did you mean \"{ours}\"?", clip(word)),
@@ -117,7 +117,7 @@ fn unknown_action(word: &str) -> String {
 
 fn unknown_word(word: &str) -> String {
     let name = word.split('/').next().unwrap_or_default();
-    match nearest(name, ["tcp", "udp", "icmp", "all"].into_iter()) {
+    match nearest(name, ["tcp", "udp", "icmp", "all"]) {
         Some(near) => format!("it has \"{}\": did you mean \"{near}\"?", clip(word)),
         None => format!(
             "\"{}\" is neither a prefix (\"10.0.0.0/8\", \"fd00::/8\") nor a protocol (\"tcp/443\", \"udp\", \"icmp\")",

@@ -152,7 +152,7 @@ impl Pool {
         self.last.to_bits().saturating_sub(self.first.to_bits()) as usize
     }
 
-    fn from_the_top(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    fn downwards(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let gateway = self.gateway;
         let all = (self.first.to_bits()..=self.last.to_bits()).rev().map(Ipv4Addr::from_bits);
         all.filter(move |address| *address != gateway)
@@ -227,7 +227,7 @@ impl Memory {
         let had = rests().filter(|(_, address, entry)| its(entry) && usable(address)).max_by_key(|had| had.0);
         had.map(|(_, address, _)| address)
             .or_else(|| asked.filter(|asked| usable(asked) && known(asked).is_none()))
-            .or_else(|| pool.from_the_top().find(|address| known(address).is_none() && !taken(*address)))
+            .or_else(|| pool.downwards().find(|address| known(address).is_none() && !taken(*address)))
             .or_else(|| {
                 let free = rests().filter(|(_, address, _)| usable(address));
                 free.min_by_key(|rests| rests.0).map(|(_, address, _)| address)
