@@ -134,18 +134,20 @@ pub struct Pool {
     first: Ipv4Addr,
     last: Ipv4Addr,
     gateway: Ipv4Addr,
+    /// The host's own.
+    host: Option<Ipv4Addr>,
 }
 
 impl Pool {
     /// Those of a network: `None` where it has no subnet or no address for a gateway.
     pub fn of(network: &Network) -> Option<Self> {
         let (first, last) = network.hosts()?;
-        Some(Self { first, last, gateway: network.reserved_address()? })
+        Some(Self { first, last, gateway: network.reserved_address()?, host: network.host_address })
     }
 
     /// Whether hosts can have this address.
     pub fn has(&self, address: Ipv4Addr) -> bool {
-        (self.first..=self.last).contains(&address) && address != self.gateway
+        (self.first..=self.last).contains(&address) && address != self.gateway && self.host != Some(address)
     }
 
     fn size(&self) -> usize {
@@ -153,9 +155,9 @@ impl Pool {
     }
 
     fn downwards(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
-        let gateway = self.gateway;
+        let pool = *self;
         let all = (self.first.to_bits()..=self.last.to_bits()).rev().map(Ipv4Addr::from_bits);
-        all.filter(move |address| *address != gateway)
+        all.filter(move |address| pool.has(*address))
     }
 }
 
