@@ -89,7 +89,7 @@ fn the_host_hears_arp_and_what_is_for_its_address() {
         lab.refuses(0, &routed, DropReason::NotForHost);
     }
     let mapped = [&[0x60, 0, 0, 0, 0, 0, 59, 64][..], &[0; 15], &[1], &[0; 10], &[0xff; 2], &ip(3).octets()];
-    lab.refuses(0, &ethernet(mac(3), mac(1), 0x86dd, &mapped.concat()), DropReason::NotForHost);
+    lab.refuses(0, &ethernet(mac(3), mac(1), 0x86dd, &mapped.concat()), DropReason::MappedAddress);
     lab.refuses(0, &ethernet(mac(3), mac(1), 0x88b5, b"experimental"), DropReason::NotForHost);
     // Nor what is for all of them.
     for group in [MacAddr::BROADCAST, MacAddr([0x01, 0, 0x5e, 0, 0, 1]), MacAddr([0x33, 0x33, 0, 0, 0, 1])] {

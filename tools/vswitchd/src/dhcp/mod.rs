@@ -275,7 +275,10 @@ impl Server<'_> {
             router: routed.then_some(gateway),
             dns: self.scope.dns.then_some(gateway),
             domain: self.scope.dns.then(|| network.name.clone()),
-            hostname: own.then(|| self.scope.behind.container).filter(|name| is_label(name)).map(Into::into),
+            hostname: own
+                .then_some(self.scope.behind.container)
+                .filter(|name| is_label(name))
+                .map(Into::into),
             mtu: network.mtu,
         })
     }

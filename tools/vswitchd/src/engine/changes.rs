@@ -193,7 +193,19 @@ impl Control {
                 self.unsettled.push(Unsettled { port: Some(port), reply, then });
             }
             // An interface of the same name is still leaving: it is attached when that one is gone.
-            None => send(Some(reply), Ok(done(1, format!("{} {} follows", container.name, made.name)))),
+            None => {
+                let (container, interface) = (container.name, made.name);
+                let then = Then::Follows { network: network.into(), container, interface };
+                self.unsettled.push(Unsettled { port: None, reply, then });
+            }
+        }
+    }
+
+    /// What became of a connection that had to wait until an interface of its name was gone.
+    pub(super) fn followed(&mut self, network: &str, container: &str, interface: &str) -> Reply {
+        match self.ports.find(container, interface) {
+            Some(port) => self.connected(network, port),
+            None => Err(ApiError::new(ApiErrorKind::Conflict, "the interface was removed meanwhile")),
         }
     }
 

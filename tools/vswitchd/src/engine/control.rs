@@ -151,6 +151,15 @@ pub enum Then {
         /// It.
         port: PortId,
     },
+    /// The same of a port that is made when one of its name has left.
+    Follows {
+        /// Its network's name.
+        network: String,
+        /// The container.
+        container: String,
+        /// The interface's name in it.
+        interface: String,
+    },
     /// The rows of what was published, or why it could not be.
     Published(Publishing),
 }
@@ -501,6 +510,9 @@ impl Control {
             let reply = match call.then {
                 Then::Done(done) => Ok(Answer::Done(done)),
                 Then::Connected { network, port } => self.connected(&network, port),
+                Then::Follows { network, container, interface } => {
+                    self.followed(&network, &container, &interface)
+                }
                 Then::Published(wanted) => self.published_as(&wanted),
             };
             // The caller may have given up.

@@ -134,28 +134,30 @@ pub struct Pool {
     first: Ipv4Addr,
     last: Ipv4Addr,
     gateway: Ipv4Addr,
+    /// The host's own.
+    host: Option<Ipv4Addr>,
 }
 
 impl Pool {
     /// Those of a network: `None` where it has no subnet or no address for a gateway.
     pub fn of(network: &Network) -> Option<Self> {
         let (first, last) = network.hosts()?;
-        Some(Self { first, last, gateway: network.reserved_address()? })
+        Some(Self { first, last, gateway: network.reserved_address()?, host: network.host_address })
     }
 
     /// Whether hosts can have this address.
     pub fn has(&self, address: Ipv4Addr) -> bool {
-        (self.first..=self.last).contains(&address) && address != self.gateway
+        (self.first..=self.last).contains(&address) && address != self.gateway && self.host != Some(address)
     }
 
     fn size(&self) -> usize {
         self.last.to_bits().saturating_sub(self.first.to_bits()) as usize
     }
 
-    fn from_the_top(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
-        let gateway = self.gateway;
+    fn downwards(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let pool = *self;
         let all = (self.first.to_bits()..=self.last.to_bits()).rev().map(Ipv4Addr::from_bits);
-        all.filter(move |address| *address != gateway)
+        all.filter(move |address| pool.has(*address))
     }
 }
 
@@ -227,7 +229,7 @@ impl Memory {
         let had = rests().filter(|(_, address, entry)| its(entry) && usable(address)).max_by_key(|had| had.0);
         had.map(|(_, address, _)| address)
             .or_else(|| asked.filter(|asked| usable(asked) && known(asked).is_none()))
-            .or_else(|| pool.from_the_top().find(|address| known(address).is_none() && !taken(*address)))
+            .or_else(|| pool.downwards().find(|address| known(address).is_none() && !taken(*address)))
             .or_else(|| {
                 let free = rests().filter(|(_, address, _)| usable(address));
                 free.min_by_key(|rests| rests.0).map(|(_, address, _)| address)
