@@ -107,8 +107,8 @@ impl Lab {
         self.worker.counters().worker.drops[reason as usize].get()
     }
 
-    fn all_up(&self) -> Vec<Box<Parcel>> {
-        std::iter::from_fn(|| self.punt.next()).collect()
+    fn all_up(&self) -> Vec<Parcel> {
+        std::iter::from_fn(|| self.punt.next()).map(|parcel| *parcel).collect()
     }
 }
 
@@ -240,5 +240,5 @@ fn what_is_longer_than_any_request_is_dropped() {
     let came: Vec<u8> = up.iter().flat_map(|parcel| parcel.packet()[28..].to_vec()).collect();
     assert_eq!(came, payload);
     assert_eq!(lab.dropped(DropReason::OversizedRequest), 0);
-    assert!(MAX_PACKET >= 1500);
+    const { assert!(MAX_PACKET >= 1500) };
 }

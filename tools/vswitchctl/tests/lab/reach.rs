@@ -225,7 +225,10 @@ impl Path {
     fn new(host: &mut Host) -> Self {
         let (near, router, far) = (host.netns("near"), host.netns("router"), host.netns("far"));
         for (left, right, net) in [(&near, &router, "198.19.1"), (&router, &far, "198.19.2")] {
-            let (one, other) = (format!("l{}", &net[7..]), format!("r{}", &net[7..]));
+            let (one, other) = {
+                let tail: String = net.chars().skip(7).collect();
+                (format!("l{tail}"), format!("r{tail}"))
+            };
             run(
                 "ip",
                 &["-n", left, "link", "add", &one, "type", "veth", "peer", "name", &other, "netns", right],
