@@ -204,7 +204,7 @@ fn never_to_what_is_not_one_host() {
         None,
         "a host of another subnet, for all we know"
     );
-    for src in ["::", "::1", "ff02::1", "::ffff:10.1.0.10", "fd00:1::", "fd00:1::1"] {
+    for src in ["::", "::1", "ff02::1", "fd00:1::", "fd00:1::1"] {
         assert_eq!(refused(&from6(src, "fd00:9::7")), Some(NotSent::BadSource), "{src}");
     }
     assert_eq!(refused(&from6("fd00:2::", "fd00:9::7")), None);

@@ -137,6 +137,8 @@ config           tools/labs/two-hosts.toml
 generation       4
 ports            2 up, 0 down, 1 waiting, 0 failed
 uplink           sockets; 2 of 16384 connections; masked 3, opened 5
+resolvers        none
+names            0 asked by UDP, 0 by TCP: 0 answered, 0 forwarded (0 failed), 0 refused, 0 without a resolver, 0 over quota, 0 malformed
 limits           4096 ports, 1024 networks, 65536 FDB entries, 65536 open files
 "
     );

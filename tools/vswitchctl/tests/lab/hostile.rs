@@ -6,7 +6,8 @@ use std::process::Stdio;
 use crate::as_both;
 use crate::harness::{Daemon, Host, PYTHON, Train, cpu_seconds, run, text, wait_for};
 use crate::wire::{
-    BROADCAST, Listener, advertisement, arp, checksum, ethernet, ip, ipv4, mac, put, send, tcp, udp,
+    BROADCAST, Listener, advertisement, advertisement_by, arp, checksum, ethernet, ip, ipv4, mac, put, send,
+    tcp, udp,
 };
 
 as_both!(
@@ -146,7 +147,9 @@ fn a_spoofer_is_not_heard(host: Host) {
     let magic = udp(MAGIC);
     let with_magic = |packet: Vec<u8>| [packet, MAGIC.to_vec()].concat();
     let neighbor6 = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x42, 0x0a, 0xff, 0xfe, 1, 0, 4];
-    let nd = advertisement(mac(2), neighbor6, mac(4));
+    // Its own link-local address, as its kernel makes it.
+    let own6 = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x42, 0x0a, 0xff, 0xfe, 1, 0, 2];
+    let nd = advertisement_by(own6, mac(2), neighbor6, mac(4));
     let attacks: [(&str, Vec<Vec<u8>>); 4] = [
         (
             "spoofed_mac",

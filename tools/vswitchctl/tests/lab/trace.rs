@@ -9,7 +9,7 @@ as_both!(a_trace_says_what_a_packet_meets, routed_prefixes_and_others_sources);
 
 fn lab(host: &Host, more: &str) -> String {
     let mut text = String::from(
-        "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nroutes_to = [\"red\"]\n\
+        "[uplink]\nkind = \"none\"\n[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nroutes_to = [\"red\"]\n\
          [[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\nroutes_to = [\"blue\"]\n",
     );
     for (name, network, ip) in

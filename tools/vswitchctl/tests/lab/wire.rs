@@ -85,16 +85,21 @@ pub fn tcp(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
 
 /// An unsolicited neighbour advertisement of `target`, with the target link-layer address `at`, to all nodes.
 pub fn advertisement(from: Mac, target: [u8; 16], at: Mac) -> Vec<u8> {
+    advertisement_by(target, from, target, at)
+}
+
+/// The same from the address `source`.
+pub fn advertisement_by(source: [u8; 16], from: Mac, target: [u8; 16], at: Mac) -> Vec<u8> {
     let all_nodes = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
     message.extend(target);
     message.extend([2, 1]);
     message.extend(at);
     let len = (message.len() as u32).to_be_bytes();
-    let sum = checksum(&[&target, &all_nodes, &len, &[0, 0, 0, 58], &message]);
+    let sum = checksum(&[&source, &all_nodes, &len, &[0, 0, 0, 58], &message]);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     let mut packet = vec![0x60, 0, 0, 0, 0, message.len() as u8, 58, 255];
-    packet.extend(target);
+    packet.extend(source);
     packet.extend(all_nodes);
     packet.extend(message);
     ethernet([0x33, 0x33, 0, 0, 0, 1], from, 0x86dd, &packet)

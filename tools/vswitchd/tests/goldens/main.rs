@@ -109,6 +109,7 @@ goldens! {
     routing in "routing";
     reverse_path in "reverse-path";
     routing6 in "routing6";
+    egress in "egress";
 }
 
 /// Reasons that need more than a frame of a container: a port that goes or moves, a device that refuses, sockets of the
@@ -122,6 +123,7 @@ const NOT_BY_A_FRAME: &[DropReason] = &[
     DropReason::TxError,
     DropReason::ServiceQueue,
     DropReason::OversizedRequest,
+    DropReason::UplinkFragment,
     DropReason::UplinkQuota,
     DropReason::UplinkProtocol,
     DropReason::UplinkFull,

@@ -84,6 +84,24 @@ pub fn reverse_path(s: &mut Script<'_>) {
     }
 }
 
+/// First match of the rules; what x sends is no business of a's rules, and neither is what a says to its neighbour.
+pub fn egress(s: &mut Script<'_>) {
+    s.send("x", "x says where it is", who_has(s, "x", RED));
+    for from in ["a", "b"] {
+        s.send(from, "says where it is", who_has(s, from, BLUE));
+    }
+    let ping = |s: &Script<'_>, from: &str| ipv4(s.ip(from), s.ip("x"), ICMP, &echo_request());
+    s.send("a", "UDP to 2000 is allowed", by(BLUE.0, s, "a", &datagram(s, "a", s.ip("x"), b"allowed")));
+    s.send("a", "a ping is not", by(BLUE.0, s, "a", &ping(s, "a")));
+    s.send("b", "b has no rules", by(BLUE.0, s, "b", &ping(s, "b")));
+    s.send("x", "x may open", by(RED.0, s, "x", &datagram(s, "x", s.ip("a"), b"hello")));
+    s.send(
+        "a",
+        "to its neighbour",
+        ethernet(s.mac("b"), s.mac("a"), IPV4, &ipv4(s.ip("a"), s.ip("b"), ICMP, &echo_request())),
+    );
+}
+
 fn why_not(s: &mut Script<'_>) {
     s.wait(5);
     let to_x = |s: &Script<'_>, payload: &[u8]| datagram(s, "a", s.ip("x"), payload);
