@@ -160,7 +160,11 @@ impl EpollIo {
                     return Ok(());
                 }
                 None if sleeps => return Ok(()),
-                None => next = self.spin.missed(now),
+                None => {
+                    // Whoever else waits for this core gets it, and the jump of the clock tells of it.
+                    rustix::thread::sched_yield();
+                    next = self.spin.missed(nanos());
+                }
             }
         }
     }
@@ -406,8 +410,6 @@ impl Io for EpollIo {
             self.poll(Wait::Poll)?;
         }
         batch.watched = std::mem::take(&mut self.watched);
-        // What is sent to no port may go to the policy's descriptor, and be answered there.
-        self.spin.sent(WATCHED);
         batch.gone.append(&mut self.let_go);
         let mut bytes = 0;
         while self.turns > 0
@@ -417,6 +419,10 @@ impl Io for EpollIo {
                 self.limit = (self.limit * 2).min(BATCH);
                 break;
             }
+        }
+        if !batch.frames.is_empty() {
+            // What is sent to no port may go to the policy's descriptor, and be answered there.
+            self.spin.sent(WATCHED);
         }
         Ok(Tick::now())
     }

@@ -12,13 +12,14 @@
 //! - **Never when idle**: without answers there are no points. One ping a second answers once within [`SOON`] and once
 //!   not: it loses more than it earns.
 //! - **Off when cores are short**: a spin in which the clock jumps was interrupted, by somebody who needs the core. Then
-//!   there is none for [`PAUSE`]. With one core there is never any.
+//!   there is none for [`PAUSE`]. With two cores or fewer there is never any: two ends of a conversation and a spinning
+//!   worker are three. Measured there, to a bare relay that sleeps: round trip p50 0.90, but connects 0.81, TCP 0.89.
 //!
 //! The clock is read twice for a sleep and once for each look of a spin, never for a packet.
 
 use super::IoStats;
 
-/// Nanoseconds of one spin: two thirds of the round trips between two containers answer within it.
+/// Nanoseconds of one spin.
 pub const SPIN: u64 = 50_000;
 /// An answer that comes later than this, in nanoseconds, a spin would not have caught; what sleeping itself added is in it.
 const SOON: u64 = 2 * SPIN;
@@ -59,7 +60,7 @@ pub struct Spin {
 impl Spin {
     /// For a thread that may run on so many cores.
     pub fn new(cores: usize) -> Self {
-        Self { allowed: cores > 1, awaited: u64::MAX, ..Self::default() }
+        Self { allowed: cores > 2, awaited: u64::MAX, ..Self::default() }
     }
 
     /// Something was sent to `token`: it may answer.
@@ -130,13 +131,13 @@ mod tests {
 
     #[test]
     fn a_conversation_is_caught_after_a_few_answers() {
-        let (mut spin, mut clock) = (Spin::new(2), 0);
+        let (mut spin, mut clock) = (Spin::new(4), 0);
         assert!(conversation(&mut spin, &mut clock, 50) >= 100 - 2 * u32::from(ENOUGH));
     }
 
     #[test]
     fn its_end_costs_few_spins_and_nothing_is_spun_when_idle() {
-        let (mut spin, mut clock) = (Spin::new(2), 0);
+        let (mut spin, mut clock) = (Spin::new(4), 0);
         conversation(&mut spin, &mut clock, 50);
         let spins = (0..100)
             .filter(|_| {
@@ -150,13 +151,13 @@ mod tests {
 
     #[test]
     fn a_stream_one_way_is_never_spun_for() {
-        let (mut spin, mut clock) = (Spin::new(2), 0);
+        let (mut spin, mut clock) = (Spin::new(4), 0);
         assert!((0..1000).all(|_| !heard(&mut spin, &mut clock, 5_000, A, B)));
     }
 
     #[test]
     fn a_slow_ping_is_not_spun_for() {
-        let (mut spin, mut clock) = (Spin::new(2), 0);
+        let (mut spin, mut clock) = (Spin::new(4), 0);
         for _ in 0..100 {
             assert!(!heard(&mut spin, &mut clock, 1_000_000_000, A, B));
             assert!(!heard(&mut spin, &mut clock, 20_000, B, A));
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn who_needs_the_core_gets_it() {
-        let (mut spin, mut clock) = (Spin::new(2), 0);
+        let (mut spin, mut clock) = (Spin::new(4), 0);
         conversation(&mut spin, &mut clock, 50);
         assert_eq!(spin.begin(clock), Look::Again);
         assert_eq!(spin.missed(clock + 1000), Look::Again);
@@ -181,8 +182,8 @@ mod tests {
     }
 
     #[test]
-    fn one_core_never_spins() {
-        let (mut spin, mut clock) = (Spin::new(1), 0);
+    fn two_cores_never_spin() {
+        let (mut spin, mut clock) = (Spin::new(2), 0);
         assert_eq!(conversation(&mut spin, &mut clock, 50), 0);
     }
 }
