@@ -7,7 +7,7 @@
 //!
 //! A batch starts small after a sleep and doubles while there is more: a lone packet is on its way after one read, a
 //! burst gets full batches. It is bounded in bytes too: super-frames push each other out of the cache before they are
-//! written. When it spins before it sleeps is in [`super::spin`].
+//! written. When it spins before it sleeps is said in `spin.rs`.
 
 use std::collections::VecDeque;
 use std::io;

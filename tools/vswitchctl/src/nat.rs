@@ -32,7 +32,7 @@ pub struct Filter {
 pub struct Entries {
     /// The container
     pub container: String,
-    /// [ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp]; HOST 0 is a free one
+    /// `[ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp]`; `HOST` 0 is a free one
     #[arg(required = true, value_name = "ENTRY")]
     pub publish: Vec<Publish>,
     /// The interface [default: the first where it can be]

@@ -35,7 +35,7 @@ pub struct Trace {
     /// UDP to this l4 port
     #[arg(long, value_name = "PORT")]
     pub udp: Option<u16>,
-    /// An echo request [default]
+    /// An echo request (the default)
     #[arg(long)]
     pub icmp: bool,
     /// An ARP request for the destination
