@@ -1,8 +1,8 @@
 //! Many datagrams of a UDP socket in one call: `UDP_SEGMENT` on the way out, `UDP_GRO` on the way in (udp(7)).
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::io::Errno;
+use super::socket::{last_errno, set_int};
 
 /// Datagrams that one send may be cut into (`UDP_MAX_SEGMENTS` before Linux 6.9).
 pub const MAX_SEGMENTS: usize = 64;
@@ -18,7 +18,7 @@ pub const MAX_BYTES: usize = 65_507;
 /// # Syscalls
 /// `setsockopt` `UDP_SEGMENT`.
 pub fn set_segment_size(fd: impl AsFd, size: u16) -> rustix::io::Result<()> {
-    set(fd.as_fd(), libc::UDP_SEGMENT, libc::c_int::from(size))
+    set_int(fd.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, libc::c_int::from(size))
 }
 
 /// From now on one [`receive`] may return several datagrams of one sender.
@@ -29,25 +29,7 @@ pub fn set_segment_size(fd: impl AsFd, size: u16) -> rustix::io::Result<()> {
 /// # Syscalls
 /// `setsockopt` `UDP_GRO`.
 pub fn coalesce(fd: impl AsFd) -> rustix::io::Result<()> {
-    set(fd.as_fd(), libc::UDP_GRO, 1)
-}
-
-fn set(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> rustix::io::Result<()> {
-    // SAFETY: both options read one `int`, and the length given is that of one.
-    let answer = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_UDP,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
-    }
+    set_int(fd.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
 /// What [`receive`] returned.
@@ -82,8 +64,7 @@ pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<Received>
     // SAFETY: `message` names one buffer and one control buffer that live and are ours until the call is over, with
     // their true lengths.
     let answer = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
-    let len = usize::try_from(answer)
-        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))?;
+    let len = usize::try_from(answer).map_err(|_| last_errno())?;
     // SAFETY: `message` is as the kernel left it: its control buffer holds whole messages, `msg_controllen` bytes.
     let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
     let size = first
@@ -98,6 +79,7 @@ pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> rustix::io::Result<Received>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
     use std::net::UdpSocket;
 
     fn pair() -> (UdpSocket, UdpSocket) {

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
 
+use super::socket::{last_errno, set_int};
+
 /// A datagram that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrived {
@@ -32,18 +34,7 @@ struct Control([u8; 64]);
 pub fn say_destination(fd: impl AsFd, v4: bool) -> rustix::io::Result<()> {
     let (level, name) =
         if v4 { (libc::IPPROTO_IP, libc::IP_PKTINFO) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) };
-    let on: libc::c_int = 1;
-    // SAFETY: both options read one `int`, and the length given is that of one.
-    let answer = unsafe {
-        libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            level,
-            name,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if answer == 0 { Ok(()) } else { Err(last_errno()) }
+    set_int(fd.as_fd(), level, name, 1)
 }
 
 /// Takes a datagram, without waiting. What is longer than `buffer` is cut.
@@ -202,10 +193,6 @@ fn write_address(name: &mut libc::sockaddr_storage, address: SocketAddr) -> libc
 
 const _: () =
     assert!(offset_of!(libc::sockaddr_in, sin_family) == offset_of!(libc::sockaddr_storage, ss_family));
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
 
+use super::socket::{last_errno, set_int};
+
 /// Room for the control data of one error: the kernel's `sock_extended_err` and an address, twice what they need.
 const CONTROL: usize = 16;
 
@@ -34,18 +36,7 @@ pub struct PathError {
 pub fn keep_path_errors(fd: impl AsFd, v4: bool) -> rustix::io::Result<()> {
     let (level, name) =
         if v4 { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
-    let on: libc::c_int = 1;
-    // SAFETY: both options read one `int`, and the length given is that of one.
-    let answer = unsafe {
-        libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            level,
-            name,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if answer == 0 { Ok(()) } else { Err(last_errno()) }
+    set_int(fd.as_fd(), level, name, 1)
 }
 
 /// The largest packet that the path of a connected socket takes, as far as this host knows, bytes.
@@ -137,10 +128,6 @@ fn offender(address: &[u8]) -> Option<IpAddr> {
         libc::AF_INET6 => v6.map(|v6| Ipv6Addr::from(*v6).into()),
         _ => None,
     }
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

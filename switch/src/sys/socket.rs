@@ -1,7 +1,7 @@
 //! What a TCP socket can do that `rustix` has no name for: look past what was looked at already, throw away, and say
 //! how much is on its way.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -16,13 +16,23 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 /// `setsockopt` `SO_PEEK_OFF`.
 pub fn set_peek_offset(fd: impl AsFd, offset: u32) -> rustix::io::Result<()> {
     let offset = libc::c_int::try_from(offset).map_err(|_| Errno::INVAL)?;
-    // SAFETY: SO_PEEK_OFF reads one `int`, and the length given is that of one.
+    set_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset)
+}
+
+/// Sets an option of a socket that is one `int`.
+pub(super) fn set_int(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> rustix::io::Result<()> {
+    // SAFETY: an option reads no more than the length that is given, which is that of `value`.
     let answer = unsafe {
         libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEEK_OFF,
-            (&raw const offset).cast(),
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
@@ -57,7 +67,7 @@ pub fn unacknowledged(fd: impl AsFd) -> rustix::io::Result<usize> {
     usize::try_from(answer).map_err(|_| Errno::INVAL)
 }
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
