@@ -107,7 +107,7 @@ impl EpollIo {
             spent: 0,
             turns: 0,
             scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
-            spin: Spin::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            spin: Spin::new(std::thread::available_parallelism().map_or(1, usize::from), WATCHED),
             heard: Vec::with_capacity(BATCH),
             stats: IoStats::default(),
             let_go: Vec::new(),
@@ -160,11 +160,7 @@ impl EpollIo {
                     return Ok(());
                 }
                 None if sleeps => return Ok(()),
-                None => {
-                    // Whoever else waits for this core gets it, and the jump of the clock tells of it.
-                    rustix::thread::sched_yield();
-                    next = self.spin.missed(nanos());
-                }
+                None => next = self.spin.missed(now),
             }
         }
     }
@@ -420,10 +416,7 @@ impl Io for EpollIo {
                 break;
             }
         }
-        if !batch.frames.is_empty() {
-            // What is sent to no port may go to the policy's descriptor, and be answered there.
-            self.spin.sent(WATCHED);
-        }
+        self.spin.took(!batch.frames.is_empty());
         Ok(Tick::now())
     }
 
