@@ -3,8 +3,8 @@
 //! A slot is laid out so that a frame never has to be copied to grow, and so that one `read` fills it:
 //!
 //! ```text
-//! | HEADROOM | virtio_net_hdr 10 | Ethernet 14 | IP, 8-byte aligned ... up to 64 KiB |
-//!            ^ read starts here    ^ Frame::start
+//! | HEADROOM | virtio_net_hdr 10 | Ethernet 14 | IP 20, TCP 32 | payload ... up to 64 KiB |
+//!            ^ read starts here    ^ Frame::start                ^ a cache line begins
 //! ```
 
 use zerocopy::{FromBytes, IntoBytes};
@@ -13,15 +13,21 @@ use crate::port::PortId;
 use crate::vnet::VnetHdr;
 
 /// Bytes in front of what is read: room for the outer headers of a tunnel
-/// (Ethernet 18 + IPv6 40 + UDP 8 + VXLAN 8) and a virtio header before them.
-pub const HEADROOM: usize = 128;
+/// (Ethernet 18 + IPv6 40 + UDP 8 + VXLAN 8) and a virtio header before them. So many that the payload of TCP over IPv4,
+/// with the timestamps that everybody sends, begins with a cache line: the kernel copies it faster.
+pub const HEADROOM: usize = 3 * LINE - PAYLOAD % LINE;
+/// Where that payload is in what is read.
+const PAYLOAD: usize = VnetHdr::LEN + 14 + 20 + 32;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+const _: () = assert!(HEADROOM >= 18 + 40 + 8 + 8 + VnetHdr::LEN);
 
 /// Bytes of the longest frame a TAP can hand over: Ethernet, one inline tag, 65,535 of IP.
 pub const MAX_FRAME: usize = 14 + 4 + 65_535;
 
 /// Bytes from one slot to the next. An odd multiple of the cache line, so that the headers of a batch do not all fall
 /// into the same cache set. The read buffer is larger than the longest frame: a full one is a truncation.
-const STRIDE: usize = 1027 * 64;
+const STRIDE: usize = 1029 * LINE;
 const _: () = assert!(STRIDE - HEADROOM > VnetHdr::LEN + MAX_FRAME);
 
 /// A frame in a [`Pool`]: where its Ethernet header starts and how long it is. Plain data; the bytes stay in the pool.
@@ -58,6 +64,8 @@ impl Frame {
 /// The buffers of one worker. Fixed in number; LIFO, so that the slot used last, still in the cache, is used next.
 pub struct Pool {
     bytes: Box<[u8]>,
+    /// Where the first slot begins in them: with a cache line.
+    first: usize,
     refs: Box<[u16]>,
     free: Vec<u16>,
 }
@@ -65,11 +73,18 @@ pub struct Pool {
 impl Pool {
     /// A pool of `slots` frames. The memory is touched when a slot is first used.
     pub fn new(slots: u16) -> Self {
+        let bytes = vec![0; usize::from(slots) * STRIDE + LINE].into_boxed_slice();
         Self {
-            bytes: vec![0; usize::from(slots) * STRIDE].into_boxed_slice(),
+            first: bytes.as_ptr().align_offset(LINE).min(LINE),
+            bytes,
             refs: vec![0; usize::from(slots)].into_boxed_slice(),
             free: (0..slots).rev().collect(),
         }
+    }
+
+    /// Where a slot begins.
+    const fn at(&self, slot: u16) -> usize {
+        self.first + slot as usize * STRIDE
     }
 
     /// Slots that are free.
@@ -88,7 +103,7 @@ impl Pool {
         fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<Frame, FillError<E>> {
         let slot = *self.free.last().ok_or(FillError::NoBuffer)?;
-        let base = usize::from(slot) * STRIDE;
+        let base = self.at(slot);
         let buffer = self.bytes.get_mut(base + HEADROOM..base + STRIDE).unwrap_or_default();
         let capacity = buffer.len();
         let read = fill(buffer).map_err(FillError::Io)?;
@@ -107,7 +122,7 @@ impl Pool {
     ) -> Result<Frame, FillError<E>> {
         let Some(about) = about else { return self.fill(port, |buffer| fill(buffer, &[])) };
         let slot = *self.free.last().ok_or(FillError::NoBuffer)?;
-        let (at, from) = (usize::from(slot) * STRIDE, usize::from(about.slot) * STRIDE);
+        let (at, from) = (self.at(slot), self.at(about.slot));
         let (low, high) = self.bytes.split_at_mut(at.max(from));
         let (buffer, source) = if at < from {
             (low.get_mut(at..), &*high)
@@ -155,19 +170,19 @@ impl Pool {
 
     /// The bytes from the Ethernet header on.
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
-        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        let start = self.at(frame.slot) + frame.start as usize;
         self.bytes.get(start..start + frame.len()).unwrap_or_default()
     }
 
     /// The same, to be edited by the hop `apply`, before the first write is queued.
     pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
-        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        let start = self.at(frame.slot) + frame.start as usize;
         self.bytes.get_mut(start..start + frame.len()).unwrap_or_default()
     }
 
     /// What is written to a TAP: the virtio header and the frame.
     pub fn wire(&self, frame: &Frame) -> &[u8] {
-        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        let start = self.at(frame.slot) + frame.start as usize;
         self.bytes.get(start - VnetHdr::LEN..start + frame.len()).unwrap_or_default()
     }
 
@@ -178,7 +193,7 @@ impl Pool {
 
     /// Replaces the virtio header in front of the frame.
     pub fn set_vnet(&mut self, frame: &Frame, header: &VnetHdr) {
-        let start = usize::from(frame.slot) * STRIDE + frame.start as usize;
+        let start = self.at(frame.slot) + frame.start as usize;
         if let Some(place) = self.bytes.get_mut(start - VnetHdr::LEN..start) {
             place.copy_from_slice(header.as_bytes());
         }
@@ -227,6 +242,15 @@ mod tests {
         assert!(matches!(pool.fill::<()>(PortId(0), |_| Ok(20)), Err(FillError::NoBuffer)));
         pool.release(&frame);
         assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn payload_begins_with_a_cache_line() {
+        let mut pool = Pool::new(3);
+        for _ in 0..3 {
+            let frame = fill(&mut pool, &[0; 100]);
+            assert_eq!(pool.bytes(&frame)[14 + 20 + 32..].as_ptr().align_offset(LINE), 0);
+        }
     }
 
     #[test]
