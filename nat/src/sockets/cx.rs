@@ -1,12 +1,11 @@
 //! What a flow has at hand while it handles one thing.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, bind, connect, socket_with};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, connect, socket_with};
 use switch::flow::FlowKey;
 use switch::tick::Tick;
 
@@ -153,59 +152,12 @@ pub(super) fn connected(
     Ok(fd)
 }
 
-/// Whether an address belongs to this host, so that a socket connected to it would reach the host's own services.
-pub(super) struct OwnAddresses {
-    /// Every address can be bound to here (`net.ipv4.ip_nonlocal_bind`, `net.ipv6.ip_nonlocal_bind`), so binding proves
-    /// nothing; for IPv4 and for IPv6.
-    nonlocal: [bool; 2],
-}
-
-impl OwnAddresses {
-    pub fn new() -> io::Result<Self> {
-        // RFC 5737, RFC 3849: addresses that nobody has.
-        let nobody = SocketAddr::from(([192, 0, 2, 1], 0));
-        let nobody6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 0));
-        Ok(Self { nonlocal: [binds(nobody)?, binds(nobody6)?] })
-    }
-
-    /// # Syscalls
-    /// `socket`, `bind`, `close`.
-    pub fn contains(&self, address: SocketAddr) -> io::Result<bool> {
-        let ip = address.ip();
-        if ip.is_loopback() || ip.is_unspecified() {
-            return Ok(true);
-        }
-        let [v4, v6] = self.nonlocal;
-        if if address.is_ipv4() { v4 } else { v6 } {
-            let probe = socket(address, SocketType::DGRAM, None)?;
-            // Without a route there is nothing to protect; connecting for real will say so.
-            let Ok(()) = connect(&probe, &address) else { return Ok(false) };
-            let local = SocketAddr::try_from(rustix::net::getsockname(&probe)?)?;
-            return Ok(local.ip() == ip);
-        }
-        binds(SocketAddr::new(ip, 0))
-    }
-}
-
 /// Whether the host has an address from which it would speak to this one.
 ///
 /// # Syscalls
 /// `socket`, `connect`, `close`; nothing is sent.
 pub(super) fn has_source(address: SocketAddr) -> bool {
     socket(address, SocketType::DGRAM, None).is_ok_and(|probe| connect(&probe, &address).is_ok())
-}
-
-fn binds(address: SocketAddr) -> io::Result<bool> {
-    let probe = match socket(address, SocketType::DGRAM, None) {
-        // A kernel without IPv6 has no address of it either; connecting for real will say so.
-        Err(Errno::AFNOSUPPORT) => return Ok(false),
-        probe => probe?,
-    };
-    match bind(&probe, &address) {
-        Ok(()) => Ok(true),
-        Err(Errno::ADDRNOTAVAIL | Errno::INVAL) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 /// The IPv4 address that an IPv6 address stands for, where somebody on the way may make one of it: IPv4-compatible

@@ -24,7 +24,9 @@ mod flows;
 mod fragments;
 mod inbox;
 mod mapping;
+mod own;
 mod publish;
+mod random;
 mod sending;
 mod served;
 mod settings;
@@ -46,7 +48,6 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
-use rustix::rand::{GetRandomFlags, getrandom};
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Fragment, Packet};
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, parse};
@@ -56,11 +57,13 @@ use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 
 use burst::Burst;
-use cx::{Bytes, Cutter, Cx, Fate, OwnAddresses, Watch};
+use cx::{Bytes, Cutter, Cx, Fate, Watch};
 use flows::{Flow, Flows, Kind};
 use fragments::{Added, Fragments};
 use mapping::Mappings;
+use own::OwnAddresses;
 use publish::{LISTENER, Listener};
+use random::Random;
 use served::Client;
 use wheel::Wheel;
 use wire::flag;
@@ -90,6 +93,8 @@ pub struct Sockets {
     /// Flows with work left, each at most once.
     due: VecDeque<u32>,
     own: OwnAddresses,
+    /// Where sequence numbers start (RFC 9293 section 3.4.1).
+    random: Random,
     /// See [`Cx::skip`].
     skip: Vec<u8>,
     cutter: Cutter,
@@ -105,11 +110,12 @@ impl Sockets {
     /// What the kernel said.
     ///
     /// # Syscalls
-    /// `epoll_create1`; `socket`, `setsockopt`, `bind`, `close` to find out what this kernel can do.
+    /// `epoll_create1`, `socket`, `getrandom`; `setsockopt` to find out what this kernel can do.
     pub fn new(limits: Limits, now: Tick) -> io::Result<Self> {
         let probe = socket(AddressFamily::INET, SocketType::STREAM, None)?;
         let skips = limits.peek_offset && set_peek_offset(&probe, 0).is_ok();
         let skip = if skips { Vec::new() } else { vec![0; SKIP] };
+        let mut random = Random::new();
         Ok(Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             spare: Some(probe),
@@ -121,7 +127,8 @@ impl Sockets {
             due: VecDeque::with_capacity(limits.flows as usize),
             own: OwnAddresses::new()?,
             skip,
-            cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: sequence()? },
+            cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: random.next()? },
+            random,
             burst: Burst::new(),
             fragments: Fragments::new(),
             mappings: Mappings::new(limits.flows),
@@ -299,7 +306,7 @@ impl Sockets {
         let kind = match (key.proto, packet.meta.tcp) {
             (PROTO_TCP, Some(tcp)) => {
                 let syn = tcp::Syn::read(frame, packet, link);
-                sequence().and_then(|from| tcp::connect(to, &tcp, syn, from, watch)).map(Kind::Tcp)
+                self.random.next().and_then(|from| tcp::connect(to, &tcp, syn, from, watch)).map(Kind::Tcp)
             }
             (PROTO_UDP, _) => udp::Udp::connect(to, mapped, watch).map(|(udp, port)| {
                 self.mappings.add(&key, port);
@@ -336,15 +343,15 @@ impl Sockets {
     }
 
     /// Nothing of the host is reached by its own addresses, and no socket is made for groups.
-    fn is_allowed(&self, address: SocketAddr) -> io::Result<bool> {
+    fn is_allowed(&mut self, address: SocketAddr) -> io::Result<bool> {
         let ip = address.ip();
         let group = ip.is_multicast() || ip == std::net::Ipv4Addr::BROADCAST || ip.is_unspecified();
         if group || self.limits.host {
             return Ok(!group);
         }
         // An address within an address: neither may be the host's, whoever takes the outer one apart.
-        let inner = cx::embedded(ip).map(|inner| SocketAddr::new(inner.into(), address.port()));
-        Ok(!self.own.contains(address)? && !inner.map_or(Ok(false), |inner| self.own.contains(inner))?)
+        let inner = cx::embedded(ip);
+        Ok(!self.own.contains(ip)? && !inner.map_or(Ok(false), |inner| self.own.contains(inner.into()))?)
     }
 
     fn has_room(&self, port: PortId) -> bool {
@@ -609,11 +616,4 @@ fn connection(flow: &Flow, now: Tick) -> Connection {
         bytes: flow.bytes,
         idle: now.millis().saturating_sub(flow.used.millis()),
     }
-}
-
-/// Where the sequence numbers of a connection start: nobody can guess it (RFC 9293 section 3.4.1).
-fn sequence() -> rustix::io::Result<u32> {
-    let mut bytes = [0; 4];
-    getrandom(&mut bytes, GetRandomFlags::empty())?;
-    Ok(u32::from_ne_bytes(bytes))
 }

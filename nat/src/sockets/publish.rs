@@ -10,11 +10,14 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::sockopt::{ipv6_v6only, set_socket_linger};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, getsockname, socket};
+use rustix::net::sockopt::{ipv6_v6only, set_socket_linger, set_tcp_nodelay};
+use rustix::net::{
+    AddressFamily, SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, getsockname, socket,
+};
 use switch::flow::FlowKey;
 use switch::parse::{PROTO_TCP, PROTO_UDP};
 use switch::port::PortId;
+use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
 
 use super::flows::{Flow, Kind};
@@ -36,6 +39,8 @@ pub(super) struct Listener {
     v6_only: bool,
     pub socket: Arc<OwnedFd>,
     pub clients: Arc<AtomicU64>,
+    /// Clients that are taken without asking whether there are more: what the last turns found, doubled.
+    turn: usize,
     /// `None`: the container went away, clients are refused until the control plane says what follows.
     pub target: Option<Target>,
 }
@@ -75,6 +80,13 @@ impl Sockets {
         let token = EventData::new_u64(LISTENER | index as u64);
         epoll::add(&self.epoll, &published.socket, token, EventFlags::IN)?;
         let local = SocketAddr::try_from(getsockname(&published.socket)?)?;
+        if published.proto == PROTO_TCP {
+            // Sockets of its clients have what it has (tcp(7), socket(7)), and nobody has to tell each.
+            set_tcp_nodelay(&published.socket, true)?;
+            if self.skip.is_empty() {
+                set_peek_offset(&published.socket, 0)?;
+            }
+        }
         if published.proto == PROTO_UDP && self.datagram.is_empty() {
             // Here, so that no packet's way has to.
             self.datagram.resize(served::LONGEST, 0);
@@ -87,6 +99,7 @@ impl Sockets {
             v6_only: local.is_ipv6() && ipv6_v6only(&published.socket)?,
             clients: Arc::clone(&published.clients),
             socket: Arc::clone(&published.socket),
+            turn: 1,
             target: Some(published.target.clone()),
         });
         match self.listeners.get_mut(index) {
@@ -114,30 +127,48 @@ impl Sockets {
         }
     }
 
-    /// Takes clients. What is left when there is no room for more is refused.
+    /// Takes clients: one, or as many as come at once, which is found out as it goes. What is left is reported again;
+    /// what is left when there is no room for more is refused.
     fn accept(&mut self, index: usize, now: Tick, out: &mut impl Emit) {
-        for _ in 0..TURN {
+        let turn = self.listeners.get(index).and_then(Option::as_ref).map_or(0, |listener| listener.turn);
+        let mut next = (2 * turn).min(TURN);
+        for _ in 0..turn {
             let Some(Some(listener)) = self.listeners.get(index) else { return };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(&listener.socket, flags) {
-                Ok((socket, client)) => {
-                    let client = client.and_then(|client| SocketAddr::try_from(client).ok());
-                    // Until it belongs to a connection that works, closing it is a refusal.
-                    let _ = set_socket_linger(&socket, Some(Duration::ZERO));
-                    let clients = Arc::clone(&listener.clients);
-                    if let (Some(client), Some(target)) = (client, listener.target.clone())
-                        && self.begin(socket, client, &target, now, out).is_some()
-                    {
-                        clients.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
+                Ok((socket, client)) => self.take_client(index, socket, client, now, out),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => {
+                    next = 1;
+                    break;
+                }
                 Err(_) => {
                     self.counters.no_socket += 1;
-                    return self.turn_away(index);
+                    self.turn_away(index);
+                    break;
                 }
             }
+        }
+        if let Some(Some(listener)) = self.listeners.get_mut(index) {
+            listener.turn = next;
+        }
+    }
+
+    fn take_client(
+        &mut self,
+        index: usize,
+        socket: OwnedFd,
+        client: Option<SocketAddrAny>,
+        now: Tick,
+        out: &mut impl Emit,
+    ) {
+        let Some(Some(listener)) = self.listeners.get(index) else { return refuse(&socket) };
+        let (clients, target) = (Arc::clone(&listener.clients), listener.target.clone());
+        let client = client.and_then(|client| SocketAddr::try_from(client).ok());
+        let (Some(client), Some(target)) = (client, target) else { return refuse(&socket) };
+        match self.begin(socket, client, &target, now, out) {
+            Ok(()) => _ = clients.fetch_add(1, Ordering::Relaxed),
+            Err(socket) => refuse(&socket),
         }
     }
 
@@ -147,12 +178,15 @@ impl Sockets {
         self.spare = None;
         let Some(Some(listener)) = self.listeners.get(index) else { return };
         if let Ok((socket, _)) = acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
-            let _ = set_socket_linger(&socket, Some(Duration::ZERO));
+            refuse(&socket);
         }
         self.spare = socket(AddressFamily::INET, SocketType::STREAM, None).ok();
     }
 
-    /// One client. Its socket is closed where that leads nowhere, and there is nothing.
+    /// One client.
+    ///
+    /// # Errors
+    /// Its socket, where that leads nowhere.
     fn begin(
         &mut self,
         socket: OwnedFd,
@@ -160,21 +194,21 @@ impl Sockets {
         target: &Target,
         now: Tick,
         out: &mut impl Emit,
-    ) -> Option<()> {
-        let (id, token) = self.place_for_client(target.link.port)?;
-        let key = self.key_of(PROTO_TCP, client, target)?;
-        let sequence = super::sequence().ok()?;
-        let Ok(tcp) = tcp::accepted(socket, &key, &target.link, sequence, self.watch(token)) else {
+    ) -> Result<(), OwnedFd> {
+        let Some((id, token)) = self.place_for_client(target.link.port) else { return Err(socket) };
+        let Some(key) = self.key_of(PROTO_TCP, client, target) else { return Err(socket) };
+        let sequence = self.random.next();
+        let (Ok(sequence), Ok(())) = (sequence, self.watch(token).add(&socket)) else {
             self.counters.no_socket += 1;
-            return None;
+            return Err(socket);
         };
-        let kind = Kind::Tcp(tcp);
+        let kind = Kind::Tcp(tcp::accepted(socket, &key, &target.link, sequence));
         self.insert(Flow { key, link: target.link, used: now, inbound: true, bytes: (0, 0), kind });
         self.with(id, now, out, |kind, cx| match kind {
             Kind::Tcp(tcp) => tcp.begin(cx),
             _ => super::Fate::Keep,
         });
-        Some(())
+        Ok(())
     }
 
     /// The connection as the container sees it: with the client's own address, or, where the container could not
@@ -238,6 +272,12 @@ impl Sockets {
             }
         }
     }
+}
+
+/// A client is told that nobody is there: closing its socket is a RST.
+fn refuse(socket: &OwnedFd) {
+    // It fails only for what is not a socket.
+    let _ = set_socket_linger(socket, Some(Duration::ZERO));
 }
 
 /// Whether what the container answers to this client comes back to us.

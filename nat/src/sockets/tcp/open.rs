@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketType;
-use rustix::net::sockopt::{set_socket_linger, set_tcp_nodelay, socket_error};
+use rustix::net::sockopt::socket_error;
 use switch::flow::{FlowKey, Packet, TcpMeta};
 use switch::sys::socket::set_peek_offset;
 
@@ -19,6 +19,11 @@ use crate::sockets::wire::{TCP_LEN, flag, ip_len, is_v4};
 /// The smallest segment we make (`tcp_min_snd_mss` is 48, options counted in). A smaller MSS would make one frame into
 /// tens of thousands of segments.
 const MSS_MIN: u16 = 88;
+/// What every new socket takes, bytes: it is not asked before it has more to take. (One that takes less after all says
+/// so when it is written to.)
+const FIRST_ROOM: u32 = 65_535;
+/// And the send buffer that it has then.
+const FIRST_BUFFER: u32 = 87_380;
 /// RFC 7323 section 2.3.
 const SCALE_MAX: u8 = 14;
 
@@ -84,8 +89,8 @@ fn new(socket: OwnedFd, state: State, sequence: u32, mss: u16) -> Tcp {
         rcv_nxt: 0,
         edge: 0,
         our_scale: SCALE,
-        room: 0,
-        buffer: 0,
+        room: FIRST_ROOM,
+        buffer: FIRST_BUFFER,
         fin_taken: false,
         readable: false,
         hung_up: false,
@@ -117,20 +122,9 @@ pub(in crate::sockets) fn connect(
     Ok(connection)
 }
 
-/// A client of a listening socket: the container gets a SYN. `sequence` is where ours starts.
-///
-/// # Errors
-/// What the kernel said.
-pub(in crate::sockets) fn accepted(
-    socket: OwnedFd,
-    key: &FlowKey,
-    link: &Link,
-    sequence: u32,
-    watch: Watch<'_>,
-) -> rustix::io::Result<Tcp> {
-    set_tcp_nodelay(&socket, true)?;
-    watch.add(&socket)?;
-    Ok(new(socket, State::SynSent, sequence, mss_of(key, link)))
+/// A client of a listening socket, watched: the container gets a SYN. `sequence` is where ours starts.
+pub(in crate::sockets) fn accepted(socket: OwnedFd, key: &FlowKey, link: &Link, sequence: u32) -> Tcp {
+    new(socket, State::SynSent, sequence, mss_of(key, link))
 }
 
 impl Tcp {
@@ -152,7 +146,6 @@ impl Tcp {
 
     /// Sends our first SYN to the container of a published l4 port.
     pub fn begin<E: Emit>(&mut self, cx: &mut Cx<'_, E>) -> Fate {
-        self.prepare(cx);
         self.segment(cx, flag::SYN, self.snd_una);
         self.syn_sent(cx);
         Fate::Keep
@@ -183,6 +176,7 @@ impl Tcp {
         self.prepare(cx);
         self.state = State::SynAckSent;
         self.hung_up = flags.contains(EventFlags::RDHUP);
+        self.readable = flags.intersects(EventFlags::IN | EventFlags::RDHUP);
         self.segment(cx, flag::SYN | flag::ACK, self.snd_una);
         self.syn_sent(cx);
         Fate::Keep
@@ -233,8 +227,6 @@ impl Tcp {
         self.edge = self.rcv_nxt;
         self.window = u32::from(tcp.window);
         self.establish(tcp.ack);
-        // Closing it is a FIN from now on. It fails only for what is not a socket.
-        let _ = set_socket_linger(&self.socket, None);
         self.ack_due = true;
         Fate::More
     }

@@ -75,7 +75,6 @@ impl Tcp {
     pub(super) fn establish(&mut self, ack: u32) {
         self.state = State::Established;
         (self.snd_una, self.retry, self.tries) = (ack, None, 0);
-        self.readable = true;
     }
 
     /// An acknowledgment that is not of the future nor of the past.
@@ -167,8 +166,11 @@ impl Tcp {
         if fin && self.rcv_nxt == tcp.seq.wrapping_add(tcp.payload) {
             self.rcv_nxt = self.rcv_nxt.wrapping_add(1);
             self.fin_taken = true;
-            // It fails only where the peer has reset the connection, which reading will tell.
-            let _ = shutdown(&self.socket, Shutdown::Write);
+            // Where nothing is left it is closed at once, which says the same.
+            if !self.is_over() {
+                // It fails only where the peer has reset the connection, which reading will tell.
+                let _ = shutdown(&self.socket, Shutdown::Write);
+            }
         }
         Fate::Keep
     }
