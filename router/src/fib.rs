@@ -18,6 +18,9 @@ pub enum Route {
     Local,
     /// To nobody: all hosts of a subnet at once (RFC 2644 section 2).
     Nobody,
+    /// To a network of ours that this one has no way to. It is not looked for elsewhere: whoever has these addresses
+    /// outside is somebody else.
+    Unreachable,
     /// To another host.
     Next(Next),
 }
@@ -62,7 +65,7 @@ impl Fib {
     pub fn add(&mut self, destination: IpNet, route: Route) {
         let prefix = mapped(destination);
         let keeps = match (self.routes.get(&prefix), route) {
-            (Some(Route::Local | Route::Nobody), _) => true,
+            (Some(Route::Local | Route::Nobody), _) | (Some(_), Route::Unreachable) => true,
             (Some(Route::Next(old)), Route::Next(new)) => old.opens && !new.opens,
             _ => false,
         };
@@ -148,6 +151,16 @@ mod tests {
         let net = "10.1.0.0/16".parse().unwrap();
         fib.add(net, next(1));
         fib.add(net, Route::Next(Next { network: NetworkId(1), via: None, opens: false }));
+        assert_eq!(fib.lookup(Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped()), Some(next(1)));
+    }
+
+    #[test]
+    fn nothing_is_unreachable_where_there_is_a_way() {
+        let mut fib = Fib::default();
+        let net = "10.1.0.0/16".parse().unwrap();
+        fib.add(net, Route::Unreachable);
+        fib.add(net, next(1));
+        fib.add(net, Route::Unreachable);
         assert_eq!(fib.lookup(Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped()), Some(next(1)));
     }
 

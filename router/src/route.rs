@@ -145,6 +145,7 @@ fn internet(
     let next = match entry.map(|entry| entry.route) {
         Some(Route::Local) => return local(packet, gateway),
         Some(Route::Nobody) => return Verdict::Drop(DropReason::Martian),
+        Some(Route::Unreachable) => return Verdict::Local(Task::Unreachable(Unreachable::Network)),
         Some(Route::Next(next)) => next,
         None if gateway.uplink => return uplink(packet, why),
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.

@@ -69,6 +69,6 @@ fn by_route(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belo
                 _ => Belongs::BehindSender { via },
             }
         }
-        Some(Route::Local | Route::Nobody) | None => Belongs::Nobody,
+        Some(Route::Local | Route::Nobody | Route::Unreachable) | None => Belongs::Nobody,
     }
 }

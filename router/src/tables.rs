@@ -24,8 +24,11 @@ pub struct Tables {
     /// What may come back the way that may not be opened; `None`: no network asks for it.
     pub returns: Option<Arc<Returns>>,
     /// What containers may open connections to, by [`PortId`]; a port without rules, or beyond the end: anything.
-    pub egress: Box<[Option<Arc<[Rule]>>]>,
+    pub egress: Egress,
 }
+
+/// Rules by [`PortId`].
+pub type Egress = Box<[Option<Arc<[Rule]>>]>;
 
 impl Tables {
     /// The rules of the container behind a port.

@@ -99,6 +99,15 @@ fn a_packet_that_waits_does_not_outlive_its_port() {
 }
 
 #[test]
+fn a_network_of_ours_without_a_way_to_it_is_not_looked_for_outside() {
+    let mut worker = lab_of(&std::str::from_utf8(LAB).unwrap().replace("routes_to = [\"red\"]", ""), 2);
+    let said = plain(&mut worker, 0, &datagram(A, B, [1, 2]));
+    let [(0, error)] = said.as_slice() else { panic!("{said:?}") };
+    // RFC 1812 section 5.2.7.1: network unreachable.
+    assert_eq!((&error[34..36], &error[30..34]), (&[3, 0][..], &A.octets()[..]));
+}
+
+#[test]
 fn routing_and_answering_allocate_nothing() {
     let mut worker = lab();
     let mut run = |frames: &[(u16, Vec<u8>)]| {

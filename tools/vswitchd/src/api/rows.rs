@@ -75,6 +75,8 @@ words! {
         Local = "local",
         /// To a network that may only be answered (`routes_to` the other way round).
         Answer = "answer",
+        /// To a network that is not reached from here, and not looked for outside either.
+        Unreachable = "unreachable",
     }
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use router::egress::Rule;
 use router::fib::{Fib, Next, Route};
 use router::neighbor::{GONE, REACHABLE};
-use router::tables::{Advertises, Gateway, Services, Tables};
+use router::tables::{Advertises, Egress, Gateway, Services, Tables};
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Claims, Owner, Routed};
@@ -105,7 +105,7 @@ pub fn needs_returns(config: &Config) -> bool {
 }
 
 /// The rules of each port whose container has some; empty where none has.
-fn egress(config: &Config, ports: &Ports) -> Box<[Option<Arc<[Rule]>>]> {
+pub fn egress(config: &Config, ports: &Ports) -> Egress {
     let rules: HashMap<&str, Arc<[Rule]>> = config
         .containers
         .iter()
@@ -176,6 +176,12 @@ fn fib(from: &Ours, config: &Config, networks: &Networks, gateways: &[Ours], lin
             fib.add(route.destination, Route::Next(next));
         }
     }
+    // Last: what the file says of these addresses goes before, be it a default route by a container.
+    for subnet in gateways.iter().flat_map(|other| &other.legs).map(|(_, subnet)| *subnet) {
+        if fib.lookup(mapped(subnet.network())).is_none() {
+            fib.add(subnet, Route::Unreachable);
+        }
+    }
     fib
 }
 
@@ -241,6 +247,7 @@ impl Control {
                 let (via, to, kind) = match route {
                     Route::Nobody => continue,
                     Route::Local => (None, None, RouteType::Local),
+                    Route::Unreachable => (None, None, RouteType::Unreachable),
                     Route::Next(next) => (next.via, Some(next.network), kind(&next)),
                 };
                 rows.push(RouteRow {

@@ -257,6 +257,7 @@ impl Teller<'_> {
         let to = match entry.route {
             Route::Local => "a gateway's own address".into(),
             Route::Nobody => "all hosts of a subnet at once: never routed".into(),
+            Route::Unreachable => "a network that this one has no route to".into(),
             Route::Next(Next { network, via, opens }) => {
                 let via = via.map(|via| format!(", via {}", via.to_canonical())).unwrap_or_default();
                 let opens = if opens { "" } else { ", to which it may only answer" };
