@@ -34,6 +34,7 @@ pub(crate) struct Says {
     lifetime: u16,
     mtu: Option<u32>,
     prefix: Option<Prefix>,
+    dns: Option<Ipv6Addr>,
 }
 
 impl Says {
@@ -53,12 +54,14 @@ impl Says {
             preferred: PREFERRED,
         });
         let lifetime = if gateway.advertises.default_route { LIFETIME } else { 0 };
-        Some(Self { origin, lifetime, mtu: Some(mtu), prefix })
+        let global = |own: &&Ipv6Addr| own.to_ipv4_mapped().is_none() && !own.is_unicast_link_local();
+        let dns = gateway.services.dns.then(|| gateway.addresses.iter().find(global).copied()).flatten();
+        Some(Self { origin, lifetime, mtu: Some(mtu), prefix, dns })
     }
 
     /// The last one: we are no router there any more (RFC 4861 section 6.2.5).
     fn ceases(self) -> Self {
-        Self { lifetime: 0, mtu: None, prefix: None, ..self }
+        Self { lifetime: 0, mtu: None, prefix: None, dns: None, ..self }
     }
 
     /// Writes it, to all nodes or to the one that solicited it; returns its length in bytes.
@@ -69,8 +72,9 @@ impl Says {
             other: false,
             mtu: self.mtu,
             prefixes: self.prefix.as_slice(),
-            dns: &[],
-            dns_lifetime: 0,
+            dns: self.dns.as_slice(),
+            // RFC 8106 section 5.1: three times the longest pause, as for routers.
+            dns_lifetime: u32::from(LIFETIME),
         };
         nd::router_advertisement(&self.origin, &advertised, to, out)
     }
