@@ -142,6 +142,27 @@ fn an_answer_is_as_long_as_the_asker_takes() {
 }
 
 #[test]
+fn whom_a_container_may_have_asked_is_in_its_rules() {
+    use router::egress::{Rule, What};
+    let rule = |allow, to: Option<&str>, what| Rule { allow, to: to.map(|to| to.parse().unwrap()), what };
+    let within = [rule(true, Some("10.0.0.0/8"), What::All), rule(false, None, What::All)];
+    let by_udp = [rule(true, None, What::Udp(53, 53)), rule(false, None, What::All)];
+    let egress = [None, Some(within.as_slice().into()), Some(by_udp.as_slice().into())];
+    let names = vswitchd::names::table::Names::default().with_egress(Box::new(egress));
+    for (port, proto, resolver, may) in [
+        (0, 17, "192.0.2.1:53", true),
+        (1, 17, "192.0.2.1:53", false),
+        (1, 17, "127.0.0.53:53", false),
+        (1, 6, "10.9.9.9:53", true),
+        (2, 17, "[2001:db8::1]:53", true),
+        (2, 6, "[2001:db8::1]:53", false),
+        (3, 6, "192.0.2.1:53", true),
+    ] {
+        assert_eq!(names.may_ask(PortId(port), proto, resolver.parse().unwrap()), may, "{port} {resolver}");
+    }
+}
+
+#[test]
 fn an_answer_is_one_to_the_question() {
     let query = question("example.com.", RecordType::A).to_vec().unwrap();
     let with = |change: &dyn Fn(&mut Vec<u8>)| {

@@ -9,7 +9,7 @@ use crate::harness::{Daemon, Host, random, run, wait_for};
 
 as_both!(containers_have_names, others_are_asked_of_the_host, who_asks_badly_harms_nobody);
 
-/// Two networks that do not reach each other, and an internal one.
+/// Two networks that do not reach each other, and an internal one; `silent` and `asks` have rules.
 fn lab(host: &Host) -> String {
     let mut text = host.lab(&["a"], "");
     text.push_str("[uplink]\nkind = \"sockets\"\n");
@@ -24,6 +24,13 @@ fn lab(host: &Host) -> String {
         text.push_str(&format!(
             "[[container]]\nname = \"{name}\"\nnetns = \"{netns}\"\ncreate = true\n\
              [[container.interface]]\nnetwork = \"{network}\"\n{rest}"
+        ));
+    }
+    for (name, rules) in [("silent", "\"deny all\""), ("asks", "\"allow udp/53\", \"deny all\"")] {
+        let netns = host.name(name);
+        text.push_str(&format!(
+            "[[container]]\nname = \"{name}\"\nnetns = \"{netns}\"\ncreate = true\negress = [{rules}]\n\
+             [[container.interface]]\nnetwork = \"blue\"\n"
         ));
     }
     text
@@ -185,6 +192,11 @@ fn others_are_asked_of_the_host(mut host: Host) {
     // An internal network has no way out, and names of ours lead to nobody else.
     assert_eq!(status(&daemon, "i", &["secret.outside.test"]), ("REFUSED".to_owned(), 0));
     assert_eq!(status(&daemon, "i", &["+tcp", "secret.outside.test"]), ("REFUSED".to_owned(), 0));
+    // A question that is passed on is judged like a packet of the container's own.
+    assert_eq!(status(&daemon, "silent", &["secret.outside.test"]), ("REFUSED".to_owned(), 0));
+    assert_eq!(dig(&daemon, "silent", &["b"]), "10.1.0.3", "our own names lead nowhere outside");
+    assert_eq!(dig(&daemon, "asks", &["outside.test"]), "192.0.2.80");
+    assert_eq!(status(&daemon, "asks", &["+tcp", "secret.outside.test"]), ("REFUSED".to_owned(), 0));
     assert_eq!(status(&daemon, "a", &["x.red"]).0, "NXDOMAIN");
     assert_eq!(status(&daemon, "a", &["-x", "10.1.0.99"]).0, "NXDOMAIN");
     for name in ["secret", "x.red", "99.0.1.10"] {
@@ -194,7 +206,7 @@ fn others_are_asked_of_the_host(mut host: Host) {
     assert!(shown.contains(&first.address), "{shown}");
     let dns = daemon.rows("status")[0]["dns"]["counts"].clone();
     assert!(dns["forwarded"].as_u64() >= Some(6), "{dns}");
-    assert_eq!((dns["refused"].as_u64(), dns["failed"].as_u64()), (Some(2), Some(0)), "{dns}");
+    assert_eq!((dns["refused"].as_u64(), dns["failed"].as_u64()), (Some(4), Some(0)), "{dns}");
 
     std::fs::write(&path, format!("nameserver {}\n", second.address)).unwrap();
     wait_for("the other resolver", || (dig(&daemon, "a", &["outside.test"]) == "192.0.2.81").then_some(()));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use switch::port::NetworkId;
 
 use super::control::Control;
-use super::routing::leaves;
+use super::routing::{self, leaves};
 use crate::api::rows::DnsStatus;
 use crate::config::{Config, Container, GatewayBy, Interface, Network};
 use crate::names::table::{Member, Names, Zone};
@@ -74,7 +74,8 @@ impl Control {
             .collect();
         let ports =
             self.ports.wanted().filter_map(|(id, port)| Some((id, of.get(port.container())?.clone())));
-        self.names.names.store(Arc::new(Names::new(zones.collect(), ports)));
+        let egress = routing::egress(config, &self.ports);
+        self.names.names.store(Arc::new(Names::new(zones.collect(), ports).with_egress(egress)));
     }
 
     pub(super) fn dns_status(&self) -> DnsStatus {

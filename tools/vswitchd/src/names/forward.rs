@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use switch::parse::{PROTO_TCP, PROTO_UDP};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -20,12 +21,27 @@ pub enum By {
     Tcp,
 }
 
-/// What `upstream` says to `query`, but for its id; `None`: nobody answered. An answer that says that it failed is
-/// passed on if nobody has a better one.
-pub async fn ask(mut query: Vec<u8>, by: By, upstream: Arc<Upstream>) -> Option<Vec<u8>> {
+impl By {
+    /// Its protocol number.
+    pub const fn proto(self) -> u8 {
+        match self {
+            Self::Udp => PROTO_UDP,
+            Self::Tcp => PROTO_TCP,
+        }
+    }
+}
+
+/// What those of `upstream` say to `query` that `may` be asked, but for its id; `None`: nobody answered. An answer that
+/// says that it failed is passed on if nobody has a better one.
+pub async fn ask(
+    mut query: Vec<u8>,
+    by: By,
+    upstream: Arc<Upstream>,
+    may: impl Fn(SocketAddr) -> bool,
+) -> Option<Vec<u8>> {
     let mut failure = None;
     for _ in 0..upstream.attempts {
-        for (number, server) in upstream.turns() {
+        for (number, server) in upstream.turns().filter(|(_, server)| may(*server)) {
             // A new id and, by a new socket, a new l4 port for each attempt (RFC 5452 section 9.2).
             query.first_chunk_mut::<2>()?.copy_from_slice(&random_id()?);
             let asked = async {

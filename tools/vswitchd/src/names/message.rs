@@ -88,10 +88,20 @@ pub fn consider(bytes: &[u8], asker: &Asker<'_>, most: Limit) -> Outcome {
 
 /// The answer when nobody could be asked, or nobody answered.
 pub fn failure(bytes: &[u8]) -> Vec<u8> {
-    let bare = || Header::of(bytes).map_or_else(Vec::new, |header| header.bare(ResponseCode::ServFail));
+    only(bytes, ResponseCode::ServFail)
+}
+
+/// The answer when nobody may be asked for this container.
+pub fn refusal(bytes: &[u8]) -> Vec<u8> {
+    only(bytes, ResponseCode::Refused)
+}
+
+/// An answer that is nothing but `code`.
+fn only(bytes: &[u8], code: ResponseCode) -> Vec<u8> {
+    let bare = || Header::of(bytes).map_or_else(Vec::new, |header| header.bare(code));
     let Ok(message) = Message::from_vec(bytes) else { return bare() };
     let mut reply = reply_to(&message);
-    reply.metadata.response_code = ResponseCode::ServFail;
+    reply.metadata.response_code = code;
     reply.to_vec().unwrap_or_else(|_| bare())
 }
 

@@ -245,6 +245,12 @@ impl Server {
             self.say(Instant::now(), "the host names no resolver");
             return Err(message::failure(&question));
         }
+        let names = self.shared.names.load_full();
+        let may = move |resolver| names.may_ask(port, by.proto(), resolver);
+        if !upstream.servers.iter().any(|resolver| may(*resolver)) {
+            counts.refused.add();
+            return Err(message::refusal(&question));
+        }
         let own = self.by_port.get(&port).copied().unwrap_or(0);
         if own >= FORWARDED.saturating_sub(self.forwarded.len()) / SHARE {
             counts.over_quota.add();
@@ -253,7 +259,7 @@ impl Server {
         counts.forwarded.add();
         *self.by_port.entry(port).or_default() += 1;
         self.forwarded.spawn(async move {
-            let answer = forward::ask(question.clone(), by, upstream).await;
+            let answer = forward::ask(question.clone(), by, upstream, may).await;
             Done { port, question, back, answer }
         });
         Ok(())

@@ -1,10 +1,13 @@
 //! Who is called what, as each container may know it: published whole, like the snapshot, and read by the name server.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use router::egress;
+use router::tables::Egress;
+use switch::flow::FlowKey;
 use switch::port::{NetworkId, PortId};
 
 /// What a gateway is called in its network, unless a container has that name.
@@ -49,6 +52,8 @@ pub struct Names {
     ports: HashMap<PortId, Vec<usize>>,
     /// `NAME.NETWORK` of every network: they are ours, whoever asks.
     qualified: HashSet<String>,
+    /// What the container behind a port may send outside.
+    egress: Egress,
 }
 
 #[derive(Debug)]
@@ -87,7 +92,25 @@ impl Names {
             zone.addresses.keys().map(|name| format!("{name}.{}", zone.name)).collect()
         };
         let qualified = zones.iter().flat_map(of).collect();
-        Self { zones, by_id, ports, qualified }
+        Self { zones, by_id, ports, qualified, egress: Egress::default() }
+    }
+
+    /// The same, with what containers may send outside.
+    #[must_use]
+    pub fn with_egress(self, egress: Egress) -> Self {
+        Self { egress, ..self }
+    }
+
+    /// Whether the container behind `port` may have `resolver` asked by `proto`: a question that we pass on for it is
+    /// judged like a packet of its own, or names would be a way around its rules.
+    pub fn may_ask(&self, port: PortId, proto: u8, resolver: SocketAddr) -> bool {
+        let Some(rules) = self.egress.get(port.index()).and_then(Option::as_deref) else { return true };
+        let dst = match resolver.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        let src = Ipv6Addr::UNSPECIFIED;
+        egress::allows_key(rules, &FlowKey { zone: 0, proto, src, dst, sport: 0, dport: resolver.port() })
     }
 
     /// Who asks, by `port` on `network`; `None` where nobody is known there.
