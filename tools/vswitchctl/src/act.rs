@@ -93,8 +93,8 @@ fn create_body(create: Create) -> NetworkCreate {
 }
 
 fn connect_body(connect: Connect) -> api::Connect {
-    let Connect { network: _, container, netns, create, interface, ip, ip6, mac } = connect;
-    api::Connect { container, netns, create, interface, ip, ip6, mac }
+    let Connect { network: _, container, netns, create, interface, ip, ip6, mac, aliases } = connect;
+    api::Connect { container, netns, create, interface, ip, ip6, mac, aliases }
 }
 
 /// What a user wants to know of a new interface: what it is called, and what it was given.

@@ -119,6 +119,24 @@ pub enum Show {
     Config,
 }
 
+impl Show {
+    /// The network and the container of which alone something is wanted.
+    pub fn only(&self) -> (Option<&str>, Option<&str>) {
+        match self {
+            Self::Fdb(filter)
+            | Self::Routes(filter)
+            | Self::Neighbors(filter)
+            | Self::Ports(filter)
+            | Self::Networks(filter)
+            | Self::Containers(filter)
+            | Self::Drops { filter, .. }
+            | Self::Stats { filter, .. } => (filter.network.as_deref(), filter.container.as_deref()),
+            Self::Nat(filter) | Self::Connections(filter) => (None, filter.container.as_deref()),
+            Self::Status | Self::Config => (None, None),
+        }
+    }
+}
+
 /// Which rows of a table: the same words for all of them.
 #[derive(Debug, Default, Args)]
 pub struct Filter {
@@ -287,6 +305,9 @@ pub struct Connect {
     /// MAC address [default: made from the address]
     #[arg(long)]
     pub mac: Option<MacAddr>,
+    /// Another name of the container in the network; may be given several times
+    #[arg(long = "alias", value_name = "NAME")]
+    pub aliases: Vec<String>,
 }
 
 fn vlan() -> clap::builder::RangedI64ValueParser<u16> {

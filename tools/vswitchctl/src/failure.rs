@@ -74,6 +74,14 @@ pub enum Failure {
     /// The daemon said no.
     #[error("{}", no(.0))]
     Refused(ErrorBody),
+    /// A filter asks for what is not there.
+    #[error("no {what} `{name}`: `vswitchctl show {what}s` lists those there are")]
+    Unknown {
+        /// A network, or a container.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// The daemon said no, and not why.
     #[error("vswitchd answered {0}")]
     Status(hyper::StatusCode),
@@ -98,7 +106,7 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Refused(_) | Self::Status(_) | Self::Output(_) | Self::Enter(_) => 1,
+            Self::Refused(_) | Self::Unknown { .. } | Self::Status(_) | Self::Output(_) | Self::Enter(_) => 1,
             Self::Usage(_) | Self::File { .. } | Self::FileTooLong { .. } => 2,
             Self::Start(_)
             | Self::Connect { .. }

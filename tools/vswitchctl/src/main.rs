@@ -32,6 +32,9 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let Some(cli) = Cli::read(args)? else { return Ok(()) };
     let client = Client::new(Socket::choose(cli.socket)).map_err(Failure::Start)?;
     let json = cli.json;
+    if let Command::Show(what) = &cli.command {
+        show::exists(&client, what)?;
+    }
     match cli.command {
         Command::Show(cli::Show::Stats { watch: true, interval, filter }) => {
             watch::stats(&client, json, interval, &filter)

@@ -65,6 +65,34 @@ pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failu
     }
 }
 
+/// Whether there is what is asked for: an empty table would say that all is quiet.
+///
+/// # Errors
+/// It is not there; not reachable, or the daemon said no.
+pub fn exists(client: &Client, what: &Show) -> Result<(), Failure> {
+    let (network, container) = what.only();
+    if let Some(wanted) = network {
+        let rows: Vec<NetworkRow> = client.get("/v1/networks")?;
+        named("network", wanted, rows.iter().map(|row| row.name.as_str()))?;
+    }
+    if let Some(wanted) = container {
+        let rows: Vec<ContainerRow> = client.get("/v1/containers")?;
+        named("container", wanted, rows.iter().map(|row| row.name.as_str()))?;
+    }
+    Ok(())
+}
+
+fn named<'n>(
+    what: &'static str,
+    wanted: &str,
+    mut names: impl Iterator<Item = &'n str>,
+) -> Result<(), Failure> {
+    if names.any(|name| name == wanted) {
+        return Ok(());
+    }
+    Err(Failure::Unknown { what, name: wanted.to_owned() })
+}
+
 fn ports_of(client: &Client, filter: &Filter) -> Result<Vec<PortRow>, Failure> {
     let mut rows: Vec<PortRow> = client.get("/v1/ports")?;
     rows.retain(|row| filter.wants(&row.network, &row.container));

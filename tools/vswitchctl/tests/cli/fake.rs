@@ -161,6 +161,18 @@ pub fn network(name: &str) -> NetworkRow {
     }
 }
 
+fn container(name: &str) -> ContainerRow {
+    ContainerRow {
+        name: name.into(),
+        netns: format!("docker:{name}"),
+        state: PortState::Up,
+        reason: None,
+        interfaces: vec!["eth0".into(), "eth1".into()],
+        command: Some(CommandState::Running),
+        origin: Origin::Api,
+    }
+}
+
 pub fn fdb() -> Vec<FdbRow> {
     let row = |port, vlan, mac: &str, age, network: &str, container: &str, r#type| FdbRow {
         port,
@@ -330,7 +342,7 @@ pub fn answer(request: &Request) -> Reply {
         Request::Routes => Answer::Routes(routes()),
         Request::Neighbors => Answer::Neighbors(neighbors()),
         Request::Ports => Answer::Ports(vec![port(Some(3), "web"), port(None, "db")]),
-        Request::Networks => Answer::Networks(vec![network("blue")]),
+        Request::Networks => Answer::Networks(vec![network("blue"), network("red")]),
         Request::Network { name } if name == "blue" => Answer::Network(NetworkDetail {
             network: network(name),
             interfaces: vec![port(Some(3), "web")],
@@ -352,15 +364,7 @@ pub fn answer(request: &Request) -> Reply {
         }
         Request::NetworkCreate(create) => Answer::NetworkRow(network(&create.name)),
         Request::Connect { interface, .. } => Answer::Port(port(None, &interface.container)),
-        Request::Containers => Answer::Containers(vec![ContainerRow {
-            name: "web".into(),
-            netns: "docker:web".into(),
-            state: PortState::Up,
-            reason: None,
-            interfaces: vec!["eth0".into(), "eth1".into()],
-            command: Some(CommandState::Running),
-            origin: Origin::Api,
-        }]),
+        Request::Containers => Answer::Containers(["web", "db", "x"].map(container).into()),
         Request::Nat | Request::Publish(_) => Answer::Nat(nat()),
         Request::Connections(_) => Answer::Connections(vec![connection()]),
         Request::Target { container } => Answer::Target(Target {

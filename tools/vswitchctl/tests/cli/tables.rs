@@ -24,8 +24,17 @@ PORT VLAN MAC               AGE NETWORK CONTAINER IFACE TYPE
 "
     );
     let header = "PORT VLAN MAC AGE NETWORK CONTAINER IFACE TYPE\n";
-    assert_eq!(daemon.good("show fdb --container none"), header);
-    assert_eq!(daemon.good("--json show fdb --container none"), "[]\n");
+    assert_eq!(daemon.good("show fdb --network red --container web"), header);
+    assert_eq!(daemon.good("--json show fdb --network red --container web"), "[]\n");
+    for (line, what) in [
+        ("show fdb --container none", "container"),
+        ("--json show nat --container none", "container"),
+        ("show stats --watch --network none", "network"),
+    ] {
+        let said = format!("vswitchctl: no {what} `none`: `vswitchctl show {what}s` lists those there are\n");
+        let output = daemon.run(line);
+        assert_eq!((output.status.code(), texts(&output)), (Some(1), (String::new(), said)), "{line}");
+    }
     let rows: Vec<FdbRow> = serde_json::from_str(&daemon.good("show fdb --json")).unwrap();
     let mut wanted = fake::fdb();
     wanted.sort_by_key(|row| row.port);
@@ -52,10 +61,11 @@ fn networks() {
     let table = "\
 NAME SUBNET       MTU ICC SPOOF   AGEING    FDB STORM PORTS ORIGIN
 blue 10.1.0.0/24 1500 yes claimed    300 2/8192 10000     2 file
+red  10.1.0.0/24 1500 yes claimed    300 2/8192 10000     2 file
 ";
     assert_eq!(daemon.good("network ls"), table);
     assert_eq!(daemon.good("show networks"), table);
-    assert_eq!(daemon.good("network ls -q"), "blue\n");
+    assert_eq!(daemon.good("network ls -q"), "blue\nred\n");
     assert_eq!(
         daemon.good("network inspect blue"),
         "\
@@ -99,6 +109,8 @@ fn containers_and_drops() {
         "\
 NAME NETNS      STATE INTERFACES COMMAND ORIGIN REASON
 web  docker:web up    eth0,eth1  running api    -
+db   docker:db  up    eth0,eth1  running api    -
+x    docker:x   up    eth0,eth1  running api    -
 "
     );
     assert_eq!(
@@ -175,12 +187,16 @@ fn filters_are_the_same_words_everywhere() {
     let daemon = Daemon::start();
     let rows = |line: &str| daemon.good(line).lines().count() - 1;
     for (table, all) in
-        [("fdb", 3), ("routes", 3), ("neighbors", 2), ("ports", 2), ("networks", 1), ("containers", 1)]
+        [("fdb", 3), ("routes", 3), ("neighbors", 2), ("ports", 2), ("networks", 2), ("containers", 3)]
     {
         assert_eq!(rows(&format!("show {table}")), all, "{table}");
-        for none in ["--network none", "--container none", "--network red --container web"] {
-            assert_eq!(rows(&format!("show {table} {none}")), 0, "{table} {none}");
-            assert_eq!(daemon.good(&format!("--json show {table} {none}")), "[]\n");
+        // The one is there and the other, and not the one on the other.
+        let none = "--network red --container web";
+        assert_eq!(rows(&format!("show {table} {none}")), 0, "{table} {none}");
+        assert_eq!(daemon.good(&format!("--json show {table} {none}")), "[]\n");
+        for line in [format!("show {table} --network none"), format!("--json show {table} --container none")]
+        {
+            assert_eq!(daemon.run(&line).status.code(), Some(1), "{line}");
         }
     }
     for (line, count) in [
@@ -192,7 +208,7 @@ fn filters_are_the_same_words_everywhere() {
         ("neighbors --network blue --container web", 1),
         ("ports --container db", 1),
         ("networks --container db", 1),
-        ("containers --network blue", 1),
+        ("containers --network blue", 2),
         ("drops --network blue", 1),
         ("drops --container db", 0),
     ] {
@@ -206,7 +222,7 @@ blue    10.1.0.0/24 -         blue connected
 blue    10.8.0.0/16 10.1.0.10 blue static
 "
     );
-    let workers = daemon.good("show stats --container none");
+    let workers = daemon.good("show stats --network red --container web");
     assert!(!workers.contains("web") && workers.contains("WORKER"), "{workers}");
 }
 

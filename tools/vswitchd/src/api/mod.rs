@@ -258,6 +258,9 @@ pub struct Connect {
     /// MAC address; default made from the address.
     #[serde(default, with = "optional_text")]
     pub mac: Option<MacAddr>,
+    /// Other names of the container in the network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
 }
 
 /// L4 ports of the host for a container.

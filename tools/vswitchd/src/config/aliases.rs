@@ -19,21 +19,21 @@ pub(super) fn alias(text: &str) -> Result<String, Problem> {
     Err(Problem::invalid("aliases", text, why))
 }
 
-/// Which name is whose, by network. Upper and lower case are the same in names (RFC 4343).
+/// Which name in a network is whose. Upper and lower case are the same in names (RFC 4343).
 #[derive(Debug, Default)]
-pub(super) struct Taken(HashMap<(usize, String), Owner>);
+pub(super) struct Taken(HashMap<String, Owner>);
 
 impl Taken {
-    /// A container's own name in a network. Two that differ in case alone share it.
-    pub fn own(&mut self, network: usize, name: &str, owner: Owner) {
-        self.0.entry((network, name.to_ascii_lowercase())).or_insert(owner);
+    /// A container's own name. Two that differ in case alone share it.
+    pub fn own(&mut self, name: &str, owner: Owner) {
+        self.0.entry(name.to_ascii_lowercase()).or_insert(owner);
     }
 
-    /// Gives another name in a network, `called` so, to its owner.
-    pub fn alias(&mut self, network: usize, called: &str, name: &str, owner: Owner) -> Result<(), Problem> {
-        let key = (network, name.to_ascii_lowercase());
+    /// Gives another name in `network` to its owner.
+    pub fn alias(&mut self, network: &str, name: &str, owner: Owner) -> Result<(), Problem> {
+        let key = name.to_ascii_lowercase();
         if let Some(owner) = self.0.get(&key).cloned() {
-            return Err(Problem::AliasTaken { name: name.to_owned(), network: called.to_owned(), owner });
+            return Err(Problem::AliasTaken { name: name.to_owned(), network: network.to_owned(), owner });
         }
         self.0.insert(key, owner);
         Ok(())

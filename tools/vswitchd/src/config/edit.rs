@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::aliases::{Taken, alias};
 use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
 use super::plan::{in_network, interface};
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
@@ -64,6 +65,8 @@ pub struct InterfaceOptions {
     pub ip6: Option<String>,
     /// MAC address.
     pub mac: Option<String>,
+    /// Other names of the container in the network.
+    pub aliases: Vec<String>,
 }
 
 impl Network {
@@ -333,8 +336,34 @@ impl Config {
             }
             None => registry.default_mac(index, network, &ips, owner),
         };
+        let aliases = self.new_aliases(&network.name, container, &name, &options.aliases)?;
         let dhcp = network.dhcp && options.ip.is_none();
-        Ok(Interface { dhcp, ..interface(network, name, &ips, mac) })
+        Ok(Interface { dhcp, aliases, ..interface(network, name, &ips, mac) })
+    }
+
+    fn new_aliases(
+        &self,
+        network: &str,
+        container: &Container,
+        interface: &str,
+        asked: &[String],
+    ) -> Result<Vec<String>, Problem> {
+        let on_it = || self.interfaces().filter(|(_, interface)| interface.network == network);
+        let new = owner(&container.name, interface);
+        let mut taken = Taken::default();
+        for (container, interface) in on_it() {
+            taken.own(&container.name, owner(&container.name, &interface.name));
+        }
+        taken.own(&container.name, new.clone());
+        for (container, interface) in on_it() {
+            let of = owner(&container.name, &interface.name);
+            interface.aliases.iter().try_for_each(|name| taken.alias(network, name, of.clone()))?;
+        }
+        let give = |text: &String| {
+            let name = alias(text)?;
+            taken.alias(network, &name, new.clone()).map(|()| name)
+        };
+        asked.iter().map(give).collect()
     }
 }
 

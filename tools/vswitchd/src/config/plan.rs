@@ -313,16 +313,17 @@ impl<'p, 't> Plan<'p, 't> {
 
     // Containers' own names before any other.
     fn names(&mut self) {
-        let mut taken = Taken::default();
+        let mut taken: HashMap<usize, Taken> = HashMap::new();
         self.each(|plan, port| {
             let owner = plan.owner(port, &port.raw.span);
-            taken.own(port.network, &owner.container.clone(), owner);
+            taken.entry(port.network).or_default().own(&owner.container.clone(), owner);
         });
         self.each(|plan, port| {
             let network = plan.networks.get(port.network).map_or("", |network| &network.name).to_owned();
             for At { value, span } in &port.raw.aliases {
                 let owner = plan.owner(port, span);
-                plan.reporter.check(span, taken.alias(port.network, &network, value, owner));
+                let taken = taken.entry(port.network).or_default();
+                plan.reporter.check(span, taken.alias(&network, value, owner));
             }
         });
     }

@@ -440,6 +440,7 @@ fn connection(interface: &Connect) -> (ContainerSpec, InterfaceOptions) {
         ip: interface.ip.map(|ip| ip.to_string()),
         ip6: interface.ip6.map(|ip| ip.to_string()),
         mac: interface.mac.map(|mac| mac.to_string()),
+        aliases: interface.aliases.clone(),
     };
     (container, options)
 }

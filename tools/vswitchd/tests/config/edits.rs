@@ -399,3 +399,25 @@ fn a_difference_names_what_changed_and_nothing_else() {
     assert_eq!(change.fields, [InterfaceField::Netns, InterfaceField::Ip, InterfaceField::Mac]);
     assert_eq!(InterfaceField::DefaultVia.to_string(), "default_via");
 }
+
+#[test]
+fn other_names_are_given_with_a_connection() {
+    let mut config = valid(LAB);
+    let named = |aliases: &[&str]| InterfaceOptions {
+        aliases: aliases.iter().map(|name| (*name).to_owned()).collect(),
+        ..InterfaceOptions::default()
+    };
+    let made = config.connect("blue", &container("c"), &named(&["www", "db.example"])).unwrap();
+    assert_eq!(made.aliases, ["www", "db.example"]);
+    for (name, said) in [
+        ("WWW", "is a name of"),
+        ("a", "is a name of"),
+        ("d", "is a name of"),
+        ("no spaces", "a name is labels"),
+    ] {
+        let problem = config.connect("blue", &container("d"), &named(&["ok", name])).unwrap_err().to_string();
+        assert!(problem.contains(said), "{name}: {problem}");
+    }
+    assert!(config.container("d").is_none(), "nothing is half done");
+    assert!(config.connect("red", &container("d"), &named(&["www"])).is_ok(), "another network");
+}
