@@ -55,8 +55,10 @@ pub struct Spin {
     awaited: u64,
     /// The token of the policy's descriptor.
     policy: u64,
-    /// There were frames, which the policy may have sent on.
+    /// There were frames which the policy may have sent on; nothing came that way since.
     took: bool,
+    /// The last batch had frames.
+    frames: bool,
     /// No spin before this moment.
     paused: u64,
     /// When this spin began.
@@ -71,14 +73,16 @@ impl Spin {
         Self { allowed: cores > 1, awaited: u64::MAX, policy, ..Self::default() }
     }
 
-    /// Whether this batch had frames.
+    /// A batch was read, with frames or without.
     pub const fn took(&mut self, frames: bool) {
-        self.took = frames;
+        self.frames = frames;
+        self.took |= frames;
     }
 
-    /// Something was sent to `token`: it may answer.
+    /// Something was sent to `token`: it may answer. Where no frame made it necessary the policy's descriptor did.
     pub const fn sent(&mut self, token: u64) {
         self.awaited = token;
+        self.took &= self.frames;
     }
 
     /// There is nothing to do since `now`. Whether to spin.
@@ -183,14 +187,17 @@ mod tests {
     fn a_conversation_by_the_policy_is_one() {
         let (mut spin, mut clock) = (Spin::new(2, POLICY), 0);
         let caught = (0..100).filter(|_| {
-            // The client's end is acknowledged at once, and the next client comes by the policy.
+            // A frame of the container's, which is acknowledged at once and sent on; the policy's descriptor says first
+            // that it can be written to again.
             spin.took(true);
-            let next = heard(&mut spin, &mut clock, 20_000, POLICY, A);
+            spin.sent(A);
             spin.took(false);
-            next & heard(&mut spin, &mut clock, 20_000, A, A)
+            let again = spin.begin(clock) == Look::Again;
+            spin.heard(POLICY, clock, &mut IoStats::default(), !again);
+            let there = heard(&mut spin, &mut clock, 20_000, POLICY, A);
+            there & heard(&mut spin, &mut clock, 20_000, A, A)
         });
         assert!(caught.count() >= 100 - usize::from(ENOUGH));
-        spin.took(false);
         let stream = (0..100).filter(|_| heard(&mut spin, &mut clock, 20_000, POLICY, A)).count();
         assert!(stream < usize::from(MOST), "a stream by the policy is nobody's answer: {stream}");
     }

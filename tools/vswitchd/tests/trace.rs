@@ -407,7 +407,11 @@ fn every_step_has_its_reason() {
     );
     for (sent, fate, words) in [
         (plain(0, Host::Port(2), 2), Fate::Held, "decide waits; 10.1.0.10 is asked for on network n1"),
-        (plain(0, Host::Port(4), 2), Fate::Drop, "decide route 10.2.0.0/24: a network that this one has no route to"),
+        (
+            plain(0, Host::Port(4), 2),
+            Fate::Drop,
+            "decide route 10.2.0.0/24: a network that this one has no route to",
+        ),
         (plain(2, Host::Port(0), 2), Fate::Drop, "decide it answers nothing that was opened from there"),
         (plain(0, Host::Gateway(0), 6), Fate::Local, "decide the gateway replies"),
         (
