@@ -23,7 +23,9 @@ mod echo;
 mod flows;
 mod fragments;
 mod inbox;
+mod list;
 mod mapping;
+mod opening;
 mod own;
 mod publish;
 mod random;
@@ -231,133 +233,6 @@ impl Sockets {
         outcome
     }
 
-    /// The flow of a packet, told what is known of its container now.
-    fn known(&mut self, packet: &Packet, link: &Link, now: Tick, out: &mut impl Emit) -> Option<u32> {
-        let id = self.flows.find(&packet.key)?;
-        let (flow, _) = self.flows.get_mut(id)?;
-        if flow.link.port != link.port {
-            // The address moved to another port, and connections do not move with it.
-            self.end(id, now, out);
-            return None;
-        }
-        (flow.link, flow.used) = (*link, now);
-        Some(id)
-    }
-
-    /// A new flow for a packet that belongs to none.
-    fn open(
-        &mut self,
-        bytes: Bytes<'_>,
-        packet: &Packet,
-        link: &Link,
-        way: Way,
-        now: Tick,
-        out: &mut impl Emit,
-    ) -> Result<u32, Outcome> {
-        let key = &packet.key;
-        if way == Way::Known && packet.meta.tcp.is_none() {
-            return Err(Outcome::Unreachable(Unreachable::Port));
-        }
-        if let Some(tcp) = packet.meta.tcp
-            && (way == Way::Known || tcp.flags & (flag::SYN | flag::ACK | flag::RST) != flag::SYN)
-        {
-            tcp::refuse(out, key, link, &tcp);
-            return Err(Outcome::Taken);
-        }
-        let opened = self.try_open(bytes.of(out), packet, link, way, now);
-        let Some(tcp) = packet.meta.tcp else { return opened };
-        match opened {
-            Err(Outcome::Dropped(_)) => tcp::refuse(out, key, link, &tcp),
-            // On the same host the answer comes at once. TCP has its own way to say it (RFC 9293 section 3.10.7.1).
-            Err(Outcome::Unreachable(Unreachable::Port)) => {
-                tcp::refuse(out, key, link, &tcp);
-                self.counters.refused += 1;
-                return Err(Outcome::Taken);
-            }
-            _ => {}
-        }
-        opened
-    }
-
-    fn try_open(
-        &mut self,
-        frame: &[u8],
-        packet: &Packet,
-        link: &Link,
-        way: Way,
-        now: Tick,
-    ) -> Result<u32, Outcome> {
-        let key = packet.key;
-        if !self.has_room(link.port) {
-            self.counters.over_quota += 1;
-            return Err(Outcome::Dropped(DropReason::UplinkQuota));
-        }
-        let Some((id, token)) = self.flows.next() else {
-            return Err(Outcome::Dropped(DropReason::UplinkQuota));
-        };
-        let to = cx::destination(&key, way);
-        let allowed = way == Way::Loopback || self.is_allowed(to).map_err(|_| self.no_socket())?;
-        if !allowed && !self.is_published(key.proto, to) {
-            self.counters.unreachable += 1;
-            return Err(Outcome::Unreachable(Unreachable::Prohibited));
-        }
-        let mapped = if key.proto == PROTO_UDP { self.mappings.find(&key) } else { None };
-        let watch = Watch { epoll: self.epoll.as_fd(), token };
-        let kind = match (key.proto, packet.meta.tcp) {
-            (PROTO_TCP, Some(tcp)) => {
-                let syn = tcp::Syn::read(frame, packet, link);
-                self.random.next().and_then(|from| tcp::connect(to, &tcp, syn, from, watch)).map(Kind::Tcp)
-            }
-            (PROTO_UDP, _) => udp::Udp::connect(to, mapped, watch).map(|(udp, port)| {
-                self.mappings.add(&key, port);
-                Kind::Udp(udp)
-            }),
-            _ => echo::Echo::connect(to, watch).map(Kind::Echo),
-        };
-        let kind = kind.map_err(|errno| self.not_opened(key.proto, to, errno))?;
-        self.insert(Flow { key, link: *link, used: now, inbound: false, bytes: (0, 0), kind });
-        Ok(id)
-    }
-
-    /// What a socket that could not be made or connected means for the packet.
-    fn not_opened(&mut self, proto: u8, to: SocketAddr, errno: Errno) -> Outcome {
-        // A ping socket may not be made by everybody; nothing is wrong with the destination.
-        if matches!(proto, PROTO_ICMP | PROTO_ICMPV6) && errno == Errno::ACCESS {
-            return Outcome::Dropped(DropReason::UplinkProtocol);
-        }
-        // Where IPv6 is switched off the kernel finds no address to speak from, and says that instead.
-        let no_source = errno == Errno::ADDRNOTAVAIL && !cx::has_source(to);
-        match cx::unreachable(if no_source { Errno::NETUNREACH } else { errno }) {
-            Some(Unreachable::Port) => Outcome::Unreachable(Unreachable::Port),
-            Some(why) => {
-                self.counters.unreachable += 1;
-                Outcome::Unreachable(why)
-            }
-            None => self.no_socket(),
-        }
-    }
-
-    fn no_socket(&mut self) -> Outcome {
-        self.counters.no_socket += 1;
-        Outcome::Dropped(DropReason::UplinkError)
-    }
-
-    /// Nothing of the host is reached by its own addresses, and no socket is made for groups.
-    fn is_allowed(&mut self, address: SocketAddr) -> io::Result<bool> {
-        let ip = address.ip();
-        let group = ip.is_multicast() || ip == std::net::Ipv4Addr::BROADCAST || ip.is_unspecified();
-        if group || self.limits.host {
-            return Ok(!group);
-        }
-        // An address within an address: neither may be the host's, whoever takes the outer one apart.
-        let inner = cx::embedded(ip);
-        Ok(!self.own.contains(ip)? && !inner.map_or(Ok(false), |inner| self.own.contains(inner.into()))?)
-    }
-
-    fn has_room(&self, port: PortId) -> bool {
-        self.flows.has_room(port)
-    }
-
     fn watch(&self, token: u64) -> Watch<'_> {
         Watch { epoll: self.epoll.as_fd(), token }
     }
@@ -501,34 +376,6 @@ impl Sockets {
         self.len() == 0
     }
 
-    /// All flows, for a listing. `getsockname` and `getpeername` are asked for each.
-    pub fn connections(&self, now: Tick) -> impl Iterator<Item = Connection> {
-        self.flows.iter().map(move |(_, flow)| connection(flow, now))
-    }
-
-    /// Those flows in the places `range` that are asked for, as many as `rows` has room for without growing. Returns
-    /// the place to go on from; `None`: that was all.
-    ///
-    /// # Syscalls
-    /// `getsockname`, `getpeername` for each.
-    pub fn list(
-        &self,
-        query: &Query,
-        range: std::ops::Range<u32>,
-        now: Tick,
-        rows: &mut Vec<Connection>,
-    ) -> Option<u32> {
-        for id in range.clone() {
-            if id >= self.limits.flows || rows.len() == rows.capacity() {
-                return None;
-            }
-            if let Some(flow) = self.flows.get(id).filter(|flow| query.matches(&flow.key)) {
-                rows.push(connection(flow, now));
-            }
-        }
-        Some(range.end)
-    }
-
     /// Lets a flow do something, and does what follows from it.
     fn with<E: Emit>(
         &mut self,
@@ -601,19 +448,5 @@ fn deadline(flow: &Flow) -> Tick {
         Kind::Udp(udp) => udp.deadline(flow.used),
         Kind::Served(served) => served.deadline(flow.used),
         Kind::Echo(echo) => echo.deadline(flow.used),
-    }
-}
-
-fn connection(flow: &Flow, now: Tick) -> Connection {
-    let (local, peer) = flow.kind.ends();
-    Connection {
-        key: flow.key,
-        port: flow.link.port,
-        inbound: flow.inbound,
-        state: flow.kind.state(),
-        local,
-        peer,
-        bytes: flow.bytes,
-        idle: now.millis().saturating_sub(flow.used.millis()),
     }
 }

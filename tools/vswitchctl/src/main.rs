@@ -5,6 +5,7 @@
 mod act;
 mod cli;
 mod client;
+mod daemon;
 mod exec;
 mod failure;
 mod nat;

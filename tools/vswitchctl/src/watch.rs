@@ -7,9 +7,10 @@ use rustix::termios::tcgetwinsize;
 
 use crate::cli::Filter;
 use crate::client::Client;
+use crate::daemon::stats as stats_table;
 use crate::failure::Failure;
 use crate::output::{json_line, print};
-use crate::show::{sample, stats as stats_table};
+use crate::show::sample;
 
 /// Shows rates until the daemon, the reader or the user ends it.
 ///

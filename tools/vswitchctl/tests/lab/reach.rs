@@ -359,8 +359,8 @@ fn much_at_once_arrives_whole(mut host: Host) {
     let daemon = host.start(&configuration);
     let url = format!("http://{}:8080", outside.far);
     let slow = {
-        // Somebody who reads slowly all the while.
-        let words = ["curl", "-sS", "--limit-rate", "600k", "-w", "%{size_download}", "-o", "/dev/null"];
+        // Somebody who reads slowly all the while, and for a minute.
+        let words = ["curl", "-sS", "--limit-rate", "100k", "-w", "%{size_download}", "-o", "/dev/null"];
         daemon.background("b", &[&words[..], &[&format!("{url}/6000000")]].concat())
     };
     // A gibibyte each way, with its digest.

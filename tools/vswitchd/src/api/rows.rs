@@ -2,171 +2,30 @@
 //!
 //! Words are those of the tables' headers in lower case. Addresses are text in JSON and types here.
 
+#[macro_use]
+mod words;
+mod dns;
 mod leases;
+mod nat;
+mod stats;
+mod status;
+mod trace;
 
+pub use dns::{DnsCounts, DnsStatus};
 pub use leases::{AddressStats, DhcpStats, LeaseRow};
+pub use nat::{ConnectionRow, Direction, NatRow, NatState, Transport, UplinkStatus};
+pub use stats::{Stats, StatsRow, WorkerRow};
+pub use status::{IoStatus, LimitStatus, OffloadStatus, PortCounts, Status};
+pub use trace::{
+    Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
+};
+pub use words::{CommandState, FdbType, Gso, IoEngine, NeighborState, Origin, PortState, RouteType, Spoof, UnknownWord};
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use switch::mac::MacAddr;
-
-mod dns;
-
-pub use dns::{DnsCounts, DnsStatus};
-
-/// A closed set of lower-case words: the same in JSON, in tables and on the command line.
-macro_rules! words {
-    ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $vdoc:literal])+ $variant:ident = $word:literal,)+ }) => {
-        $(#[doc = $doc])+
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[doc = $vdoc])+ #[serde(rename = $word)] $variant,)+
-        }
-
-        impl $name {
-            /// Every word, in the order of declaration.
-            pub const WORDS: &'static [&'static str] = &[$($word,)+];
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(match self { $(Self::$variant => $word,)+ })
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = UnknownWord;
-
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                match text {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err(UnknownWord(Self::WORDS)),
-                }
-            }
-        }
-    };
-}
-
-/// The text is none of the words that are possible here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of: {}", .0.join(", "))]
-pub struct UnknownWord(pub &'static [&'static str]);
-
-words! {
-    /// How an FDB entry came to be.
-    FdbType {
-        /// Learned from a source address; ages.
-        Dynamic = "dynamic",
-        /// Set by configuration or `fdb add`; stays.
-        Static = "static",
-    }
-}
-
-words! {
-    /// What a route is.
-    RouteType {
-        /// A subnet that is right there.
-        Connected = "connected",
-        /// From the configuration.
-        Static = "static",
-        /// A gateway's own address.
-        Local = "local",
-        /// To a network that may only be answered (`routes_to` the other way round).
-        Answer = "answer",
-        /// To a network that is not reached from here, and not looked for outside either.
-        Unreachable = "unreachable",
-    }
-}
-
-words! {
-    /// State of a neighbour (RFC 4861 section 7.3.2).
-    NeighborState {
-        /// Confirmed a short while ago.
-        Reachable = "reachable",
-        /// In use, and asked about.
-        Stale = "stale",
-        /// Not confirmed for so long that it is not used.
-        Failed = "failed",
-    }
-}
-
-words! {
-    /// State of a port, or of a container's namespace.
-    PortState {
-        /// Attached, and its link is up.
-        Up = "up",
-        /// Attached, and its link was set down in the container.
-        Down = "down",
-        /// The namespace is not there yet; attached when it appears.
-        Waiting = "waiting",
-        /// The host said no; the reason stands beside it.
-        Failed = "failed",
-    }
-}
-
-words! {
-    /// Who made an object: `reload` touches those of the file only.
-    Origin {
-        /// The configuration file.
-        File = "file",
-        /// The control socket.
-        Api = "api",
-    }
-}
-
-words! {
-    /// What a network does about source addresses that belong to others.
-    Spoof {
-        /// Nobody uses a MAC or address owned by another port or a gateway.
-        Claimed = "claimed",
-        /// Only one's own MAC and addresses.
-        Strict = "strict",
-        /// Anything.
-        Off = "off",
-    }
-}
-
-words! {
-    /// What becomes of frames larger than the MTU on a port.
-    Gso {
-        /// TCP and UDP super-frames pass in both directions.
-        Full = "full",
-        /// TCP super-frames pass in both directions; the kernel has no UDP segmentation offload.
-        Tso = "tso",
-        /// The kernel refuses to take them: they are segmented here.
-        Software = "software",
-        /// None arrive.
-        Off = "off",
-    }
-}
-
-words! {
-    /// State of a container's `command`.
-    CommandState {
-        /// A process of it runs.
-        Running = "running",
-        /// It ended; the next start is due after a pause.
-        Restarting = "restarting",
-        /// It does not run: its namespace is not there, or it was ended.
-        Stopped = "stopped",
-    }
-}
-
-words! {
-    /// The engine that reads and writes the devices.
-    IoEngine {
-        /// `epoll`, `read`, `writev`.
-        Epoll = "epoll",
-        /// `io_uring`.
-        Uring = "uring",
-    }
-}
-
-mod nat;
-
-pub use nat::{ConnectionRow, Direction, NatRow, NatState, Transport, UplinkStatus};
 
 /// A type that is text in JSON, through `Display` and `FromStr`.
 pub mod text {
@@ -273,11 +132,6 @@ pub struct NeighborRow {
     /// What that means.
     pub state: NeighborState,
 }
-
-mod trace;
-pub use trace::{
-    Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
-};
 
 /// `/v1/ports`: one interface of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -432,204 +286,6 @@ pub struct DropPort {
     pub iface: String,
 }
 
-/// `/v1/stats`: rates and totals.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
-    /// When the counters were read: milliseconds on a clock that only goes forward while the engine lives.
-    pub at_ms: u64,
-    /// One row a port.
-    pub ports: Vec<StatsRow>,
-    /// One row a worker.
-    pub workers: Vec<WorkerRow>,
-}
-
-/// Rates and totals of one port. `rx` is from the container, `tx` to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatsRow {
-    /// The switch port.
-    pub port: u16,
-    /// The network.
-    pub network: String,
-    /// The container.
-    pub container: String,
-    /// The interface.
-    pub iface: String,
-    /// Frames.
-    pub rx_frames: u64,
-    /// Bytes.
-    pub rx_bytes: u64,
-    /// Frames.
-    pub tx_frames: u64,
-    /// Bytes.
-    pub tx_bytes: u64,
-    /// Frames from it that were dropped.
-    pub drops: u64,
-    /// Frames per second.
-    pub rx_pps: u64,
-    /// Bits per second.
-    pub rx_bps: u64,
-    /// Frames per second.
-    pub tx_pps: u64,
-    /// Bits per second.
-    pub tx_bps: u64,
-}
-
-/// Totals of one worker; `rx + generated + released == forwarded + flooded + local + held + drops`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerRow {
-    /// Its number.
-    pub worker: u32,
-    /// Frames read.
-    pub rx: u64,
-    /// Frames made here.
-    pub generated: u64,
-    /// Frames that had been held and went on.
-    pub released: u64,
-    /// Frames to one port.
-    pub forwarded: u64,
-    /// Frames to several.
-    pub flooded: u64,
-    /// Copies made for flooding; not part of the sum.
-    pub copies: u64,
-    /// Copies that a port did not take; not part of the sum.
-    pub copies_lost: u64,
-    /// Super-frames that a port refused and that were segmented here; not part of the sum.
-    pub segmented: u64,
-    /// Source addresses that were not learned for want of room.
-    pub unlearned: u64,
-    /// Frames for ourselves.
-    pub local: u64,
-    /// Frames held back for a neighbour.
-    pub held: u64,
-    /// Frames dropped.
-    pub drops: u64,
-    /// Batches.
-    pub batches: u64,
-    /// Times it slept and was woken.
-    pub wakeups: u64,
-    /// Times it looked again for a moment instead, and something came.
-    pub spins: u64,
-}
-
-impl Stats {
-    /// Fills in the rates from an earlier reading. Zero where there is none: no earlier row of that interface, counters
-    /// that were reset, or no time between the two.
-    pub fn rates_since(&mut self, earlier: &Self) {
-        let millis = self.at_ms.saturating_sub(earlier.at_ms);
-        let old: std::collections::HashMap<_, _> = earlier.ports.iter().map(|row| (row.key(), row)).collect();
-        for row in &mut self.ports {
-            let then = old.get(&row.key());
-            let rate = |now: u64, then: Option<u64>, scale: u128| {
-                let counted = then.map_or(0, |then| now.saturating_sub(then));
-                let per_second = u128::from(counted)
-                    .saturating_mul(scale)
-                    .saturating_mul(1000)
-                    .checked_div(u128::from(millis))
-                    .unwrap_or(0);
-                u64::try_from(per_second).unwrap_or(u64::MAX)
-            };
-            let rates = (
-                rate(row.rx_frames, then.map(|old| old.rx_frames), 1),
-                rate(row.rx_bytes, then.map(|old| old.rx_bytes), 8),
-                rate(row.tx_frames, then.map(|old| old.tx_frames), 1),
-                rate(row.tx_bytes, then.map(|old| old.tx_bytes), 8),
-            );
-            (row.rx_pps, row.rx_bps, row.tx_pps, row.tx_bps) = rates;
-        }
-    }
-}
-
-impl StatsRow {
-    /// What names an interface when port numbers are used again.
-    fn key(&self) -> (String, String, String) {
-        (self.container.clone(), self.iface.clone(), self.network.clone())
-    }
-}
-
-/// `/v1/status`: the daemon itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// Version of vswitchd.
-    pub version: String,
-    /// Process id of the keeper: the one to signal.
-    pub pid: u32,
-    /// Process id of the engine.
-    pub engine_pid: u32,
-    /// Seconds since the engine began.
-    pub uptime_s: u64,
-    /// How often the keeper started the engine again.
-    pub engine_restarts: u32,
-    /// Not root: everything happens in a user namespace of its own.
-    pub rootless: bool,
-    /// The kernel's release.
-    pub kernel: String,
-    /// The engine's capabilities; `none` is as it should be.
-    pub capabilities: String,
-    /// How devices are read and written.
-    pub io: IoStatus,
-    /// Workers.
-    pub workers: u32,
-    /// Name of the configuration file.
-    pub config: String,
-    /// Generation of the running snapshot: how often the configuration changed.
-    pub generation: u64,
-    /// Ports by state.
-    pub ports: PortCounts,
-    /// The name server.
-    #[serde(default)]
-    pub dns: DnsStatus,
-    /// What the probe of TAP offloads found.
-    pub offloads: OffloadStatus,
-    /// Limits in force.
-    pub limits: LimitStatus,
-    /// The way out.
-    pub uplink: UplinkStatus,
-}
-
-/// The I/O engine and why it was chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IoStatus {
-    /// Which.
-    pub engine: IoEngine,
-    /// Why that one.
-    pub why: String,
-}
-
-/// Ports by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortCounts {
-    /// Attached, link up.
-    pub up: u32,
-    /// Attached, link down.
-    pub down: u32,
-    /// Waiting for their namespace.
-    pub waiting: u32,
-    /// Refused by the host.
-    pub failed: u32,
-}
-
-/// What the kernel takes from and gives to a TAP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OffloadStatus {
-    /// Names of the offloads: `csum`, `tso4`, `tso6`, `tso_ecn`, `uso4`, `uso6`.
-    pub taken: Vec<String>,
-    /// Whether the kernel takes a GSO frame written to a TAP.
-    pub gso_writes: bool,
-}
-
-/// Limits in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitStatus {
-    /// Most ports.
-    pub ports: u64,
-    /// Most networks.
-    pub networks: u64,
-    /// Most FDB entries of all networks.
-    pub fdb: u64,
-    /// Most open files of the engine.
-    pub open_files: u64,
-}
-
 /// The answer to a change that has no row to show.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
@@ -642,48 +298,6 @@ pub struct Done {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    fn row(container: &str, rx: u64, tx: u64) -> StatsRow {
-        StatsRow {
-            port: 1,
-            network: "blue".into(),
-            container: container.into(),
-            iface: "eth0".into(),
-            rx_frames: rx,
-            rx_bytes: rx.saturating_mul(100),
-            tx_frames: tx,
-            tx_bytes: tx.saturating_mul(100),
-            drops: 0,
-            rx_pps: 7,
-            rx_bps: 7,
-            tx_pps: 7,
-            tx_bps: 7,
-        }
-    }
-
-    #[test]
-    fn rates_are_differences_over_time() {
-        let earlier = Stats { at_ms: 1000, ports: vec![row("a", 10, 500)], workers: vec![] };
-        let mut now =
-            Stats { at_ms: 3000, ports: vec![row("a", 30, 400), row("new", 5, 5)], workers: vec![] };
-        now.rates_since(&earlier);
-        let of = |row: &StatsRow| (row.rx_pps, row.rx_bps, row.tx_pps, row.tx_bps);
-        assert_eq!(of(&now.ports[0]), (10, 8000, 0, 0), "counters that went backwards have no rate");
-        assert_eq!(of(&now.ports[1]), (0, 0, 0, 0), "a new interface has no rate yet");
-        let again = now.clone();
-        now.rates_since(&again);
-        assert_eq!(of(&now.ports[0]), (0, 0, 0, 0), "no time passed");
-    }
-
-    proptest! {
-        #[test]
-        fn rates_never_overflow(at: u64, then: u64, rx: u64, tx: u64, old_rx: u64) {
-            let mut now = Stats { at_ms: at, ports: vec![row("a", rx, tx)], workers: vec![] };
-            now.rates_since(&Stats { at_ms: then, ports: vec![row("a", old_rx, 0)], workers: vec![] });
-            prop_assert!(at > then || now.ports[0].rx_pps == 0);
-        }
-    }
 
     #[test]
     fn json_has_the_words_of_the_table() {

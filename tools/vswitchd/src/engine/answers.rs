@@ -7,9 +7,10 @@ use switch::port::PortId;
 use switch::stats::Counter;
 use switch::tick::Tick;
 
-use super::control::{Bare, Control};
+use super::control::Control;
 use super::networks::NetworkRecord;
 use super::ports::{MAX_PORTS, PortRecord, State};
+use super::records::Bare;
 use crate::api::rows::{
     CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, IoEngine, IoStatus,
     LimitStatus, NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof,

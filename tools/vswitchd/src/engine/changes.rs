@@ -4,10 +4,11 @@ use switch::port::PortId;
 use switch::tick::Tick;
 use tokio::sync::oneshot;
 
-use super::control::{Control, Outcome, Then, Unsettled};
+use super::control::Control;
 use super::describe::describe;
 use super::objects::{Connected, Kept};
 use super::ports::State;
+use super::records::{Outcome, Then, Unsettled};
 use crate::api::rows::Done;
 use crate::api::{
     Answer, ApiError, ApiErrorKind, Call, Connect, Disconnect, FdbAdd, FdbDel, FdbFlush, NetworkCreate,

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use nat::sockets::Connection;
 use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, Mailbox, silence};
@@ -31,7 +30,8 @@ use super::leases::Leases;
 use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{PortRecord, Ports, State};
-use super::published::{Key, Listened, PublishedPorts};
+use super::published::PublishedPorts;
+use super::records::{ContainerRecord, Outcome, Unsettled};
 use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
 use crate::api::rows::{CommandState, Done};
@@ -94,136 +94,6 @@ pub struct Control {
     pub(super) handing_over: bool,
     /// Who took over.
     pub(super) heir: Option<AsyncChannel>,
-}
-
-/// What the control plane knows of a container.
-#[derive(Debug)]
-pub struct ContainerRecord {
-    /// Where its namespace is and whether it is to be made. Another home is another container: the old one is released.
-    pub home: (NetnsRef, bool),
-    /// Its namespace, where no interface brings it about.
-    pub bare: Bare,
-    /// The command that the keeper was told to run; `None`: not known, an engine before this one told it.
-    pub command: Option<Vec<String>>,
-    /// The command is to be run again: its namespace died.
-    pub rerun: bool,
-    /// What the keeper says of it.
-    pub running: Option<CommandState>,
-    /// The command itself, with its descriptors: for a daemon that takes over when the keeper has died.
-    pub process: Option<(Running, Vec<Arc<OwnedFd>>)>,
-    /// Its namespace, where no interface keeps it alive; for the same.
-    pub namespace: Option<Arc<OwnedFd>>,
-}
-
-/// The namespace of a container without interfaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bare {
-    /// Not asked for.
-    Unasked,
-    /// Asked for.
-    Asked,
-    /// There.
-    Ready,
-    /// Not there, and why.
-    Absent(String),
-    /// The host said no, and why.
-    Failed(String),
-}
-
-/// A call that is answered when its ports have settled.
-pub struct Unsettled {
-    /// The port whose attachment it waits for; `None`: all of them, those that leave as well.
-    pub port: Option<PortId>,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Reply>,
-    /// The answer.
-    pub then: Then,
-}
-
-/// What is answered once the ports have settled.
-pub enum Then {
-    /// What was done.
-    Done(Done),
-    /// The row of the port that was made, or why it could not be.
-    Connected {
-        /// Its network's name.
-        network: String,
-        /// It.
-        port: PortId,
-    },
-    /// The same of a port that is made when one of its name has left.
-    Follows {
-        /// Its network's name.
-        network: String,
-        /// The container.
-        container: String,
-        /// The interface's name in it.
-        interface: String,
-    },
-    /// The rows of what was published, or why it could not be.
-    Published(Publishing),
-}
-
-/// What a job came back with.
-pub enum Outcome {
-    /// The answer to an attempt to attach.
-    Attached {
-        /// Which port.
-        port: PortId,
-        /// What came of it.
-        result: Result<(AttachInfo, OwnedFd), Refusal>,
-    },
-    /// The keeper let go of a leaving port.
-    Released(PortId),
-    /// An interface was changed in place, or not.
-    Adjusted {
-        /// Which port.
-        port: PortId,
-        /// What it was before.
-        before: Box<AttachSpec>,
-        /// What came of it.
-        result: Result<(), Refusal>,
-    },
-    /// The keeper let go of a container.
-    Left(String),
-    /// A command was started, or not.
-    Ran {
-        /// The container.
-        container: String,
-        /// What came of it.
-        result: Result<(), Refusal>,
-    },
-    /// Whether the namespace of a port that died is still the one it was.
-    Identified {
-        /// Which port.
-        port: PortId,
-        /// Whether the namespace that is there now is the same.
-        result: Result<bool, Refusal>,
-    },
-    /// A container without interfaces has its namespace, or not.
-    Prepared(String, Result<Option<OwnedFd>, Refusal>),
-    /// The configuration file was read again.
-    FileRead {
-        /// Its text.
-        result: Result<Vec<u8>, Refusal>,
-        /// Who asked; `None`: a signal.
-        reply: Option<oneshot::Sender<Reply>>,
-    },
-    /// What the worker has of connections.
-    Connections {
-        /// As it sees them.
-        rows: Vec<Connection>,
-        /// Whose are wanted.
-        container: Option<String>,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Reply>,
-    },
-    /// Sockets for published l4 ports, or why there are none.
-    Listening(Key, Listened),
-    /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
-    HandedOver(Option<AsyncChannel>),
-    /// Nothing to do.
-    Nothing,
 }
 
 /// What the control plane is given at its start.
@@ -350,27 +220,17 @@ impl Control {
                     self.mailbox.wake();
                 }
                 notice = keeper.listen(), if self.handover.is_some() => match notice {
+                    Notice::Shutdown => return ExitCode::SUCCESS,
+                    Notice::Lost => heirs = self.orphaned(),
                     Notice::Reload => self.read_file(None),
                     Notice::Command { container, state, process } => {
                         if let Some(known) = self.containers.get_mut(&container) {
                             (known.running, known.process) = (Some(state), process);
                         }
                     }
-                    Notice::Shutdown => return ExitCode::SUCCESS,
-                    Notice::Lost => {
-                        tracing::error!(
-                            "the keeper ended: forwarding goes on, nothing new can be attached; the next vswitchd \
-                             --config takes over"
-                        );
-                        heirs = self.handover.take().and_then(|fd| ask_of(fd).ok());
-                    }
                 },
                 Some(outcome) = self.jobs.join_next(), if !self.jobs.is_empty() => {
-                    self.finish(outcome.unwrap_or(Outcome::Nothing));
-                    // Hundreds may have come back at once: one publication serves them all.
-                    while let Some(outcome) = self.jobs.try_join_next() {
-                        self.finish(outcome.unwrap_or(Outcome::Nothing));
-                    }
+                    self.finish_all(outcome.unwrap_or(Outcome::Nothing));
                     if let Some(heir) = self.heir.take() {
                         tracing::info!("another vswitchd took over");
                         std::mem::forget(heir); // closed by the end of this process, and not before
@@ -395,6 +255,22 @@ impl Control {
                     self.tick();
                 }
             }
+        }
+    }
+
+    /// Without a keeper: who asks from now on is the next daemon.
+    fn orphaned(&mut self) -> Option<AsyncFd<OwnedFd>> {
+        tracing::error!(
+            "the keeper ended: forwarding goes on, nothing new can be attached; the next vswitchd --config takes over"
+        );
+        self.handover.take().and_then(|fd| ask_of(fd).ok())
+    }
+
+    /// A job came back, and perhaps hundreds with it: one publication serves them all.
+    fn finish_all(&mut self, first: Outcome) {
+        self.finish(first);
+        while let Some(outcome) = self.jobs.try_join_next() {
+            self.finish(outcome.unwrap_or(Outcome::Nothing));
         }
     }
 

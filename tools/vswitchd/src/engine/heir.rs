@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
-use super::control::{Control, Outcome};
+use super::control::Control;
 use super::ports::State;
+use super::records::Outcome;
 use crate::channel::{AsyncChannel, Channel, ChannelError, MAX_DESCRIPTORS};
 use crate::handover::{self, FromHeir, FromPredecessor, Known};
 use crate::wire::NetnsRef;

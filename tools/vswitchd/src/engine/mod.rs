@@ -21,6 +21,7 @@ mod ports;
 mod publish;
 mod published;
 mod reconcile;
+mod records;
 mod routing;
 mod services;
 mod settle;
@@ -36,13 +37,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
 use switch::punt::{Punt, SLOTS as PARCELS};
+use router::tables::Tables;
 use switch::snapshot::Snapshot;
+use switch::stats::Counters;
 use switch::sys::caps;
 use switch::tick::Tick;
 use switch::worker::Worker;
@@ -215,6 +219,50 @@ fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// The packet's way, at work, and what it shares with the control plane.
+struct Way {
+    snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    mailbox: Arc<Mailbox>,
+    counters: Arc<Counters>,
+    punt: Arc<Punt>,
+    uplink: UplinkControl,
+    thread: JoinHandle<()>,
+}
+
+impl Way {
+    /// Starts a worker without ports.
+    fn begin(kind: config::Uplink) -> io::Result<Self> {
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+        let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS)?);
+        let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox))?;
+        let (settings, window) = (Configured::default(), Arc::new(Window::default()));
+        let uplink = match kind {
+            config::Uplink::Sockets => {
+                Some(Uplink::new(Arc::clone(&settings), Arc::clone(&window), Tick::now())?)
+            }
+            config::Uplink::None => None,
+        };
+        let most = uplink.as_ref().map(Uplink::most);
+        let punt = Arc::new(Punt::new(ports::MAX_PORTS)?);
+        let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
+        if let Some(fd) = house.watched() {
+            io.watch(fd)?;
+        }
+        let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), house);
+        let counters = Arc::clone(worker.counters());
+        let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
+            while !worker.io.stopped() {
+                if let Err(error) = worker.step(Wait::Sleep) {
+                    tracing::error!(%error, "the worker's I/O engine broke");
+                    std::process::abort(); // the keeper starts a new engine with the same descriptors
+                }
+            }
+        })?;
+        let uplink = UplinkControl::new(settings, window, most);
+        Ok(Self { snapshot, mailbox, counters, punt, uplink, thread })
+    }
+}
+
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
     let Given {
         begin,
@@ -228,33 +276,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         known,
         inherited,
     } = given;
-    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(io::Error::from)?);
-    let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox)).map_err(io::Error::from)?;
-    let uplink_settings = Configured::default();
-    let window = Arc::new(Window::default());
-    let uplink = match file.daemon.uplink {
-        config::Uplink::Sockets => {
-            Some(Uplink::new(Arc::clone(&uplink_settings), Arc::clone(&window), Tick::now())?)
-        }
-        config::Uplink::None => None,
-    };
-    let most = uplink.as_ref().map(Uplink::most);
-    let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(io::Error::from)?);
-    let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
-    if let Some(fd) = house.watched() {
-        io.watch(fd).map_err(io::Error::from)?;
-    }
-    let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), house);
-    let counters = Arc::clone(worker.counters());
-    let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
-        while !worker.io.stopped() {
-            if let Err(error) = worker.step(Wait::Sleep) {
-                tracing::error!(%error, "the worker's I/O engine broke");
-                std::process::abort(); // the keeper starts a new engine with the same descriptors
-            }
-        }
-    })?;
+    let way = Way::begin(file.daemon.uplink)?;
 
     if begin.stand_by {
         // All that could fail has been done; another daemon's engine serves until we are told.
@@ -276,7 +298,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
 
     let names = Arc::new(Shared::new(Resolvers::new(resolvers::PATH)));
     let (dhcp, asked) = mpsc::channel(PARCELS);
-    tokio::spawn(services::serve(Arc::clone(&punt), Arc::clone(&mailbox), Arc::clone(&names), dhcp));
+    tokio::spawn(services::serve(Arc::clone(&way.punt), Arc::clone(&way.mailbox), Arc::clone(&names), dhcp));
 
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
@@ -285,12 +307,12 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         objects,
         leases,
         keeper,
-        mailbox: Arc::clone(&mailbox),
-        counters,
-        snapshot,
-        uplink: UplinkControl::new(uplink_settings, window, most),
+        mailbox: Arc::clone(&way.mailbox),
+        counters: way.counters,
+        snapshot: way.snapshot,
+        uplink: way.uplink,
         inherited,
-        punt,
+        punt: way.punt,
         names,
         listener: kept,
         handover,
@@ -301,8 +323,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
 
     let _ = end.send(());
     let _ = served.await;
-    if mailbox.tell(Command::Stop).is_ok() {
-        let _ = thread.join();
+    if way.mailbox.tell(Command::Stop).is_ok() {
+        let _ = way.thread.join();
     }
     Ok(code)
 }

@@ -7,7 +7,8 @@ use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use tokio::sync::oneshot;
 
 use super::changes::{done, refused, send};
-use super::control::{Control, Outcome, Then, Unsettled};
+use super::control::Control;
+use super::records::{Outcome, Then, Unsettled};
 use crate::api::rows::{ConnectionRow, Direction, NatRow, Transport};
 use crate::api::{Answer, ApiError, ApiErrorKind, ConnectionFilter, Publishing, Reply};
 use crate::config::Publish;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::control::{Control, Outcome};
+use super::control::Control;
 use super::keeper::Keeper;
+use super::records::Outcome;
 use crate::api::rows::{NatRow, NatState, Origin};
 use crate::config::{Protocol, Publish, Range};
 use crate::wire::{Answer, Listen, Op, Refusal, RefusalKind};

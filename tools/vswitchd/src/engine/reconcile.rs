@@ -9,8 +9,9 @@ use switch::mac::MacAddr;
 use switch::mailbox::Command;
 use switch::port::{NetworkId, PortId};
 
-use super::control::{Bare, ContainerRecord, Control, Outcome};
+use super::control::Control;
 use super::ports::{self, PortRecord, State, spec};
+use super::records::{Bare, ContainerRecord, Outcome};
 use crate::config::{Container, HOST, Interface};
 use crate::handover::Known;
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};

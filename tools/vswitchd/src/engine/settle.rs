@@ -7,9 +7,10 @@ use switch::fdb::Flush;
 use switch::mailbox::Command;
 use switch::port::PortId;
 
-use super::control::{Bare, Control, Outcome};
+use super::control::Control;
 use super::ports::State;
 use super::reconcile::pause;
+use super::records::{Bare, Outcome};
 use crate::api::Answer as ApiAnswer;
 use crate::api::rows::CommandState;
 use crate::wire::{Answer, AttachInfo, Op, Refusal, RefusalKind};
