@@ -42,17 +42,15 @@ mod wire;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use foldhash::fast::RandomState;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Fragment, Packet};
-use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, parse};
+use switch::parse::{PROTO_TCP, parse};
 use switch::port::PortId;
 use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
@@ -68,7 +66,6 @@ use publish::{LISTENER, Listener};
 use random::Random;
 use served::Client;
 use wheel::Wheel;
-use wire::flag;
 
 pub use settings::{End, Published, Settings, Target};
 pub use types::{Connection, Counters, Emit, Fault, Limits, Link, Outcome, Query, Unreachable, Way};

@@ -19,7 +19,13 @@ use super::{Sockets, echo, tcp, udp};
 
 impl Sockets {
     /// The flow of a packet, told what is known of its container now.
-    pub(super) fn known(&mut self, packet: &Packet, link: &Link, now: Tick, out: &mut impl Emit) -> Option<u32> {
+    pub(super) fn known(
+        &mut self,
+        packet: &Packet,
+        link: &Link,
+        now: Tick,
+        out: &mut impl Emit,
+    ) -> Option<u32> {
         let id = self.flows.find(&packet.key)?;
         let (flow, _) = self.flows.get_mut(id)?;
         if flow.link.port != link.port {

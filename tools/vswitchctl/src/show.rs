@@ -2,17 +2,16 @@
 
 use serde::Serialize;
 use vswitchd::api::rows::{
-    ContainerRow, DnsCounts, DropRow, FdbRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow,
-    RouteRow, Stats, Status,
+    ContainerRow, DropRow, FdbRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow, Stats,
 };
 
 use crate::cli::{Filter, Show};
 use crate::client::Client;
-use crate::failure::Failure;
 use crate::daemon::{stats, status};
+use crate::failure::Failure;
 use crate::nat;
 use crate::output::json;
-use crate::table::{Table, list, number, short, words};
+use crate::table::{Table, list, number, words};
 
 /// The table that was asked for, as text.
 ///

@@ -19,7 +19,9 @@ pub use status::{IoStatus, LimitStatus, OffloadStatus, PortCounts, Status};
 pub use trace::{
     Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
 };
-pub use words::{CommandState, FdbType, Gso, IoEngine, NeighborState, Origin, PortState, RouteType, Spoof, UnknownWord};
+pub use words::{
+    CommandState, FdbType, Gso, IoEngine, NeighborState, Origin, PortState, RouteType, Spoof, UnknownWord,
+};
 
 use std::net::IpAddr;
 

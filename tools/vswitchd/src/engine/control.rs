@@ -21,7 +21,7 @@ use switch::stats::Counters;
 use switch::tick::Tick;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::dhcp::Dhcp;
@@ -31,15 +31,14 @@ use super::networks::Networks;
 use super::objects::Objects;
 use super::ports::{PortRecord, Ports, State};
 use super::published::PublishedPorts;
-use super::records::{ContainerRecord, Outcome, Unsettled};
+use super::records::{Bare, ContainerRecord, Outcome, Then, Unsettled};
 use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
-use crate::api::rows::{CommandState, Done};
-use crate::api::{Answer, Call, Publishing, Reply};
+use crate::api::{Answer, Call};
 use crate::channel::AsyncChannel;
 use crate::config::Config;
 use crate::names::server::Shared;
-use crate::wire::{AttachInfo, AttachSpec, Begin, Listen, NetnsRef, Refusal, Running, ToKeeper};
+use crate::wire::{Begin, Listen, ToKeeper};
 
 /// How often the host is asked whether a waited-for namespace appeared.
 pub const WAITING_POLL: Duration = Duration::from_millis(200);

@@ -40,11 +40,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use router::tables::Tables;
 use switch::io::Wait;
 use switch::io::epoll::EpollIo;
 use switch::mailbox::{Command, Mailbox};
 use switch::punt::{Punt, SLOTS as PARCELS};
-use router::tables::Tables;
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::sys::caps;

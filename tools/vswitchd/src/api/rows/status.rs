@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DnsStatus, IoEngine, PortState, UplinkStatus};
+use super::{DnsStatus, IoEngine, UplinkStatus};
 
 /// `/v1/status`: the daemon itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
