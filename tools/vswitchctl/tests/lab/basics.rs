@@ -314,7 +314,7 @@ fn nothing_is_left_at_the_end(mut host: Host) {
 
 /// A ping every 10 ms, which loses nothing.
 fn train(daemon: &Daemon, from: &str, to: &str) -> Background {
-    let ping = daemon.background(from, &["ping", "-n", "-q", "-i", "0.01", "-W", "5", "-c", "100000", to]);
+    let ping = daemon.background(from, &["ping", "-n", "-i", "0.01", "-W", "5", "-c", "100000", to]);
     wait_for("the first pings", || daemon.port(to)["tx_frames"].as_u64().filter(|frames| *frames > 10));
     ping
 }
@@ -323,7 +323,15 @@ fn train(daemon: &Daemon, from: &str, to: &str) -> Background {
 fn nothing_lost(ping: Background) {
     ping.signal("-INT");
     let said = ping.end();
-    assert!(String::from_utf8_lossy(&said.stdout).contains(" 0% packet loss"), "{}", text(&said));
+    let all = String::from_utf8_lossy(&said.stdout);
+    let after = |line: &str, word: &str| -> Option<u64> {
+        line.split_once(word)?.1.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    let answered: Vec<u64> = all.lines().filter_map(|line| after(line, "icmp_seq=")).collect();
+    assert_eq!(answered, (1..).take(answered.len()).collect::<Vec<u64>>(), "{}", text(&said));
+    // The last one may have been under way when it was told to end.
+    let sent = all.lines().find_map(|line| line.split_once(" packets transmitted")?.0.parse::<u64>().ok());
+    assert!(sent.is_some_and(|sent| sent <= answered.len() as u64 + 1), "{}", text(&said));
 }
 
 fn ifindex(daemon: &Daemon, container: &str) -> u64 {
