@@ -8,7 +8,6 @@ use rustix::io::Errno;
 use switch::drop::DropReason;
 use switch::flow::Packet;
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
-use switch::port::PortId;
 use switch::tick::Tick;
 
 use super::cx::{self, Bytes, Watch};
@@ -81,7 +80,7 @@ impl Sockets {
         now: Tick,
     ) -> Result<u32, Outcome> {
         let key = packet.key;
-        if !self.has_room(link.port) {
+        if !self.flows.has_room(link.port) {
             self.counters.over_quota += 1;
             return Err(Outcome::Dropped(DropReason::UplinkQuota));
         }
@@ -145,9 +144,5 @@ impl Sockets {
         // An address within an address: neither may be the host's, whoever takes the outer one apart.
         let inner = cx::embedded(ip);
         Ok(!self.own.contains(ip)? && !inner.map_or(Ok(false), |inner| self.own.contains(inner.into()))?)
-    }
-
-    fn has_room(&self, port: PortId) -> bool {
-        self.flows.has_room(port)
     }
 }
