@@ -252,6 +252,29 @@ fn datagrams_of_clients_are_answered_from_where_was_asked() {
 }
 
 #[test]
+fn answers_to_a_client_that_went_are_refused_and_others_go_on() {
+    let mut world = World::clean();
+    let (handle, _socket, port, _) = publish_udp(&mut world);
+    let ask = |world: &mut World| {
+        let (client, _) = udp_peer(LOCALHOST.into());
+        client.send_to(b"question", (LOCALHOST, port)).unwrap();
+        (client, container_got(world, handle).1)
+    };
+    let ((gone, went), (client, who)) = (ask(&mut world), ask(&mut world));
+    drop(gone);
+    for (to, answer) in [(went, &b"too late"[..]), (who, b"answer")] {
+        world.set.get_mut::<udp::Socket>(handle).send_slice(answer, to).unwrap();
+    }
+    let mut got = [0; 100];
+    world.until(|_| client.recv(&mut got).is_ok_and(|len| len == 6));
+    world.until(|world| !world.wire.out.failed.is_empty());
+    let (fault, from, quoted) = world.wire.out.failed.pop().unwrap();
+    assert_eq!((fault, from), (Fault::Unreachable(Unreachable::Port), None), "the loopback is nobody's");
+    assert!(quoted.ends_with(b"too late"));
+    assert!(world.wire.out.failed.is_empty());
+}
+
+#[test]
 fn what_is_not_published_any_more_is_let_go() {
     let mut world = World::clean();
     let (handle, udp, port, _) = publish_udp(&mut world);

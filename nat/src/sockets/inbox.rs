@@ -12,7 +12,7 @@ use super::types::{Counters, Emit, Fault, Unreachable};
 use super::wire::{Wire, is_v4};
 
 /// The most that is read of what an ICMP error quotes.
-const QUOTED: usize = 1232;
+pub(super) const QUOTED: usize = 1232;
 
 /// Whether the socket may have something. Edges only: what is not read yet is remembered here.
 pub(super) struct Inbox {
@@ -101,10 +101,7 @@ impl Inbox {
                 Ok(error) => {
                     let rest = quoted.get_mut(..error.quoted).unwrap_or_default();
                     said |= error.is_icmp;
-                    if let Some(fault) = fault(&error, is_v4(cx.key)) {
-                        cx.wire().restore(rest);
-                        cx.failed(fault, error.from, rest);
-                    }
+                    tell(&error, rest, cx);
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => {
@@ -141,12 +138,22 @@ pub(super) fn cut<E: Emit>(cx: &mut Cx<'_, E>, len: usize) -> bool {
     true
 }
 
+/// Tells the container what the path has said of a datagram of this flow, of which `rest` is known.
+pub(super) fn tell<E: Emit>(error: &PathError, rest: &mut [u8], cx: &mut Cx<'_, E>) {
+    let Some(fault) = fault(error) else { return };
+    // Where we stand in for a client of the other family, the MTU of its path is nothing to the container.
+    if error.v4 == is_v4(cx.key) || matches!(fault, Fault::Unreachable(_)) {
+        cx.wire().restore(rest);
+        cx.failed(fault, error.from, rest);
+    }
+}
+
 /// What an error says about its datagram; `None`: nothing that a container must know.
-fn fault(error: &PathError, v4: bool) -> Option<Fault> {
+fn fault(error: &PathError) -> Option<Fault> {
     if !error.is_icmp {
         return None;
     }
-    Some(match (v4, error.kind) {
+    Some(match (error.v4, error.kind) {
         // RFC 792; RFC 1812 section 5.2.7.1 for the codes above 5.
         (true, (3, 2)) => Fault::Unreachable(Unreachable::Protocol),
         (true, (3, 3)) => Fault::Unreachable(Unreachable::Port),

@@ -269,7 +269,7 @@ impl Sockets {
         for event in events {
             let (token, flags) = (event.data.u64(), event.flags);
             if token & LISTENER != 0 {
-                self.arrived(token, now, out);
+                self.arrived(token, flags, now, out);
             } else if let Some(id) = self.flows.of_token(token) {
                 // RFC 5508 section 4.3: an ICMP error refreshes nothing.
                 if flags.intersects(EventFlags::IN | EventFlags::OUT)

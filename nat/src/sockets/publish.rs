@@ -17,6 +17,7 @@ use rustix::net::{
 use switch::flow::FlowKey;
 use switch::parse::{PROTO_TCP, PROTO_UDP};
 use switch::port::PortId;
+use switch::sys::path::keep_path_errors;
 use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
 
@@ -92,11 +93,18 @@ impl Sockets {
             self.datagram.resize(served::LONGEST, 0);
             self.clients.reserve(self.limits.flows as usize);
         }
+        let v6_only = local.is_ipv6() && ipv6_v6only(&published.socket)?;
+        if published.proto == PROTO_UDP {
+            keep_path_errors(&published.socket, local.is_ipv4())?;
+            if local.is_ipv6() && !v6_only {
+                keep_path_errors(&published.socket, true)?;
+            }
+        }
         let listener = Some(Listener {
             id: published.id,
             proto: published.proto,
             local,
-            v6_only: local.is_ipv6() && ipv6_v6only(&published.socket)?,
+            v6_only,
             clients: Arc::clone(&published.clients),
             socket: Arc::clone(&published.socket),
             turn: 1,
@@ -118,11 +126,16 @@ impl Sockets {
     }
 
     /// Something is there at a published l4 port.
-    pub(super) fn arrived(&mut self, token: u64, now: Tick, out: &mut impl Emit) {
+    pub(super) fn arrived(&mut self, token: u64, flags: EventFlags, now: Tick, out: &mut impl Emit) {
         let index = (token & !LISTENER) as usize;
         match self.listeners.get(index) {
             Some(Some(listener)) if listener.proto == PROTO_TCP => self.accept(index, now, out),
-            Some(Some(_)) => self.datagrams(index, now, out),
+            Some(Some(_)) => {
+                if flags.contains(EventFlags::ERR) {
+                    self.troubles(index, now, out);
+                }
+                self.datagrams(index, now, out);
+            }
             _ => {}
         }
     }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::getsockname;
 use switch::flow::Packet;
 use switch::sys::datagram;
+use switch::sys::path::next_path_error;
 use switch::tick::Tick;
 
 use super::cx::{Bytes, Cx, Fate};
@@ -67,7 +68,12 @@ impl Served {
     pub fn packet<E: Emit>(&mut self, bytes: Bytes<'_>, packet: &Packet, cx: &mut Cx<'_, E>) -> Outcome {
         self.answered = true;
         let Client { from, to, .. } = self.client;
-        udp::pass(bytes, packet, cx, |bytes| datagram::send(&self.socket, bytes, from, to))
+        udp::pass(bytes, packet, cx, |bytes| match datagram::send(&self.socket, bytes, from, to) {
+            Err(Errno::AGAIN | Errno::NOBUFS) => Err(Errno::AGAIN),
+            // What was refused is an earlier one, perhaps for another client, who is found by `troubles`.
+            Err(_) => datagram::send(&self.socket, bytes, from, to),
+            sent => sent,
+        })
     }
 
     /// A datagram of the client.
@@ -115,6 +121,29 @@ impl Sockets {
             }
         }
         self.datagram = buffer;
+    }
+
+    /// Tells containers what the path has said of their answers to clients of a published l4 port.
+    pub(super) fn troubles(&mut self, index: usize, now: Tick, out: &mut impl Emit) {
+        let mut quoted = [0; inbox::QUOTED];
+        for _ in 0..TURN {
+            let Some(Some(listener)) = self.listeners.get(index) else { return };
+            match next_path_error(&listener.socket, &mut quoted) {
+                Ok(error) => {
+                    let of = |from| Client { published: listener.id, from, to: error.of };
+                    let Some(id) = error.to.and_then(|to| self.clients.get(&of(to)).copied()) else {
+                        continue;
+                    };
+                    let rest = quoted.get_mut(..error.quoted).unwrap_or_default();
+                    self.with(id, now, out, |_, cx| {
+                        inbox::tell(&error, rest, cx);
+                        Fate::Keep
+                    });
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// The flow of a client, opened if it is new and may be.

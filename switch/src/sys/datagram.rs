@@ -144,7 +144,7 @@ fn destination(header: &libc::msghdr) -> Option<IpAddr> {
     None
 }
 
-fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(super) fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(name.ss_family) {
         libc::AF_INET => {
             // SAFETY: an address of this family is a `sockaddr_in`, which is shorter than the storage.

@@ -13,6 +13,7 @@ as_both!(
     egress_is_held_to_and_changes_at_run_time,
     the_loopback_of_the_host_by_the_gateway,
     the_path_behind_the_host_is_seen,
+    echoes_with_one_identifier_find_their_own_way_back,
     much_at_once_arrives_whole,
     seventy_thousand_flows_of_one_leave_the_others_theirs,
     strange_packets_reach_nobody,
@@ -316,6 +317,50 @@ fn the_path_behind_the_host_is_seen(mut host: Host) {
         text(&said)
     );
     assert_eq!(daemon.dropped("uplink_error"), 0);
+    daemon.assert_conserved();
+    daemon.stop();
+}
+
+/// Two containers with the same identifier, and a third one that answers for the other end and tells tales about them.
+fn echoes_with_one_identifier_find_their_own_way_back(mut host: Host) {
+    let path = Path::new(&mut host);
+    host.before = vec!["nsenter".into(), format!("--net=/run/netns/{}", path.near), "--".into()];
+    let configuration = host.lab(&["a", "b", "c"], "") + UPLINK;
+    let daemon = host.start(&configuration);
+    let far = std::net::Ipv4Addr::new(198, 19, 2, 2);
+    let message = |kind: [u8; 2], rest: &[u8]| {
+        let mut message = [&kind[..], &[0, 0], rest].concat();
+        let sum = checksum(&[&message]);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        message
+    };
+    let by_gateway = |packet: &[u8]| ethernet([2, 0x42, 10, 1, 0, 1], mac(4), 0x0800, packet);
+    let mut lies = Vec::new();
+    for sequence in 1..=40u16 {
+        let echo = [0x1234u16.to_be_bytes(), sequence.to_be_bytes()].concat();
+        // "From the other end" to both, and what says of their echoes that nobody was there, for whoever believes it.
+        for victim in [2, 3] {
+            lies.push(by_gateway(&ipv4(1, far, ip(victim), &message([0, 0], &echo))));
+            let asked = ipv4(1, ip(victim), far, &message([8, 0], &echo));
+            let error = [&[0; 4][..], &asked].concat();
+            lies.push(by_gateway(&ipv4(1, ip(4), far, &message([3, 1], &error))));
+        }
+    }
+    let pings = ["a", "b"].map(|name| {
+        daemon.background(
+            name,
+            &["ping", "-n", "-c", "40", "-i", "0.05", "-W", "5", "-e", "4660", "198.19.2.2"],
+        )
+    });
+    let before = [daemon.dropped("reverse_path"), daemon.dropped("uplink_protocol")];
+    send(&daemon, "c", &lies);
+    for ping in pings {
+        let said = ping.finish();
+        assert!(said.contains("40 packets transmitted, 40 received, 0% packet loss"), "{said}");
+        assert!(!said.contains("DUP") && !said.contains("Unreachable"), "{said}");
+    }
+    let after = [daemon.dropped("reverse_path"), daemon.dropped("uplink_protocol")];
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [80, 80]);
     daemon.assert_conserved();
     daemon.stop();
 }

@@ -97,6 +97,12 @@ impl Network {
         }
     }
 
+    /// The one that the file names for the family of its first subnet. Where ours has that family, it stands in for
+    /// clients of the other.
+    pub(super) fn first_gateway(&self) -> Option<IpAddr> {
+        self.subnets().next().and_then(|subnet| self.named_gateway(Family::of(subnet.addr())))
+    }
+
     /// [`Network::reserved_address`] or [`Network::reserved_address6`].
     pub fn reserved_of(&self, family: Family) -> Option<IpAddr> {
         match family {

@@ -350,7 +350,7 @@ impl Plan<'_, '_> {
                     return; // one message is enough
                 }
                 if let Some(network) = plan.judged(port) {
-                    let other = network.gateway.filter(|_| routed.contains(&port.network));
+                    let other = network.first_gateway().filter(|_| routed.contains(&port.network));
                     let checked = match other {
                         Some(gateway) => {
                             Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway })
@@ -371,8 +371,9 @@ impl Plan<'_, '_> {
 
     // Whether the port's container is the gateway of its network.
     fn is_router(&self, port: &Port) -> bool {
-        let gateway = self.networks.get(port.network).and_then(|network| network.gateway);
-        gateway.is_some() && port.ips.v4.map(|ip| ip.addr()) == gateway.map(IpAddr::V4)
+        let gateway = self.networks.get(port.network).and_then(Network::first_gateway);
+        gateway
+            .is_some_and(|gateway| port.ips.get(Family::of(gateway)).is_some_and(|ip| ip.addr() == gateway))
     }
 }
 

@@ -414,13 +414,13 @@ pub enum Problem {
     /// A network whose answers would leave by somebody else.
     #[error(
         "`publish` needs a gateway of ours, and that of network `{network}` is the container with {gateway}: \
-         publish on another network, or leave `gateway` out"
+         publish on another network, or leave `{}` out", Family::of(*gateway).gateway_key()
     )]
     PublishOtherGateway {
         /// The network.
         network: String,
         /// Its gateway.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
     },
     /// A container without a place to publish on.
     #[error("container `{container}` has no interface{} to publish on", .interface.as_ref().map_or_else(String::new, |name| format!(" `{name}`")))]

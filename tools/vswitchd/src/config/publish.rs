@@ -301,11 +301,12 @@ impl Config {
     fn can_publish(&self, interface: &Interface) -> Result<(), Problem> {
         let Some(network) = self.network(&interface.network) else { return Ok(()) };
         publishable(self.daemon.uplink, network)?;
-        match self.gateway_of(network) {
-            Some(gateway) if gateway.by == GatewayBy::Container => {
-                Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway: gateway.address })
-            }
-            _ => Ok(()),
+        match network
+            .first_gateway()
+            .filter(|gateway| self.gateway_by(network, *gateway) == GatewayBy::Container)
+        {
+            Some(gateway) => Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway }),
+            None => Ok(()),
         }
     }
 

@@ -48,7 +48,7 @@ impl Config {
         Some(Gateway { address, by })
     }
 
-    fn gateway_by(&self, network: &Network, address: IpAddr) -> GatewayBy {
+    pub(super) fn gateway_by(&self, network: &Network, address: IpAddr) -> GatewayBy {
         let family = Family::of(address);
         let has_it = || {
             self.interfaces().any(|(_, i)| {
