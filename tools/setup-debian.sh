@@ -11,6 +11,7 @@ tests=(
     iproute2 iputils-ping procps    # namespaces, pings, processes
     iperf3 tcpdump ethtool          # loads and captures of the tests
     curl jq                         # the control socket by hand, downloads
+    python3                         # servers and clients in containers, and the labs
     traceroute netcat-openbsd       # what leads through the uplink
     busybox                         # udhcpc, a DHCP client
     dnsutils dnsmasq-base           # dig, and a resolver of the host to ask

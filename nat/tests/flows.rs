@@ -9,16 +9,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nat::sockets::{End, Fault, Limits, Outcome, Published, Settings, Target, Unreachable};
+use nat::sockets::{End, Fault, Limits, Outcome, Target, Unreachable};
 use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::socket::{icmp, tcp, udp};
+use smoltcp::socket::{icmp, udp};
 use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, IpAddress, IpEndpoint};
 use switch::drop::DropReason;
 use switch::parse::{PROTO_TCP, PROTO_UDP};
 use switch::sys::datagram::say_destination;
 
-use world::{ADDRESS, GATEWAY, LINK, Line, World};
+use world::published::{configure, listening, server, target};
+use world::{ADDRESS, GATEWAY, Line, World};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -172,36 +173,10 @@ fn echo_comes_back_with_the_containers_identifier() {
     assert_eq!(reply, Icmpv4Repr::EchoReply { ident: 0x1234, seq_no: 7, data: b"are you there?" });
 }
 
-/// The host's socket, published: its clients are the container's at l4 port 80.
-fn configure(world: &mut World, entries: &[(u64, u8, &Arc<OwnedFd>, Target)]) -> Arc<AtomicU64> {
-    let clients = Arc::<AtomicU64>::default();
-    let published = entries.iter().map(|(id, proto, socket, target)| Published {
-        id: *id,
-        proto: *proto,
-        socket: Arc::clone(socket),
-        target: target.clone(),
-        clients: Arc::clone(&clients),
-    });
-    world.sockets.configure(&Settings { generation: 1, published: published.collect() });
-    clients
-}
-
-fn listening() -> (Arc<OwnedFd>, u16) {
-    let listener = TcpListener::bind((LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    (Arc::new(listener.into()), port)
-}
-
 fn publish(world: &mut World) -> u16 {
     let (socket, port) = listening();
     configure(world, &[(1, PROTO_TCP, &socket, target(80))]);
     port
-}
-
-fn target(port: u16) -> Target {
-    let end = End { address: ADDRESS.to_ipv6_mapped(), gateway: GATEWAY.to_ipv6_mapped() };
-    Target { zone: 0, link: LINK, port, ends: Box::new([end]), hidden: Arc::new([]) }
 }
 
 /// A UDP socket on all addresses of the host, published, with the container's own at l4 port 53.
@@ -299,13 +274,30 @@ fn what_is_not_published_any_more_is_let_go() {
 fn clients_leave_room_for_what_the_container_opens() {
     let mut world =
         World::new(Line::default(), Limits { flows_per_port: 8, host: true, ..Limits::default() });
-    let (_, socket, port, _) = publish_udp(&mut world);
+    let (container, socket, port, _) = publish_udp(&mut world);
     let clients: Vec<UdpSocket> = (0..20).map(|_| udp_peer(LOCALHOST.into()).0).collect();
-    for client in &clients {
+    for (before, client) in (0..).zip(&clients) {
         client.send_to(b"x", (LOCALHOST, port)).unwrap();
+        world.until(|world| world.sockets.counters().opened > before);
+        world.now += 10;
     }
-    world.until(|world| world.sockets.counters().over_quota == 14);
-    assert_eq!(world.sockets.len(), 6);
+    // The oldest that nobody has answered go for the new ones.
+    world.until(|world| world.sockets.counters().evicted == 14);
+    assert_eq!((world.sockets.len(), world.sockets.counters().over_quota), (6, 0));
+    // Answered ones stay: there is room for none more.
+    let mut asked = Vec::new();
+    world.until(|world| {
+        while let Ok((_, who)) = world.set.get_mut::<udp::Socket>(container).recv() {
+            asked.push(who.endpoint);
+        }
+        asked.len() == 20
+    });
+    for who in asked.split_off(14) {
+        world.set.get_mut::<udp::Socket>(container).send_slice(b"y", who).unwrap();
+    }
+    world.until(|_| clients[19].recv(&mut [0; 2]).is_ok_and(|len| len == 1));
+    clients[0].send_to(b"x", (LOCALHOST, port)).unwrap();
+    world.until(|world| world.sockets.counters().over_quota == 1);
     // Half-open connections are bounded alike: nobody answers at l4 port 81, not even with a reset.
     let (tcp, tcp_port) = listening();
     let nobody = Target {
@@ -346,13 +338,6 @@ fn published_ports_are_all_of_the_host_that_containers_reach() {
     let client = world.connect(IpAddress::from(own), port, 40_001);
     world.until(|world| world.tcp(client).may_send() && world.tcp(server).may_send());
     assert_eq!(world.tcp(server).remote_endpoint().unwrap().addr, IpAddress::from(own));
-}
-
-fn server(world: &mut World) -> SocketHandle {
-    let buffer = || tcp::SocketBuffer::new(vec![0; 100_000]);
-    let mut socket = tcp::Socket::new(buffer(), buffer());
-    socket.listen(80).unwrap();
-    world.set.add(socket)
 }
 
 #[test]

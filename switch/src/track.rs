@@ -46,7 +46,13 @@ impl Storm {
 
 /// Commits the verdict: what it may not cost, it becomes a drop.
 pub fn track(verdict: Verdict, meta: &Meta, network: &Network, storm: &mut Storm, now: Tick) -> Verdict {
-    if verdict != Verdict::Flood || network.storm == 0 {
+    // What is for a group is a broadcast, though only the host may hear it (`icc = false`).
+    let floods = match verdict {
+        Verdict::Flood => true,
+        Verdict::Forward(_) => meta.dst.is_group(),
+        _ => false,
+    };
+    if !floods || network.storm == 0 {
         return verdict;
     }
     // A super-frame is as many frames as it has segments.

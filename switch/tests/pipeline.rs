@@ -110,13 +110,22 @@ fn the_host_is_no_container_to_icc() {
     assert_eq!(lab.send(2, &packet(2, 0, b"from it")), [0]);
     lab.refuses(0, &packet(0, 1, b"ip"), DropReason::IccDenied);
     lab.refuses(0, &ethernet(mac(2), mac(1), 0x88b5, b"raw Ethernet"), DropReason::IccDenied);
+    let mut lab = Lab::new(&[3], Options { icc: false, host: Some(2), storm: 100, ..Options::default() });
+    for _ in 0..25 {
+        assert_eq!(lab.send(0, &asks(0, 3)), [2]);
+    }
+    lab.refuses(0, &asks(0, 3), DropReason::Storm);
 }
 
 #[test]
 fn h01_h02_a_mac_of_another_port_is_refused() {
     let mut lab = lab();
     lab.refuses(0, &ethernet(mac(3), mac(2), 0x88b5, b"I am port 1"), DropReason::SpoofedMac);
+    let (gateway, address) = common::GATEWAY;
+    lab.refuses(0, &ethernet(mac(3), gateway, 0x88b5, b"I am the gateway"), DropReason::SpoofedMac);
+    lab.refuses(0, &arp(mac(1), 2, (mac(1), address), (mac(3), ip(3))), DropReason::SpoofedArp);
     assert_eq!(lab.fdb(0).lookup(0, mac(2)), None, "what is not admitted teaches nothing");
+    assert_eq!(lab.fdb(0).lookup(0, gateway), None);
     let free = MacAddr([2, 0, 0, 0, 0, 0x55]);
     assert_eq!(lab.send(0, &ethernet(mac(3), free, 0x88b5, b"nobody's address")), [1, 2]);
 }

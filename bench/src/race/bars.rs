@@ -64,6 +64,11 @@ impl Bar {
     }
 }
 
+const RELAY: &[Peer] = &[Peer::Relay];
+const OVS: &[Peer] = &[Peer::Ovs];
+const OVS_TSO: &[Peer] = &[Peer::OvsTso];
+const VDE: &[Peer] = &[Peer::Vde];
+const SWITCHES: &[Peer] = &[Peer::Ovs, Peer::OvsTso, Peer::Vde];
 const KERNEL: &[Peer] = &[Peer::Kernel];
 const L2: &[Peer] = &[Peer::VswitchdL2];
 const PASTA: &[Peer] = &[Peer::Pasta1500, Peer::Pasta65520];
@@ -76,6 +81,23 @@ const fn at_least(figure: Figure, bound: f64, to: &'static [Peer]) -> Bar {
 const fn at_most(figure: Figure, bound: f64, to: &'static [Peer]) -> Bar {
     Bar { figure, to, bound: Bound::AtMost(bound) }
 }
+
+const SWITCHED: &[Bar] = &[
+    at_least(Figure::Tcp, 0.95, RELAY),
+    at_least(Figure::Tcp, 1.2, OVS_TSO),
+    at_least(Figure::Tcp, 12.0, OVS),
+    at_least(Figure::Tcp, 20.0, VDE),
+    at_least(Figure::UdpMax, 0.95, RELAY),
+    at_least(Figure::UdpMax, 1.0, SWITCHES),
+    at_least(Figure::UdpFlood, 0.95, RELAY),
+    at_least(Figure::UdpFlood, 1.0, SWITCHES),
+    at_most(Figure::Loss, 0.1, &[]),
+    at_most(Figure::RoundTripP50, 1.0 / 0.95, RELAY),
+    at_most(Figure::RoundTripP50, 1.0, SWITCHES),
+    at_least(Figure::Connects, 0.95, RELAY),
+    at_least(Figure::Connects, 1.0, SWITCHES),
+    at_most(Figure::CpuSwitch, 1.15, RELAY),
+];
 
 const ROUTE: &[Bar] = &[
     at_least(Figure::Tcp, 0.95, L2),
@@ -114,7 +136,7 @@ const PUBLISH: &[Bar] = &[
 /// The bars of a scenario.
 pub const fn of(scenario: Scenario) -> &'static [Bar] {
     match scenario {
-        Scenario::L2 => &[],
+        Scenario::L2 => SWITCHED,
         Scenario::Route => ROUTE,
         Scenario::Egress => EGRESS,
         Scenario::Publish => PUBLISH,

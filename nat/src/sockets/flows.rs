@@ -119,7 +119,19 @@ impl Flows {
         !self.free.is_empty() && self.used(port) < share
     }
 
-    fn used(&self, port: PortId) -> u32 {
+    /// Whether there is no place left for anybody.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// The port with the most flows, and how many it has.
+    pub fn greediest(&self) -> (PortId, u32) {
+        let ports = (0..).zip(&self.per_port).map(|(port, used)| (PortId(port), *used));
+        ports.max_by_key(|(_, used)| *used).unwrap_or((PortId(0), 0))
+    }
+
+    /// How many a port has.
+    pub fn used(&self, port: PortId) -> u32 {
         self.per_port.get(port.index()).copied().unwrap_or(0)
     }
 

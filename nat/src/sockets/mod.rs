@@ -28,8 +28,9 @@ mod mapping;
 mod opening;
 mod own;
 mod publish;
-mod random;
+mod room;
 mod sending;
+mod sequence;
 mod served;
 mod settings;
 mod sound;
@@ -48,6 +49,7 @@ use foldhash::fast::RandomState;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::rand::{GetRandomFlags, getrandom};
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Fragment, Packet};
 use switch::parse::{PROTO_TCP, parse};
@@ -63,7 +65,8 @@ use fragments::{Added, Fragments};
 use mapping::Mappings;
 use own::OwnAddresses;
 use publish::{LISTENER, Listener};
-use random::Random;
+use room::Room;
+use sequence::Sequence;
 use served::Client;
 use wheel::Wheel;
 
@@ -92,14 +95,16 @@ pub struct Sockets {
     /// Flows with work left, each at most once.
     due: VecDeque<u32>,
     own: OwnAddresses,
-    /// Where sequence numbers start (RFC 9293 section 3.4.1).
-    random: Random,
+    sequence: Sequence,
     /// See [`Cx::skip`].
     skip: Vec<u8>,
     cutter: Cutter,
     burst: Burst,
     fragments: Fragments,
     mappings: Mappings,
+    room: Room,
+    /// Listening sockets are not looked at before.
+    resting: Option<Tick>,
     limits: Limits,
     counters: Counters,
 }
@@ -114,7 +119,8 @@ impl Sockets {
         let probe = socket(AddressFamily::INET, SocketType::STREAM, None)?;
         let skips = limits.peek_offset && set_peek_offset(&probe, 0).is_ok();
         let skip = if skips { Vec::new() } else { vec![0; SKIP] };
-        let mut random = Random::new();
+        let mut id = [0; 4];
+        getrandom(&mut id, GetRandomFlags::empty())?;
         Ok(Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             spare: Some(probe),
@@ -126,11 +132,13 @@ impl Sockets {
             due: VecDeque::with_capacity(limits.flows as usize),
             own: OwnAddresses::new()?,
             skip,
-            cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: random.next()? },
-            random,
+            cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: u32::from_ne_bytes(id) },
+            sequence: Sequence::new(),
             burst: Burst::new(),
             fragments: Fragments::new(),
             mappings: Mappings::new(limits.flows),
+            room: Room::new(limits.flows_per_port, now),
+            resting: None,
             limits,
             counters: Counters::default(),
         })
@@ -290,6 +298,9 @@ impl Sockets {
 
     /// What is due by time: call it when [`Sockets::next_timer`] is.
     pub fn timers(&mut self, now: Tick, out: &mut impl Emit) {
+        if self.resting.is_some_and(|until| until <= now) {
+            self.listen_again();
+        }
         while let Some(id) = self.wheel.pop(now) {
             if self.flows.get_mut(id).is_some_and(|(flow, _)| deadline(flow) > now) {
                 self.rearm(id);
@@ -304,7 +315,10 @@ impl Sockets {
 
     /// When [`Sockets::timers`] has something to do; perhaps earlier, never later than 8 ms after.
     pub fn next_timer(&self) -> Option<Tick> {
-        self.wheel.next()
+        match (self.wheel.next(), self.resting) {
+            (Some(flow), Some(listener)) => Some(flow.min(listener)),
+            (flow, listener) => flow.or(listener),
+        }
     }
 
     /// Ends all flows of a port that went away. Clients of its l4 ports are refused until it is configured anew.
@@ -316,11 +330,6 @@ impl Sockets {
         for id in ids {
             self.end(id, now, out);
         }
-    }
-
-    /// Whether a packet with this key answers a client of a published l4 port.
-    pub fn answers(&self, key: &FlowKey) -> bool {
-        self.flows.find(key).and_then(|id| self.flows.get(id)).is_some_and(|flow| flow.inbound)
     }
 
     /// Ends those flows that containers opened and that `may` says they may not have any more. Returns how many.

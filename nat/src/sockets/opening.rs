@@ -47,6 +47,9 @@ impl Sockets {
         out: &mut impl Emit,
     ) -> Result<u32, Outcome> {
         let key = &packet.key;
+        if !out.may_open(packet) {
+            return Err(Outcome::Unreachable(Unreachable::Egress));
+        }
         if way == Way::Known && packet.meta.tcp.is_none() {
             return Err(Outcome::Unreachable(Unreachable::Port));
         }
@@ -56,6 +59,7 @@ impl Sockets {
             tcp::refuse(out, key, link, &tcp);
             return Err(Outcome::Taken);
         }
+        self.make_room(link.port, now, out);
         let opened = self.try_open(bytes.of(out), packet, link, way, now);
         let Some(tcp) = packet.meta.tcp else { return opened };
         match opened {
@@ -98,7 +102,7 @@ impl Sockets {
         let kind = match (key.proto, packet.meta.tcp) {
             (PROTO_TCP, Some(tcp)) => {
                 let syn = tcp::Syn::read(frame, packet, link);
-                self.random.next().and_then(|from| tcp::connect(to, &tcp, syn, from, watch)).map(Kind::Tcp)
+                tcp::connect(to, &tcp, syn, self.sequence.first(&key, now), watch).map(Kind::Tcp)
             }
             (PROTO_UDP, _) => udp::Udp::connect(to, mapped, watch).map(|(udp, port)| {
                 self.mappings.add(&key, port);

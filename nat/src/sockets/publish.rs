@@ -28,6 +28,8 @@ use super::{Sockets, served, tcp};
 
 /// Set in the tokens of listening sockets.
 pub(super) const LISTENER: u64 = 1 << 31;
+/// Milliseconds that listening sockets rest when there is no descriptor to refuse a client with.
+const REST: u64 = 100;
 /// Clients taken at once before other sockets have their turn.
 const TURN: usize = 16;
 
@@ -78,8 +80,7 @@ impl Sockets {
     fn listen(&mut self, published: &Published) -> rustix::io::Result<()> {
         let free = self.listeners.iter().position(Option::is_none);
         let index = free.unwrap_or(self.listeners.len());
-        let token = EventData::new_u64(LISTENER | index as u64);
-        epoll::add(&self.epoll, &published.socket, token, EventFlags::IN)?;
+        epoll::add(&self.epoll, &published.socket, listener_token(index), EventFlags::IN)?;
         let local = SocketAddr::try_from(getsockname(&published.socket)?)?;
         if published.proto == PROTO_TCP {
             // Sockets of its clients have what it has (tcp(7), socket(7)), and nobody has to tell each.
@@ -157,7 +158,7 @@ impl Sockets {
                 }
                 Err(_) => {
                     self.counters.no_socket += 1;
-                    self.turn_away(index);
+                    self.turn_away(index, now);
                     break;
                 }
             }
@@ -186,14 +187,33 @@ impl Sockets {
     }
 
     /// There is no descriptor for a client. One that waited would wake us for ever, so it is taken by the one we spare
-    /// and refused.
-    fn turn_away(&mut self, index: usize) {
+    /// and refused. Where another thread was faster to take that, listening sockets rest for a while.
+    fn turn_away(&mut self, index: usize, now: Tick) {
         self.spare = None;
         let Some(Some(listener)) = self.listeners.get(index) else { return };
-        if let Ok((socket, _)) = acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
-            refuse(&socket);
+        match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC) {
+            Ok((socket, _)) => refuse(&socket),
+            // It went by itself.
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+            Err(_) => {
+                // It fails only for what is not watched.
+                let _ =
+                    epoll::modify(&self.epoll, &listener.socket, listener_token(index), EventFlags::empty());
+                self.resting = Some(now.plus_millis(REST));
+            }
         }
         self.spare = socket(AddressFamily::INET, SocketType::STREAM, None).ok();
+    }
+
+    /// The rest is over.
+    pub(super) fn listen_again(&mut self) {
+        self.resting = None;
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if let Some(listener) = listener {
+                // As above.
+                let _ = epoll::modify(&self.epoll, &listener.socket, listener_token(index), EventFlags::IN);
+            }
+        }
     }
 
     /// One client.
@@ -208,13 +228,14 @@ impl Sockets {
         now: Tick,
         out: &mut impl Emit,
     ) -> Result<(), OwnedFd> {
+        self.make_room_for_client(target.link.port, now, out);
         let Some((id, token)) = self.place_for_client(target.link.port) else { return Err(socket) };
         let Some(key) = self.key_of(PROTO_TCP, client, target) else { return Err(socket) };
-        let sequence = self.random.next();
-        let (Ok(sequence), Ok(())) = (sequence, self.watch(token).add(&socket)) else {
+        if self.watch(token).add(&socket).is_err() {
             self.counters.no_socket += 1;
             return Err(socket);
-        };
+        }
+        let sequence = self.sequence.first(&key, now);
         let kind = Kind::Tcp(tcp::accepted(socket, &key, &target.link, sequence));
         self.insert(Flow { key, link: target.link, used: now, inbound: true, bytes: (0, 0), kind });
         self.with(id, now, out, |kind, cx| match kind {
@@ -285,6 +306,10 @@ impl Sockets {
             }
         }
     }
+}
+
+fn listener_token(index: usize) -> EventData {
+    EventData::new_u64(LISTENER | index as u64)
 }
 
 /// A client is told that nobody is there: closing its socket is a RST.

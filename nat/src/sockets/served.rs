@@ -56,6 +56,10 @@ impl Served {
         (local, Some(SocketAddr::new(self.client.from.ip().to_canonical(), self.client.from.port())))
     }
 
+    pub const fn is_answered(&self) -> bool {
+        self.answered
+    }
+
     pub fn state_name(&self) -> &'static str {
         if self.answered { "answered" } else { "unanswered" }
     }
@@ -109,7 +113,7 @@ impl Sockets {
                 Ok(arrived) => {
                     let payload = buffer.get(..arrived.len).unwrap_or_default();
                     let client = Client { published, from: arrived.from, to: arrived.to };
-                    if let Some(id) = self.served(index, &client, now) {
+                    if let Some(id) = self.served(index, &client, now, out) {
                         self.with(id, now, out, |_, cx| {
                             Served::deliver(payload, cx);
                             Fate::Keep
@@ -147,7 +151,7 @@ impl Sockets {
     }
 
     /// The flow of a client, opened if it is new and may be.
-    fn served(&mut self, index: usize, client: &Client, now: Tick) -> Option<u32> {
+    fn served(&mut self, index: usize, client: &Client, now: Tick, out: &mut impl Emit) -> Option<u32> {
         let listener = self.listeners.get(index)?.as_ref()?;
         let Some(target) = &listener.target else {
             self.counters.refused += 1;
@@ -160,6 +164,7 @@ impl Sockets {
         }
         let (target, socket): (Target, _) = (target.clone(), Arc::clone(&listener.socket));
         let clients = Arc::clone(&listener.clients);
+        self.make_room_for_client(target.link.port, now, out);
         let (id, _) = self.place_for_client(target.link.port)?;
         let key = self.key_of(PROTO_UDP, client.from, &target)?;
         let kind = Kind::Served(Served { socket, client: *client, answered: false });

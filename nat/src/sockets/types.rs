@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use switch::drop::DropReason;
-use switch::flow::{FlowKey, VlanTag};
+use switch::flow::{FlowKey, Packet, VlanTag};
 use switch::mac::MacAddr;
 use switch::port::PortId;
 pub use switch::verdict::Unreachable;
@@ -20,6 +20,9 @@ pub trait Emit {
     /// # Errors
     /// No slot, in which case `fill` was not called; or why the port did not take it.
     fn emit(&mut self, port: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason>;
+
+    /// Whether the container may open a flow with this packet, which is whole: put together, if it came in fragments.
+    fn may_open(&self, packet: &Packet) -> bool;
 
     /// A packet of the container that was taken did not arrive: send it an ICMP error, within the limits of rate for
     /// those. `quoted` is the packet as far as the error quotes it, from its IP header on; `from` is who said so, if it
@@ -112,6 +115,8 @@ pub struct Counters {
     pub closed: u64,
     /// Flows that were not opened for want of a place.
     pub over_quota: u64,
+    /// Flows that had to go so that others could be opened: the oldest of those who have most.
+    pub evicted: u64,
     /// Flows that were not opened because the kernel gave no socket or no l4 port.
     pub no_socket: u64,
     /// Clients of published l4 ports whose address the container could not be shown.
@@ -144,10 +149,11 @@ pub struct Counters {
 
 impl Counters {
     /// What they are called, in the order of [`Counters::values`].
-    pub const NAMES: [&str; 17] = [
+    pub const NAMES: [&str; 18] = [
         "opened",
         "closed",
         "over_quota",
+        "evicted",
         "no_socket",
         "masked",
         "refused",
@@ -166,7 +172,7 @@ impl Counters {
 
     /// All of them.
     pub const fn values(&self) -> [u64; Self::NAMES.len()] {
-        let Self { opened, closed, over_quota, no_socket, masked, refused, unreachable, .. } = *self;
+        let Self { opened, closed, over_quota, evicted, no_socket, masked, refused, unreachable, .. } = *self;
         let Self { path_errors, reassembled, fragments_lost, .. } = *self;
         let Self {
             bytes_out, bytes_in, retransmits, not_taken, unsent, out_of_order, window_refused, ..
@@ -175,6 +181,7 @@ impl Counters {
             opened,
             closed,
             over_quota,
+            evicted,
             no_socket,
             masked,
             refused,

@@ -80,6 +80,10 @@ impl Udp {
         self.socket.as_fd()
     }
 
+    pub const fn is_answered(&self) -> bool {
+        self.answered
+    }
+
     pub fn state_name(&self) -> &'static str {
         if self.answered { "answered" } else { "unanswered" }
     }

@@ -1,7 +1,10 @@
 //! A container played by smoltcp on a bad line, in simulated time, before a real [`Sockets`] with real sockets on the
 //! loopback.
 // Each test uses a part.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod published;
+pub mod side;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +18,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 use switch::checksum::{Delta, add, complete, pseudo, sum};
 use switch::drop::DropReason;
+use switch::flow::Packet;
 use switch::mac::MacAddr;
 use switch::parse::parse;
 use switch::port::PortId;
@@ -76,6 +80,8 @@ pub struct Out {
     /// The packet in hand.
     pub frame: Vec<u8>,
     pub super_frames: usize,
+    /// L4 ports that the container may not reach.
+    pub denied: Vec<u16>,
     /// Refuse so many frames from now on.
     pub full: usize,
     slot: Vec<u8>,
@@ -117,6 +123,10 @@ impl Emit for Out {
 
     fn frame(&self) -> &[u8] {
         &self.frame
+    }
+
+    fn may_open(&self, packet: &Packet) -> bool {
+        !self.denied.contains(&packet.key.dport)
     }
 
     fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
@@ -192,6 +202,7 @@ impl World {
             failed: Vec::new(),
             frame: Vec::new(),
             super_frames: 0,
+            denied: Vec::new(),
             full: 0,
             slot: vec![0xa5; 66_000],
         };

@@ -46,6 +46,10 @@ impl Default for Options {
     }
 }
 
+/// The gateway's addresses in every network.
+pub const GATEWAY: (MacAddr, Ipv4Addr) =
+    (MacAddr([0x02, 0x42, 10, 0, 0xff, 0xfe]), Ipv4Addr::new(10, 0, 255, 254));
+
 pub fn mac(port: u16) -> MacAddr {
     let [high, low] = port.to_be_bytes();
     MacAddr([0x02, 0x42, 10, 0, high, low])
@@ -65,6 +69,8 @@ impl Lab {
             let members: Vec<PortId> = (0..*count).map(|n| PortId(ports.len() as u16 + n)).collect();
             let host = options.host.filter(|_| index == 0).map(PortId);
             let mut claims = Claims { host, ..Claims::default() };
+            claims.macs.insert(GATEWAY.0, Owner::Gateway);
+            claims.ips.insert(GATEWAY.1.to_ipv6_mapped(), Owner::Gateway);
             for port in &members {
                 claims.macs.insert(mac(port.0 + 1), Owner::Port(*port));
                 claims.ips.insert(ip(port.0 + 1).to_ipv6_mapped(), Owner::Port(*port));

@@ -237,7 +237,7 @@ pub enum Network {
         network: String,
         /// The container
         container: String,
-        /// The interface [default: all it has in that network]
+        /// The interface [default: the only one it has in that network]
         #[arg(long)]
         interface: Option<String>,
     },

@@ -25,15 +25,23 @@ const BURST: u64 = 64;
 const WINDOW_SECONDS: u64 = 10;
 
 /// Starts logging, as text or as one JSON object a line.
-pub fn start(json: bool) {
-    let level = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+///
+/// # Errors
+/// What is wrong with [`LEVEL_VARIABLE`].
+pub fn start(json: bool) -> Result<(), String> {
+    let wanted = std::env::var(LEVEL_VARIABLE).unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
+    let level = EnvFilter::try_new(wanted).map_err(|error| {
+        format!("{LEVEL_VARIABLE} = \"{wanted}\": {error}; try `info` or `vswitchd=debug`")
+    })?;
     let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
     let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     // Fails only if logging was started before.
-    let _ = Registry::default().with(lines.with_filter(RateLimit::default()).with_filter(level)).try_init();
+    let _ = Registry::default().with(lines.with_filter(RateLimit::new(json)).with_filter(level)).try_init();
+    Ok(())
 }
 
 /// A budget of lines for each place in the code.
@@ -41,6 +49,8 @@ pub fn start(json: bool) {
 /// # Threads
 /// Shared; counts by atomics, in a concurrent map of places.
 struct RateLimit {
+    /// Lines are JSON objects.
+    json: bool,
     start: Instant,
     places: DashMap<Identifier, Place>,
 }
@@ -51,13 +61,17 @@ struct Place {
     lines: AtomicU64,
 }
 
-impl Default for RateLimit {
-    fn default() -> Self {
-        Self { start: Instant::now(), places: DashMap::new() }
-    }
-}
-
 impl RateLimit {
+    fn new(json: bool) -> Self {
+        Self { json, start: Instant::now(), places: DashMap::new() }
+    }
+
+    /// The line about those that were left out.
+    fn notice(&self, lost: u64) -> String {
+        let text = format!("{lost} more lines like the following were left out");
+        if self.json { format!("{{\"level\":\"INFO\",\"message\":\"{text}\"}}") } else { format!("({text})") }
+    }
+
     /// Whether `place` may write a line in `window`, and how many it could not in the window before.
     fn take(&self, place: Identifier, window: u64) -> (bool, u64) {
         let place = self.places.entry(place).or_default();
@@ -83,7 +97,7 @@ impl<S: Subscriber> Filter<S> for RateLimit {
         let (allowed, lost) = self.take(event.metadata().callsite(), window);
         if lost > 0 {
             // Said past `tracing`, inside of which we are. A closed standard error is nobody's loss.
-            let _ = writeln!(std::io::stderr(), "({lost} more lines like the following were left out)");
+            let _ = writeln!(std::io::stderr(), "{}", self.notice(lost));
         }
         allowed
     }
@@ -104,7 +118,7 @@ mod tests {
     #[test]
     fn output_of_commands_has_its_own_budget_elsewhere() {
         static WRITTEN: AtomicU64 = AtomicU64::new(0);
-        let registry = Registry::default().with(Count(&WRITTEN).with_filter(RateLimit::default()));
+        let registry = Registry::default().with(Count(&WRITTEN).with_filter(RateLimit::new(false)));
         tracing::subscriber::with_default(registry, || {
             (0..200).for_each(|_| tracing::info!(target: COMMAND, "a line"));
             assert_eq!(WRITTEN.swap(0, Ordering::Relaxed), 200);
@@ -116,7 +130,9 @@ mod tests {
 
     #[test]
     fn a_place_has_a_budget_a_window_and_what_it_lost_is_said() {
-        let limit = RateLimit::default();
+        let limit = RateLimit::new(true);
+        let notice: serde_json::Value = serde_json::from_str(&limit.notice(36)).unwrap();
+        assert_eq!(notice["message"], "36 more lines like the following were left out");
         tracing::subscriber::with_default(Registry::default(), || {
             let span = tracing::info_span!("here");
             let here = span.metadata().unwrap().callsite();

@@ -38,7 +38,8 @@ fn main() -> ExitCode {
     }
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == ENGINE) {
-        logging::start(words.next().is_some_and(|word| word == "json"));
+        // The keeper's is the same, and was found right.
+        let _ = logging::start(words.next().is_some_and(|word| word == "json"));
         return engine::run();
     }
     run(&Cli::parse())
@@ -54,7 +55,10 @@ fn run(cli: &Cli) -> ExitCode {
         let line = format!("{}: ok: {containers} containers on {networks} networks", cli.config.display());
         return if writeln!(io::stdout(), "{line}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    logging::start(cli.log_format == "json");
+    if let Err(error) = logging::start(cli.log_format == "json") {
+        let _ = writeln!(io::stderr(), "vswitchd: {error}");
+        return ExitCode::FAILURE;
+    }
     keeper::run(KeeperOptions {
         config: std::path::absolute(&cli.config).unwrap_or_else(|_| cli.config.clone()),
         config_text: text,

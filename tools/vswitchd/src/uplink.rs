@@ -12,7 +12,7 @@ use router::service::{self, Service};
 use router::tables::Tables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use switch::drop::DropReason;
-use switch::flow::{FlowKey, Packet};
+use switch::flow::{FlowKey, Fragment, Packet};
 use switch::frame::Frame;
 use switch::io::Io;
 use switch::parse::PROTO_TCP;
@@ -20,7 +20,7 @@ use switch::policy::{Desk, Here};
 use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::{Task, Unreachable};
+use switch::verdict::Task;
 
 use crate::listing::{Clerk, Window};
 
@@ -63,6 +63,10 @@ impl<I: Io> Emit for Out<'_, '_, I> {
 
     fn emit(&mut self, port: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason> {
         self.desk.emit(port, fill)
+    }
+
+    fn may_open(&self, packet: &Packet) -> bool {
+        self.snapshot.tables.may_open(packet.meta.port, packet)
     }
 
     fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
@@ -127,9 +131,9 @@ impl Uplink {
         self.sockets.most()
     }
 
-    /// Whether the packet belongs to a flow.
+    /// Whether the packet belongs to a flow, or may: of a fragment that is known when its packet is whole.
     pub fn has(&self, packet: &Packet) -> bool {
-        self.sockets.has(&packet.key)
+        packet.meta.fragment != Fragment::No || self.sockets.has(&packet.key)
     }
 
     /// The sockets.
@@ -177,9 +181,6 @@ impl Uplink {
     ) -> Result<Option<Task>, DropReason> {
         let tables = &here.snapshot.tables;
         let gateway = tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
-        if !tables.may_open(packet.meta.port, packet) && !self.sockets.answers(&packet.key) {
-            return Ok(Some(Task::Unreachable(Unreachable::Egress)));
-        }
         // A client of a published l4 port may stand behind the gateway's address, too.
         let way = match (gateway.has(packet.key.dst), gateway.loopback) {
             (false, _) => Way::Out,

@@ -8,7 +8,9 @@ mod receive;
 mod transmit;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use switch::tick::Tick;
 
 use super::cx::{Cx, Fate};
@@ -28,6 +30,11 @@ const TRIES: u8 = 10;
 /// A connection that carried nothing for so long is asked whether it is still there (RFC 9293 section 3.8.4: no less
 /// than two hours).
 const IDLE: u64 = 2 * 3600 * 1000;
+/// One that one side has closed is asked so often: the other may be long gone. It is what RFC 5382 REQ-5 lets such
+/// connections live; those that answer go on.
+const HALF_CLOSED: u64 = 240 * 1000;
+/// Seconds of silence after which the far end is asked by its kernel, once we doubt that it is there.
+const ASK: u64 = 60;
 /// How long after a frame that the port did not take the next is tried, milliseconds.
 const NOT_TAKEN: u64 = 10;
 /// Our window scale: windows up to 8 MiB, twice the largest send buffer Linux makes by itself.
@@ -113,6 +120,10 @@ impl Tcp {
         self.socket.as_fd()
     }
 
+    pub fn is_established(&self) -> bool {
+        self.state == State::Established
+    }
+
     pub fn state_name(&self) -> &'static str {
         match (self.state, self.fin_taken, self.eof.is_some()) {
             (State::Connecting, ..) => "connecting",
@@ -127,7 +138,8 @@ impl Tcp {
 
     /// When it wants to be looked at, if nothing happens; `used` is when something last did.
     pub fn deadline(&self, used: Tick) -> Tick {
-        let idle = used.plus_millis(IDLE);
+        let half_closed = self.fin_taken != self.eof.is_some();
+        let idle = used.plus_millis(if half_closed { HALF_CLOSED } else { IDLE });
         match self.retry {
             // Asked already: its answer is waited for.
             Some(retry) if self.tries > 0 => retry,
@@ -164,6 +176,15 @@ impl Tcp {
             cx.counters.not_taken += 1;
         }
         taken
+    }
+
+    /// Nothing came from either side for long. The container is asked by us, the far end by the kernel: without an answer
+    /// it ends the connection (tcp(7), `TCP_KEEPCNT` and `TCP_KEEPINTVL`), which the socket then says. Not from the start,
+    /// for that is a system call for each connection.
+    fn ask_far_end(&self) {
+        // They fail only for what is no TCP socket.
+        let _ = set_tcp_keepidle(&self.socket, Duration::from_secs(ASK));
+        let _ = set_socket_keepalive(&self.socket, true);
     }
 
     /// What is left to do: data and acknowledgments to the container.

@@ -207,7 +207,15 @@ impl Tcp {
         tcp: &TcpMeta,
         cx: &mut Cx<'_, E>,
     ) -> Fate {
-        if tcp.flags & flag::ACK == 0 || tcp.ack != self.snd_nxt {
+        if tcp.flags & flag::ACK == 0 {
+            return Fate::Keep;
+        }
+        if tcp.ack != self.snd_nxt {
+            // It means an earlier connection, which the container believes to be there still: that one has to go, and
+            // our SYN is repeated.
+            if tcp.flags & flag::RST == 0 {
+                self.segment(cx, flag::RST, tcp.ack);
+            }
             return Fate::Keep;
         }
         if tcp.flags & flag::RST != 0 {

@@ -185,6 +185,9 @@ impl Tcp {
             }
             return self.serve(cx);
         }
+        if self.tries == 0 && self.state == State::Established && self.snd_una == self.snd_max {
+            self.ask_far_end();
+        }
         self.tries = self.tries.saturating_add(1);
         // A client waits: half of the tries are enough for a SYN.
         let tries = if self.state == State::SynSent { TRIES / 2 } else { TRIES };

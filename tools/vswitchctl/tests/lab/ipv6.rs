@@ -106,6 +106,11 @@ fn both_families_side_by_side(host: Host) {
     // Names have both.
     says(&ping(&daemon, "a", &["-6", "c"]), "1 received");
     says(&ping(&daemon, "a", &["-4", "c"]), "1 received");
+    for by in ["+notcp", "+tcp"] {
+        let said = daemon.exec("a", &["dig", "+short", by, "@fd00:1::1", "c.blue", "AAAA"]);
+        assert_eq!(said, "fd00:1::3\n", "asked over IPv6, {by}");
+    }
+    assert_eq!(daemon.exec("a", &["dig", "+short", "@fd00:1::1", "-x", "fd00:1::3"]), "c.blue.\n");
     for (sender, receiver, to) in [("a", "b", "fd00:2::2"), ("b", "a", "fd00:1::2")] {
         let before = from(&daemon, sender);
         let bytes = Stream::start(&daemon, sender, receiver, to, 32).finish();

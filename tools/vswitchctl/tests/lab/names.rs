@@ -55,7 +55,7 @@ fn status(daemon: &Daemon, container: &str, words: &[&str]) -> (String, u32) {
 
 fn containers_have_names(host: Host) {
     let configuration = lab(&host);
-    let daemon = host.start(&configuration);
+    let mut daemon = host.start(&configuration);
     let conf = daemon.exec("a", &["cat", "/etc/resolv.conf"]);
     assert!(conf.contains("nameserver 10.1.0.1\n"), "{conf}");
     for name in ["b", "B", "b.blue", "b.BLUE.", "www", "www.blue", "db.example.com"] {
@@ -68,29 +68,31 @@ fn containers_have_names(host: Host) {
     assert_eq!(dig(&daemon, "a", &["gateway.blue"]), "10.1.0.1");
     assert_eq!(dig(&daemon, "x", &["www"]), "10.2.0.2", "whose www it is depends on who asks");
     assert_eq!(dig(&daemon, "i", &["i"]), "10.3.0.2");
-    let said = |container, words: &[&str]| status(&daemon, container, words);
     let (ok, nothing) = (|count| ("NOERROR".to_owned(), count), ("NXDOMAIN".to_owned(), 0));
-    assert_eq!(said("a", &["b", "AAAA"]), ok(0), "the name is there, the type is not");
-    assert_eq!(said("a", &["b", "MX"]), ok(0));
-    assert_eq!(said("a", &["b", "ANY"]), ok(1));
-    assert_eq!(said("a", &["blue"]), ok(0));
-    assert_eq!(said("a", &["localhost"]), ok(1));
+    assert_eq!(status(&daemon, "a", &["b", "AAAA"]), ok(0), "the name is there, the type is not");
+    assert_eq!(status(&daemon, "a", &["b", "MX"]), ok(0));
+    assert_eq!(status(&daemon, "a", &["b", "ANY"]), ok(1));
+    assert_eq!(status(&daemon, "a", &["blue"]), ok(0));
+    assert_eq!(status(&daemon, "a", &["localhost"]), ok(1));
     for name in ["nosuch", "x", "x.red"] {
-        assert_eq!(said("a", &[name]), nothing, "{name}");
+        assert_eq!(status(&daemon, "a", &[name]), nothing, "{name}");
     }
     for address in ["10.1.0.77", "10.2.0.2"] {
-        assert_eq!(said("a", &["-x", address]), nothing, "{address}");
+        assert_eq!(status(&daemon, "a", &["-x", address]), nothing, "{address}");
     }
-    assert_eq!(said("a", &["CH", "TXT", "version.bind"]).0, "REFUSED");
-    assert_eq!(said("a", &["+opcode=notify", "b"]).0, "NOTIMP");
-    assert_eq!(said("a", &["+edns=1", "+noednsnegotiation", "b"]).0, "BADVERS");
+    assert_eq!(status(&daemon, "a", &["CH", "TXT", "version.bind"]).0, "REFUSED");
+    assert_eq!(status(&daemon, "a", &["+opcode=notify", "b"]).0, "NOTIMP");
+    assert_eq!(status(&daemon, "a", &["+edns=1", "+noednsnegotiation", "b"]).0, "BADVERS");
     // By the C library, which finds the server by itself.
     assert_eq!(daemon.exec("a", &["getent", "ahostsv4", "www.blue"]).split(' ').next(), Some("10.1.0.3"));
     assert!(daemon.exec("a", &["getent", "hosts", "b"]).starts_with("10.1.0.3"));
+    // Another daemon that takes over answers like this one.
+    daemon.take_over();
+    assert_eq!(dig(&daemon, "a", &["www.blue"]), "10.1.0.3");
     // An interface that goes takes its names along.
     let gone = configuration.replace("aliases = [\"www\", \"db.example.com\"]\n", "");
     daemon.reload(&gone);
-    assert_eq!(said("a", &["www"]), nothing);
+    assert_eq!(status(&daemon, "a", &["www"]), nothing);
     assert_eq!(dig(&daemon, "a", &["b"]), "10.1.0.3");
     daemon.assert_conserved();
     daemon.stop();

@@ -66,6 +66,16 @@ for address in sys.argv[2:]:
     print(s.recv(1000).decode())
 ";
 
+/// Asks with more than a packet holds.
+const ASK_LONG: &str = "\
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.connect((sys.argv[2], int(sys.argv[1])))
+s.send(b'long' * 2000)
+print(s.recv(10000).startswith(b'long' * 2000 + b' 198.19.'))
+";
+
 /// L4 ports of the host that nobody has, in a row.
 fn free(count: u16) -> u16 {
     wait_for("free l4 ports", || {
@@ -234,6 +244,23 @@ fn datagrams_are_answered_from_where_was_asked(mut host: Host) {
     assert!(rows.iter().all(|row| row["direction"] == "in" && row["state"] == "answered"), "{rows:?}");
     let said = daemon.exec("a", &[PYTHON, "-c", ASK_UDP, &port.to_string(), &outside.near]);
     assert_eq!(said, format!("asked {0} {0}\n", outside.near), "from a container");
+    // While the server was not up its kernel had something to say about that, which sockets cannot.
+    let before = daemon.dropped("no_service");
+    // Answers in fragments, also of a container that may not open anything.
+    for configuration in
+        [&configuration, &configuration.replace("command = ", "egress = [\"deny all\"]\ncommand = ")]
+    {
+        daemon.reload(configuration);
+        let long = "long".repeat(1000);
+        let said = wait_for("a long answer", || {
+            client.send(long.as_bytes()).unwrap();
+            let mut buffer = [0; 5000];
+            client.recv(&mut buffer).ok().map(|len| String::from_utf8_lossy(&buffer[..len]).into_owned())
+        });
+        assert_eq!(said, format!("{long} 10.1.0.1"));
+        assert_eq!(outside.python(ASK_LONG, &[&port.to_string(), &outside.near]), "True\n");
+    }
+    assert_eq!((daemon.dropped("egress_denied"), daemon.dropped("no_service")), (0, before));
     daemon.assert_conserved();
     daemon.stop();
 }

@@ -317,6 +317,13 @@ fn the_path_behind_the_host_is_seen(mut host: Host) {
         text(&said)
     );
     assert_eq!(daemon.dropped("uplink_error"), 0);
+    // Who runs the host forbids ping sockets: it is said, and pings are drops with a name.
+    assert!(!daemon.ctl(&["show", "status"]).contains("ping_group_range"));
+    run("ip", &["netns", "exec", &path.near, "sh", "-c", "echo 1 0 > /proc/sys/net/ipv4/ping_group_range"]);
+    assert!(daemon.ctl(&["show", "status"]).contains("ping_group_range"));
+    let said = daemon.try_exec("a", &["ping", "-n", "-c", "1", "-W", "1", "198.19.2.1"]);
+    assert!(text(&said).contains("100% packet loss"), "{}", text(&said));
+    assert_eq!(daemon.dropped("uplink_protocol"), 1);
     daemon.assert_conserved();
     daemon.stop();
 }

@@ -293,7 +293,7 @@ pub struct ConnectionFilter {
 pub struct Disconnect {
     /// The container.
     pub container: String,
-    /// The interface; default: all it has in that network.
+    /// The interface; default: the only one it has in that network.
     pub interface: Option<String>,
 }
 

@@ -147,7 +147,7 @@ impl Control {
         let (state, reason) = worst.unwrap_or_else(|| match known.map(|known| &known.bare) {
             Some(Bare::Ready) => (PortState::Up, None),
             Some(Bare::Failed(reason)) => (PortState::Failed, Some(reason.clone())),
-            Some(Bare::Absent(reason)) => (PortState::Waiting, Some(reason.clone())),
+            Some(Bare::Absent { reason, .. }) => (PortState::Waiting, Some(reason.clone())),
             _ => (PortState::Waiting, Some("being made".into())),
         });
         let command = known.and_then(|known| known.running).unwrap_or(CommandState::Stopped);
@@ -273,7 +273,7 @@ impl Control {
             offloads: OffloadStatus { taken: offload_names(offloads), gso_writes },
             limits: LimitStatus {
                 ports: MAX_PORTS as u64,
-                networks: u64::from(u16::MAX),
+                networks: config::MAX_NETWORKS as u64,
                 fdb: self.desired.networks.iter().map(|network| u64::from(network.fdb_limit)).sum(),
                 open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile)
                     .current
@@ -287,7 +287,7 @@ impl Control {
 /// A port's state in the words of the API, and why it is not up.
 fn port_state(port: &PortRecord) -> (PortState, Option<String>) {
     match &port.state {
-        State::Up { link_down: false, .. } => (PortState::Up, None),
+        State::Up { link_down: false, .. } => (PortState::Up, port.refused.clone()),
         State::Up { link_down: true, .. } => (PortState::Down, Some("set down in the container".into())),
         State::Attaching => (PortState::Waiting, Some("being attached".into())),
         State::Waiting { reason, .. } => (PortState::Waiting, Some(reason.clone())),

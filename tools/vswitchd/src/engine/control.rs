@@ -34,7 +34,7 @@ use super::published::PublishedPorts;
 use super::records::{Bare, ContainerRecord, Outcome, Then, Unsettled};
 use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
-use crate::api::{Answer, Call};
+use crate::api::Call;
 use crate::channel::AsyncChannel;
 use crate::config::Config;
 use crate::names::server::Shared;
@@ -314,7 +314,7 @@ impl Control {
 
     fn is_waiting(&self) -> bool {
         self.ports.wanted().any(|(_, port)| matches!(port.state, State::Waiting { .. }))
-            || self.containers.values().any(|known| matches!(known.bare, Bare::Absent(_)))
+            || self.containers.values().any(|known| matches!(known.bare, Bare::Absent { .. }))
     }
 
     fn tick(&mut self) {
@@ -383,7 +383,7 @@ impl Control {
         self.unsettled = waiting;
         for call in settled {
             let reply = match call.then {
-                Then::Done(done) => Ok(Answer::Done(done)),
+                Then::Reloaded { done, failed } => self.reloaded(done, &failed),
                 Then::Connected { network, port } => self.connected(&network, port),
                 Then::Follows { network, container, interface } => {
                     self.followed(&network, &container, &interface)

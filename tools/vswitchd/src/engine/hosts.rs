@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::names::name_servers;
 use crate::config::{Config, Container};
-use crate::keeper::GENERATED;
+use crate::keeper::{GENERATED, remove_files};
 
 /// The files, and what was written to them last.
 pub struct Hosts {
@@ -47,10 +47,14 @@ impl Hosts {
         if wanted == self.written {
             return;
         }
-        if let Err(error) = self.sync(&wanted) {
-            tracing::warn!(folder = %self.folder.display(), %error, "names of containers are not up to date");
+        match self.sync(&wanted) {
+            Ok(()) => self.written = wanted,
+            Err(error) => {
+                tracing::warn!(folder = %self.folder.display(), %error, "names of containers are not up to date");
+                // Whatever is there now is written again next time.
+                self.written.clear();
+            }
         }
-        self.written = wanted;
     }
 
     fn sync(&self, wanted: &BTreeMap<String, Files>) -> std::io::Result<()> {
@@ -70,7 +74,7 @@ impl Hosts {
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|name| wanted.contains_key(name)) {
-                fs::remove_dir_all(entry.path())?;
+                remove_files(&entry.path())?;
             }
         }
         Ok(())

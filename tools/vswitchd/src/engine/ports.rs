@@ -37,6 +37,8 @@ pub struct PortRecord {
     pub base: PortSample,
     /// Changes in place that the keeper was asked for and has not answered yet.
     pub adjusting: u32,
+    /// Why it is not yet as it is wanted to be, though it is up: what the host said to the last change.
+    pub refused: Option<String>,
 }
 
 /// Where a port stands.
@@ -95,6 +97,7 @@ impl PortRecord {
             asked: None,
             base: PortSample::default(),
             adjusting: 0,
+            refused: None,
         }
     }
 

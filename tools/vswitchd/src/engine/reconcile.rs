@@ -311,10 +311,19 @@ impl Control {
         for port in due {
             self.attach(port);
         }
-        for known in self.containers.values_mut() {
-            if let Bare::Absent(_) = known.bare {
+        let mut absent = Vec::new();
+        for (name, known) in &mut self.containers {
+            let (netns, create) = &known.home;
+            if matches!(known.bare, Bare::Absent { retry, .. } if retry <= now)
+                && (*create || may_be_there(netns))
+            {
                 known.bare = Bare::Unasked;
-                self.unreconciled = true;
+                absent.push(name.clone());
+            }
+        }
+        for name in absent {
+            if let Some(container) = self.wanted_container(&name).map(Cow::into_owned) {
+                self.reconcile_namespace(&container);
             }
         }
     }

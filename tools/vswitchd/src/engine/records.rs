@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nat::sockets::Connection;
 use switch::port::PortId;
@@ -41,8 +42,13 @@ pub enum Bare {
     Asked,
     /// There.
     Ready,
-    /// Not there, and why.
-    Absent(String),
+    /// Not there.
+    Absent {
+        /// Why.
+        reason: String,
+        /// When it is looked for again.
+        retry: Instant,
+    },
     /// The host said no, and why.
     Failed(String),
 }
@@ -59,8 +65,13 @@ pub struct Unsettled {
 
 /// What is answered once the ports have settled.
 pub enum Then {
-    /// What was done.
-    Done(Done),
+    /// What a reload changed, or what of it the host refused.
+    Reloaded {
+        /// What was changed.
+        done: Done,
+        /// The ports that had failed before: nothing new.
+        failed: Vec<PortId>,
+    },
     /// The row of the port that was made, or why it could not be.
     Connected {
         /// Its network's name.

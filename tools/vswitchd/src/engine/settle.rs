@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use switch::fdb::Flush;
 use switch::mailbox::Command;
@@ -30,8 +31,10 @@ impl Control {
                 let Some(record) = self.ports.get_mut(port) else { return };
                 record.adjusting = record.adjusting.saturating_sub(1);
                 self.unpublished |= record.adjusting == 0; // its gateway may speak again
+                record.refused = None;
                 if let Err(refusal) = result {
                     tracing::error!(container = record.container(), iface = record.ifname(), %refusal, "not adjusted");
+                    record.refused = Some(format!("not changed: {refusal}"));
                     // It is as it was; the next reconciliation asks again.
                     record.spec = *before;
                 }
@@ -178,7 +181,9 @@ impl Control {
                 known.namespace = namespace.map(Arc::new);
                 Bare::Ready
             }
-            Err(refusal) if refusal.kind == RefusalKind::Absent => Bare::Absent(refusal.to_string()),
+            Err(refusal) if refusal.kind == RefusalKind::Absent => {
+                Bare::Absent { reason: refusal.to_string(), retry: Instant::now() + pause(&known.home.0) }
+            }
             Err(refusal) => {
                 tracing::error!(container = name, %refusal, "no namespace");
                 Bare::Failed(refusal.to_string())

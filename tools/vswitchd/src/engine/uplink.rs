@@ -24,19 +24,14 @@ pub struct UplinkControl {
     pub window: Arc<Window>,
     /// Most connections; `None`: no worker has an uplink.
     most: Option<u32>,
-    /// Why there are no ping sockets, where there are none.
-    ping: Option<String>,
     generation: u64,
 }
 
 impl UplinkControl {
     /// Publishes to whoever reads `settings`, and looks through `window`. `most`: how many connections there may be, if
     /// somebody does read.
-    ///
-    /// # Syscalls
-    /// `socket`, to see whether there may be ping sockets.
     pub fn new(settings: Configured, window: Arc<Window>, most: Option<u32>) -> Self {
-        Self { settings, window, most, ping: no_ping(), generation: 0 }
+        Self { settings, window, most, generation: 0 }
     }
 
     /// Whether workers have an uplink.
@@ -50,6 +45,10 @@ impl UplinkControl {
     }
 }
 
+/// Why there may be no ping sockets now, if there may not: whoever runs the host may change it at any time.
+///
+/// # Syscalls
+/// `socket`.
 fn no_ping() -> Option<String> {
     let errno = socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP)).err()?;
     Some(format!(
@@ -95,7 +94,7 @@ impl Control {
             kind: if runs { "sockets" } else { "none" }.into(),
             connections: self.uplink.window.connections(),
             max_connections: u64::from(self.uplink.most.unwrap_or(0)),
-            ping: self.uplink.ping.clone().filter(|_| runs),
+            ping: if runs { no_ping() } else { None },
             counters: self.uplink.window.counters().map(|(name, count)| (name.to_owned(), count)).collect(),
         }
     }

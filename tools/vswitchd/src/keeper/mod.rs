@@ -236,9 +236,30 @@ fn subscribe() -> Result<OwnedFd, Refusal> {
 /// Where the engine writes files for containers, below the state folder.
 pub(crate) const GENERATED: &str = "containers";
 
+/// Removes the files of one container, and the folder that was theirs: nothing else that may lie there.
+///
+/// # Errors
+/// What the file system said; what is not there is no error.
+pub(crate) fn remove_files(folder: &Path) -> io::Result<()> {
+    let there = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    for name in ["hosts", "resolv.conf"] {
+        there(std::fs::remove_file(folder.join(name)))?;
+    }
+    there(std::fs::remove_dir(folder))
+}
+
 /// The engine may have been killed for being slow; what it wrote goes all the same.
 fn remove_generated(folder: &Path) {
-    match std::fs::remove_dir_all(folder) {
+    let remove = || -> io::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            remove_files(&entry?.path())?;
+        }
+        std::fs::remove_dir(folder)
+    };
+    match remove() {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(folder = %folder.display(), %error, "files for containers are left");
         }

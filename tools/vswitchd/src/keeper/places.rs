@@ -13,6 +13,9 @@ use switch::sys::netns;
 
 use crate::wire::{Refusal, RefusalKind};
 
+/// Says that a folder is a state folder of ours.
+const MARK: &str = ".vswitchd";
+
 /// The state folder, locked for one daemon as long as this lives.
 #[derive(Debug)]
 pub(super) struct StateFolder {
@@ -20,8 +23,9 @@ pub(super) struct StateFolder {
 }
 
 impl StateFolder {
-    /// Makes the folder (0700) if it is missing. A symbolic link, someone else's folder, one that others may write to
-    /// or one in use by another daemon is refused: what lies in it decides what we remove.
+    /// Makes the folder (0700) if it is missing. A symbolic link, someone else's folder, one that others may write to,
+    /// one with things in it that are not ours or one in use by another daemon is refused: what lies in it decides what we
+    /// remove.
     pub(super) fn open(path: &Path) -> Result<Self, Refusal> {
         let asked = format!("state folder {}", path.display());
         let refuse = |answer: &str| Refusal::new(RefusalKind::Denied, &asked, answer);
@@ -44,7 +48,10 @@ impl StateFolder {
         let lock =
             rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| of_io(&asked, &errno.into()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { lock }),
+            Ok(()) => {
+                mark(path, &asked)?;
+                Ok(Self { lock })
+            }
             Err(Errno::WOULDBLOCK) => {
                 Err(Refusal::new(RefusalKind::Exists, &asked, "another vswitchd uses it"))
             }
@@ -71,6 +78,24 @@ impl StateFolder {
     pub(super) fn lock(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
     }
+}
+
+/// Marks an empty folder as ours; any other must have the mark.
+fn mark(path: &Path, asked: &str) -> Result<(), Refusal> {
+    let mark = path.join(MARK);
+    if fs::symlink_metadata(&mark).is_ok() {
+        return Ok(());
+    }
+    let first = fs::read_dir(path).map_err(|error| of_io(asked, &error))?.next();
+    if let Some(Ok(entry)) = first {
+        let answer =
+            format!("it has things in it that are not a vswitchd's: {}", entry.file_name().display());
+        let help =
+            format!("set `state` to a folder of its own; if it is one of ours, touch {}", mark.display());
+        return Err(Refusal::new(RefusalKind::Denied, asked, answer).help(help));
+    }
+    fs::write(mark, "What lies here is written and removed by vswitchd.\n")
+        .map_err(|error| of_io(asked, &error))
 }
 
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
@@ -138,6 +163,14 @@ pub(super) mod tests {
         assert!(StateFolder::open(&path).unwrap_err().to_string().contains("another vswitchd"));
         drop(first);
         StateFolder::open(&path).unwrap();
+        // Nothing in it is touched that somebody else put there.
+        let foreign = folder.0.join("foreign");
+        fs::create_dir_all(foreign.join("containers/theirs")).unwrap();
+        let refusal = StateFolder::open(&foreign).unwrap_err().to_string();
+        assert!(refusal.contains("containers") && refusal.contains("touch"), "{refusal}");
+        assert!(foreign.join("containers/theirs").exists() && !foreign.join(MARK).exists());
+        fs::write(foreign.join(MARK), "").unwrap();
+        StateFolder::open(&foreign).unwrap();
         let link = folder.0.join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(StateFolder::open(&link).unwrap_err().to_string().contains("symbolic link"));
