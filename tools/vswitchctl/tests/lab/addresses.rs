@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::as_both;
-use crate::harness::{Daemon, Host, run, wait_for};
+use crate::harness::{Daemon, Host, run, skipped, wait_for};
 
 as_both!(
     an_address_is_the_same_again,
@@ -174,8 +174,7 @@ fn a_guest_gets_a_lease_and_keeps_it(host: Host) {
         made.status.success()
     };
     if !guest(&daemon, "02:00:00:00:00:07") {
-        eprintln!("skipped: this kernel has no macvlan");
-        assert!(std::env::var("CI").is_err(), "this test needs macvlan in CI");
+        skipped("this kernel has no macvlan");
         return daemon.stop();
     }
     let got = udhcpc(&daemon, "vm", "guest", script);

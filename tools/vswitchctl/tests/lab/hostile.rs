@@ -96,6 +96,14 @@ fn a_container_plays_with_its_interface(host: Host) {
         daemon.exec("a", &["ip", "link", "set", "other", "txqueuelen", length]);
         daemon.ping("a", "b");
     }
+    // Shapes its own traffic.
+    let shape = [
+        "qdisc", "replace", "dev", "other", "root", "tbf", "rate", "1mbit", "burst", "10kb", "latency", "1ms",
+    ];
+    daemon.exec("a", &[&["tc"][..], &shape].concat());
+    daemon.try_exec("a", &["ping", "-n", "-q", "-f", "-c", "500", "-s", "1400", "-W", "1", "10.1.0.3"]);
+    daemon.exec("a", &["tc", "qdisc", "del", "dev", "other", "root"]);
+    daemon.ping("a", "b");
     daemon.exec("a", &["ip", "link", "del", "other"]);
     daemon.wait_state("a", "down");
     daemon.ctl(&["reload"]);
@@ -310,6 +318,14 @@ fn offload_headers_that_lie_are_dropped(host: Host) {
     });
     eprintln!("taken by the kernel and judged here: {} frames, drops {:?}", rx(), daemon.rows("drops"));
     assert_eq!(daemon.port("b")["gso"], gso, "lies of a cost b its super-frames");
+    // Fragments cannot be super-frames, which the kernel does not mind. (Their payload is a multiple of 8 bytes.) None gets through, each has its name.
+    let listener = Listener::start(daemon, "d", MAGIC);
+    let lie = [vnet(1, 1, [54, 1000, 34, 16]), fragment(of_tcp(5, 3004))].concat();
+    let before = daemon.dropped("bad_offload");
+    let taken = put(daemon, "a", &["send", "eth0", "100", "vnet"], &[lie]);
+    assert_eq!(taken, 100, "the kernel hands them on");
+    wait_for("all to be dropped", || (daemon.dropped("bad_offload") == before + taken).then_some(()));
+    assert_eq!(listener.heard(), [] as [String; 0]);
     daemon.ping("a", "b");
     unharmed(lab);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::as_both;
-use crate::harness::{Daemon, Host, random, run, wait_for};
+use crate::harness::{Daemon, Host, random, run, skipped, wait_for};
 
 as_both!(containers_have_names, others_are_asked_of_the_host, who_asks_badly_harms_nobody);
 
@@ -165,7 +165,7 @@ fn resolv_conf(host: &mut Host, text: &str) -> PathBuf {
 fn may_have_resolvers() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("skipped: needs root for a resolver on l4 port 53");
+        skipped("needs root for a resolver on l4 port 53");
     }
     root
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::as_both;
 use crate::harness::{
     As, Contained, Daemon, Host, Train, arguments, children_of, cpu_seconds, descriptors, gone, names, run,
-    text, wait_for,
+    skipped, text, wait_for,
 };
 
 as_both!(
@@ -373,7 +373,7 @@ fn commands_that_do_not_listen_do_not_hold_up_the_end(host: Host) {
 fn a_namespace_of_root_is_refused_to_an_ordinary_user() {
     let Some(mut host) = Host::new(As::User) else { return };
     if !rustix::process::geteuid().is_root() {
-        return; // only root can make what is to be refused
+        return skipped("only root can make what is to be refused");
     }
     let name = host.netns("roots");
     let configuration = host.lab(&["a", "b"], "") + &container("c", &name) + &container("d", "pid:1");
@@ -398,7 +398,8 @@ fn a_namespace_of_root_is_refused_to_an_ordinary_user() {
 fn with_device(script: &str) -> Option<Daemon> {
     let mut host = Host::new(As::User)?;
     if !rustix::process::geteuid().is_root() {
-        return None; // only root can close what is open
+        skipped("only root can close what is open");
+        return None;
     }
     let script = format!("mount -t tmpfs none /dev/net && {script} exec \"$@\"");
     host.before = ["unshare", "-m", "sh", "-c", &script, "sh"].map(String::from).to_vec();
