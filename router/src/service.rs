@@ -215,6 +215,9 @@ impl Service {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
+        if let Some(other) = self.pending.make_room(frame.port) {
+            desk.give_up(&other, DropReason::NeighborQueue);
+        }
         match self.pending.add(network, address, frame, here.now) {
             Queued::Full => return Err(DropReason::NeighborQueue),
             Queued::Ask => ask(network, address, None, here.snapshot, desk),
