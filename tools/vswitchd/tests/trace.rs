@@ -405,6 +405,17 @@ fn every_step_has_its_reason() {
             "apply MSS 1460 -> 1360",
         ]
     );
+    let cut = Sent { df: false, payload: 1450, ..plain(0, Host::Port(2), 2) };
+    let (verdict, said) = lines(&OPEN, &[plain(2, Host::Gateway(1), 0)], &cut);
+    assert_eq!(verdict, Fate::Forward);
+    for words in [
+        "decide 1478 bytes do not fit the MTU 1400",
+        "decide to c2 eth0 (port 2), in fragments of 1400 bytes",
+        "track what answers it would be let in",
+        "apply TTL 64 -> 63",
+    ] {
+        assert!(said.iter().any(|line| line == words), "no {words:?} in {said:#?}");
+    }
     for (sent, fate, words) in [
         (plain(0, Host::Port(2), 2), Fate::Held, "decide waits; 10.1.0.10 is asked for on network n1"),
         (

@@ -272,6 +272,9 @@ impl Teller<'_> {
             Verdict::Forward(Action { out, hop: None }) => {
                 format!("{} is behind {}", meta.dst, self.names.port(*out))
             }
+            Verdict::Forward(Action { out, hop: Some(Way { cut: Some(mtu), .. }) }) => {
+                format!("to {}, in fragments of {mtu} bytes", self.names.port(*out))
+            }
             Verdict::Forward(Action { out, .. }) => format!("to {}", self.names.port(*out)),
             Verdict::Flood if meta.dst.is_group() => format!("{} is a group: to all others", meta.dst),
             Verdict::Flood => format!("{} is not in the FDB: to all others", meta.dst),
@@ -298,9 +301,8 @@ impl Teller<'_> {
                 format!("the gateway says: {why}")
             }
             Task::TooBig { mtu } => format!("the gateway says: too big, {mtu} bytes fit"),
-            Task::Fragment { out, mtu, .. } => {
-                format!("to {}, in fragments of {mtu} bytes", self.names.port(out))
-            }
+            // Never decided: see [`Way::cut`].
+            Task::Fragment { out, .. } => format!("to {}", self.names.port(out)),
             Task::Punt(Service::Dns) => "for the gateway's DNS, whose answer is not tried".into(),
             Task::Punt(Service::Dhcp) => "for the gateway's DHCP, whose answer is not tried".into(),
             Task::Uplink => "to a socket of the daemon's own; what the host makes of it is not tried".into(),
@@ -371,6 +373,7 @@ impl Teller<'_> {
     fn out(&self) -> Vec<TraceOut> {
         // The packet itself comes first, and then what had to be asked because of it.
         let itself = match self.run.verdict {
+            Some(Verdict::Forward(Action { hop: Some(Way { cut: Some(_), .. }), .. })) => 0,
             Some(Verdict::Forward(_)) => 1,
             Some(Verdict::Flood) => usize::MAX,
             _ => 0,
