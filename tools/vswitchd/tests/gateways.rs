@@ -1,10 +1,13 @@
-//! Gateways on memory devices, with time moved by hand: who is reachable for how long.
+//! Gateways on memory devices, with time moved by hand: who is reachable for how long, and how much thousands of networks
+//! keep.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::net::Ipv6Addr;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use router::fib::Route;
 use router::tables::Tables;
 use switch::checksum::{add, pseudo, sum};
 use switch::io::Wait;
@@ -154,4 +157,66 @@ fn what_confirms_nobody_confirms_nobody() {
     assert!((85..=91).contains(&arrived), "{arrived} arrived: it is used for 90 s");
     assert!(asked > 55, "{asked}");
     assert!(!six.known().contains(&C), "{:?}", six.known());
+}
+
+/// `count` networks, of which the first two are connected.
+fn many(count: u16) -> Snapshot<Tables> {
+    let mut text = String::new();
+    for n in 0..count {
+        let (high, low) = (n >> 8, n & 0xff);
+        let ways = if n == 0 { "routes_to = [\"n1\"]\n" } else { "" };
+        let _ = write!(
+            text,
+            "[[network]]\nname = \"n{n}\"\nsubnet = \"10.{high}.{low}.0/24\"\nfdb_limit = 64\n{ways}"
+        );
+    }
+    snapshot(&text)
+}
+
+#[test]
+fn what_networks_keep_grows_as_their_number() {
+    const COUNT: u16 = 1000;
+    let snapshot = many(COUNT);
+    let gateways: Vec<_> = snapshot.tables.gateways.iter().flatten().collect();
+    assert_eq!(gateways.len(), usize::from(COUNT));
+    // The subnet, the gateway in it and its two ends; those of the two that are connected twice.
+    let own: usize = gateways.iter().map(|gateway| gateway.fib.own()).sum();
+    assert_eq!(own, usize::from(COUNT) * 4 + 8);
+    let rest = gateways[0].fib.rest().unwrap();
+    assert_eq!(rest.own(), usize::from(COUNT));
+    assert!(gateways.iter().all(|gateway| Arc::ptr_eq(gateway.fib.rest().unwrap(), rest)), "one for all");
+    // And all of them are what they were.
+    let find = |from: usize, to: [u8; 4]| gateways[from].fib.lookup(Ipv4Addr::from(to).to_ipv6_mapped());
+    assert_eq!(find(0, [10, 0, 2, 9]), Some(Route::Unreachable));
+    assert_eq!(find(999, [10, 0, 0, 9]), Some(Route::Unreachable));
+    assert_eq!(find(999, [192, 0, 2, 1]), None, "which leaves by the uplink");
+    for (from, to) in [(0, [10, 0, 0, 9]), (0, [10, 0, 1, 9]), (1, [10, 0, 0, 9]), (999, [10, 3, 231, 9])] {
+        assert!(matches!(find(from, to), Some(Route::Next(_))), "{from} to {to:?}");
+    }
+    assert_eq!(gateways[5].fib.iter().count(), usize::from(COUNT) - 1 + 4, "each says where it leads");
+}
+
+#[test]
+fn what_the_file_says_of_addresses_goes_before_networks_that_are_apart() {
+    let lab = |route: &str| {
+        snapshot(&format!(
+            "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n\
+             [[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\n\
+             [[route]]\nnetwork = \"blue\"\ndestination = \"{route}\"\nvia = \"10.1.0.9\"\n"
+        ))
+    };
+    for (route, low, high) in [
+        ("10.9.0.0/16", true, true),
+        ("0.0.0.0/0", false, false),
+        ("10.0.0.0/8", false, false),
+        ("10.2.0.128/25", true, false),
+        // The rest of a network of ours is not looked for outside, whichever part of it the route has.
+        ("10.2.0.0/25", false, true),
+    ] {
+        let snapshot = lab(route);
+        let blue = &snapshot.tables.gateway(NetworkId(0)).unwrap().fib;
+        let is_ours =
+            |host| blue.lookup(Ipv4Addr::new(10, 2, 0, host).to_ipv6_mapped()) == Some(Route::Unreachable);
+        assert_eq!((is_ours(7), is_ours(200)), (low, high), "{route}");
+    }
 }
