@@ -344,6 +344,11 @@ fn publishing_at_run_time(host: Host) {
         "{}",
         text(&output)
     );
+    // A trace knows no clients, and says so of who may have some.
+    for (from, gateway, has) in [("web", "10.1.0.1", true), ("a", "10.2.0.1", false)] {
+        let said = daemon.ctl(&["trace", "--from", from, "--to", gateway, "--tcp", "9"]);
+        assert_eq!(said.contains("unless it answers a client of a published l4 port"), has, "{said}");
+    }
     // It stays: over a reload, and over a restart.
     daemon.ctl(&["reload"]);
     assert_eq!(wait_told("127.0.0.1", port + 1), "80 10.1.0.1");
