@@ -1,8 +1,10 @@
 //! The forwarding information base of one network: where a packet that came in there goes next.
 //!
-//! IPv4 is kept v4-mapped, so that there is one trie for both families.
+//! IPv4 is kept v4-mapped, so that there is one trie for both families. What is the same for all networks is kept once
+//! ([`Fib::with_rest`]): a lab of thousands has a few routes each, not thousands each.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 use prefix_trie::PrefixMap;
@@ -61,6 +63,8 @@ pub struct Fib {
     /// The same, longest prefix first, as long as there are few: going through them costs less than a trie's branches,
     /// each of which is a guess and a cache line (measured: a fourteenth of all that a routed packet costs).
     few: Vec<Few>,
+    /// What is asked where nothing of this leads to a destination.
+    rest: Option<Arc<Fib>>,
 }
 
 /// Routes that are gone through one by one.
@@ -81,6 +85,22 @@ impl Few {
 }
 
 impl Fib {
+    /// The same, and where it leads nowhere `rest` is asked. Whatever is in this goes before, be it a default route.
+    #[must_use]
+    pub fn with_rest(self, rest: Arc<Self>) -> Self {
+        Self { rest: Some(rest), ..self }
+    }
+
+    /// What is asked after it.
+    pub fn rest(&self) -> Option<&Arc<Self>> {
+        self.rest.as_ref()
+    }
+
+    /// How many routes it keeps itself.
+    pub fn own(&self) -> usize {
+        self.routes.len()
+    }
+
     /// Adds a route, or replaces the one of the same prefix unless that one says more: ours, or one that may be opened.
     pub fn add(&mut self, destination: IpNet, route: Route) {
         let prefix = mapped(destination);
@@ -109,6 +129,17 @@ impl Fib {
     /// The same with its prefix.
     #[inline]
     pub fn entry(&self, destination: Ipv6Addr) -> Option<Entry> {
+        self.own_entry(destination).or_else(|| self.of_rest(destination))
+    }
+
+    /// Out of line: what is routed between networks is found before.
+    #[inline(never)]
+    fn of_rest(&self, destination: Ipv6Addr) -> Option<Entry> {
+        self.rest.as_ref()?.own_entry(destination)
+    }
+
+    #[inline]
+    fn own_entry(&self, destination: Ipv6Addr) -> Option<Entry> {
         if !self.few.is_empty() {
             let bits = destination.to_bits();
             return self.few.iter().find(|few| bits & few.mask == few.network).map(|few| few.entry);
@@ -117,9 +148,12 @@ impl Fib {
         self.routes.get_lpm(&host).map(|(prefix, route)| Entry { prefix, route: *route })
     }
 
-    /// All routes, by prefix; IPv4 as IPv4.
+    /// All routes, by prefix, and then those of the rest that count here; IPv4 as IPv4.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, Route)> + '_ {
-        self.routes.iter().map(|(prefix, route)| (canonical(prefix), *route))
+        let rest = self.rest.iter().flat_map(|rest| rest.routes.iter());
+        let counts = |(prefix, _): &(Ipv6Net, &Route)| self.routes.get_lpm(prefix).is_none();
+        let all = self.routes.iter().chain(rest.filter(counts));
+        all.map(|(prefix, route)| (canonical(prefix), *route))
     }
 }
 
@@ -192,6 +226,51 @@ mod tests {
         fib.add(net, next(1));
         fib.add(net, Route::Unreachable);
         assert_eq!(fib.lookup(Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped()), Some(next(1)));
+    }
+
+    #[test]
+    fn the_rest_is_asked_last() {
+        let mut rest = Fib::default();
+        for net in ["10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/16", "fd00:2::/64"] {
+            rest.add(net.parse().unwrap(), Route::Unreachable);
+        }
+        let rest = Arc::new(rest);
+        let mut fib = Fib::default().with_rest(Arc::clone(&rest));
+        let find = |fib: &Fib, text: &str| match text.parse().unwrap() {
+            IpAddr::V4(v4) => fib.lookup(v4.to_ipv6_mapped()),
+            IpAddr::V6(v6) => fib.lookup(v6),
+        };
+        assert_eq!(find(&fib, "10.2.0.7"), Some(Route::Unreachable), "of nothing, too");
+        for net in ["10.1.0.0/24", "10.2.0.128/25", "10.3.0.0/24"] {
+            fib.add(net.parse().unwrap(), next(1));
+        }
+        for (to, route) in [
+            ("10.2.0.7", Some(Route::Unreachable)),
+            ("10.2.0.200", Some(next(1))),
+            ("10.3.0.1", Some(next(1))),
+            ("10.4.9.9", Some(Route::Unreachable)),
+            ("fd00:2::9", Some(Route::Unreachable)),
+            ("9.9.9.9", None),
+            ("fd00:3::1", None),
+        ] {
+            assert_eq!(find(&fib, to), route, "{to}");
+        }
+        let listed = |fib: &Fib| {
+            let mut listed: Vec<_> = fib.iter().map(|(net, _)| net.to_string()).collect();
+            listed.sort();
+            listed
+        };
+        let all =
+            ["10.1.0.0/24", "10.2.0.0/24", "10.2.0.128/25", "10.3.0.0/24", "10.4.0.0/16", "fd00:2::/64"];
+        assert_eq!(listed(&fib), all);
+        // A default route of its own leaves nothing of that family to ask for.
+        fib.add("0.0.0.0/0".parse().unwrap(), next(2));
+        assert_eq!(
+            (find(&fib, "10.4.9.9"), find(&fib, "fd00:2::9")),
+            (Some(next(2)), Some(Route::Unreachable))
+        );
+        assert_eq!(listed(&fib), ["0.0.0.0/0", "10.1.0.0/24", "10.2.0.128/25", "10.3.0.0/24", "fd00:2::/64"]);
+        assert_eq!((fib.own(), fib.rest().unwrap().own()), (4, 4));
     }
 
     proptest! {

@@ -113,6 +113,18 @@ impl Neighbors {
         known
     }
 
+    /// `address` said by `port` that it is there, and not by which MAC: true of one that is known, and known to be behind
+    /// that port. Its MAC stays as it is, and who is not known stays unknown.
+    pub fn reconfirm(&self, address: Ipv6Addr, port: PortId, now: Tick) -> bool {
+        let known = self.table.lookup(&key(address)).filter(|record| {
+            record.owner == port.0 && now.secs().saturating_sub(record.seen) < GONE // what is gone is not used again
+        });
+        known.is_some_and(|record| {
+            self.table.touch(&record, now.secs_up());
+            true
+        })
+    }
+
     /// Copies what is here into `other`, as far as it fits.
     pub fn copy_into(&self, other: &Self) {
         for record in self.table.iter() {
@@ -203,6 +215,23 @@ mod tests {
         table.confirm(A, MacAddr([2; 6]), PortId(1), now);
         assert!(table.update(A, MacAddr([4; 6]), PortId(1), now));
         assert_eq!(table.lookup(A, now).unwrap().mac, MacAddr([4; 6]));
+    }
+
+    #[test]
+    fn what_names_no_mac_keeps_the_one_that_is_known() {
+        let table = Neighbors::new(16).unwrap();
+        let (mac, at) = (MacAddr([2; 6]), |secs: u32| Tick::from_secs(1000 + secs));
+        assert!(!table.reconfirm(A, PortId(3), at(0)), "it makes none");
+        assert_eq!(table.iter(at(0)).count(), 0);
+        table.confirm(A, mac, PortId(3), at(0));
+        assert!(!table.reconfirm(A, PortId(4), at(40)), "another port's word");
+        assert_eq!(table.lookup(A, at(40)), Some(Known { mac, ask: true }));
+        for secs in (60..600).step_by(60) {
+            assert!(table.reconfirm(A, PortId(3), at(secs)));
+            assert_eq!(table.lookup(A, at(secs + 29)), Some(Known { mac, ask: false }));
+        }
+        assert!(!table.reconfirm(A, PortId(3), at(540 + GONE + 1)), "what is gone is gone");
+        assert_eq!(table.lookup(A, at(540 + GONE + 1)), None);
     }
 
     #[test]

@@ -211,23 +211,22 @@ fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl
     let out = network.fdb.lookup(0, known.mac);
     why(Step::Fdb(known.mac, out));
     let Some(out) = out else { return hold };
+    let fits = length(meta) <= network.mtu;
+    why(Step::Length(length(meta), network.mtu));
+    // RFC 8200 section 5: only the source fragments IPv6. A super-frame comes from a sender that knows what it does.
+    if !fits && (meta.df || meta.l3 == L3::V6 || meta.gso != Gso::None) {
+        return Verdict::Local(Task::TooBig { mtu: network.mtu });
+    }
     let hop = Hop {
         network: next.network,
         src: there.mac,
         dst: known.mac,
         ask: known.ask.then_some(address),
         shrinks: (network.mtu < here.network.mtu).then_some(network.mtu),
+        cut: (!fits).then_some(network.mtu),
         opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
     };
-    why(Step::Length(length(meta), network.mtu));
-    if length(meta) <= network.mtu {
-        return Verdict::Forward(Action { out, hop: Some(hop) });
-    }
-    // RFC 8200 section 5: only the source fragments IPv6. A super-frame comes from a sender that knows what it does.
-    if meta.df || meta.l3 == L3::V6 || meta.gso != Gso::None {
-        return Verdict::Local(Task::TooBig { mtu: network.mtu });
-    }
-    Verdict::Local(Task::Fragment { out, hop, mtu: network.mtu })
+    Verdict::Forward(Action { out, hop: Some(hop) })
 }
 
 /// Bytes of the IP packet, or of one segment of a super-frame.

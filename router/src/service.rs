@@ -203,6 +203,11 @@ impl Service {
             }
             self.pending.take(here.id, address).for_each(|frame| desk.resume(frame));
         }
+        if let Some(address) = confirmed(packet)
+            && gateway.neighbors.reconfirm(address, port, here.now)
+        {
+            self.pending.take(here.id, address).for_each(|frame| desk.resume(frame));
+        }
         answer(packet, place, desk);
         Ok(Fate::Local)
     }
@@ -215,6 +220,9 @@ impl Service {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
+        if let Some(other) = self.pending.make_room(frame.port) {
+            desk.give_up(&other, DropReason::NeighborQueue);
+        }
         match self.pending.add(network, address, frame, here.now) {
             Queued::Full => return Err(DropReason::NeighborQueue),
             Queued::Ask => ask(network, address, None, here.snapshot, desk),
@@ -309,6 +317,18 @@ fn again(quoted: &[u8], src: MacAddr, dst: MacAddr, port: PortId) -> Option<(Pac
     let mut packet = parse(&frame, &VnetHdr::default(), port, 0).ok()?;
     packet.meta.l3_end = packet.meta.l3_end.min(len as u32);
     Some((packet, frame, len))
+}
+
+/// RFC 4861 section 7.2.5: who was asked by his MAC need not say it again (Linux does not), and is reachable by it.
+fn confirmed(packet: &Packet) -> Option<Ipv6Addr> {
+    match &packet.meta.body {
+        Body::Nd(nd)
+            if nd.kind == NdKind::NeighborAdvertisement && nd.is_solicited() && nd.target_mac.is_none() =>
+        {
+            Some(nd.target)
+        }
+        _ => None,
+    }
 }
 
 /// The answer to ARP and neighbour solicitations for addresses of ours.

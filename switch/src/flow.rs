@@ -243,6 +243,13 @@ pub struct Nd {
     pub flags: u8,
 }
 
+impl Nd {
+    /// Whether it is an advertisement that answers a solicitation (RFC 4861 section 4.4).
+    pub const fn is_solicited(&self) -> bool {
+        self.flags & 0x40 != 0
+    }
+}
+
 /// The five messages of RFC 4861.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]

@@ -42,6 +42,9 @@ pub struct Hop {
     pub ask: Option<Ipv6Addr>,
     /// Largest IP packet of that network, when it is smaller than that of the network the packet came from.
     pub shrinks: Option<u32>,
+    /// The packet is larger than what that network takes and may be cut: it goes on in fragments of so many bytes of an
+    /// IP packet, out of line, as [`Task::Fragment`].
+    pub cut: Option<u32>,
     /// What comes back belongs to this and is let through.
     pub opens: bool,
 }
@@ -64,7 +67,8 @@ pub enum Task {
         /// What it takes, bytes of an IP packet.
         mtu: u32,
     },
-    /// The same, but it may be fragmented.
+    /// The same, but it may be fragmented. Served for a [`Verdict::Forward`] whose hop says so, once that was tracked and
+    /// may leave; never decided by itself.
     Fragment {
         /// The port the fragments leave by.
         out: PortId,

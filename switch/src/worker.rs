@@ -8,6 +8,7 @@ use arc_swap::Cache;
 use crate::admit::admit;
 use crate::apply::apply;
 use crate::drop::DropReason;
+use crate::flow::Packet;
 use crate::frame::{Frame, Pool};
 use crate::io::{BATCH, Batch, Io, Wait};
 use crate::learn::learn;
@@ -18,7 +19,7 @@ use crate::stats::Counters;
 use crate::tick::Tick;
 use crate::track::{Storm, track};
 use crate::tx;
-use crate::verdict::Verdict;
+use crate::verdict::{Action, Task, Verdict};
 
 /// A worker over the devices of `I`, with the decisions and services of `P`.
 ///
@@ -142,8 +143,15 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 if to.is_some_and(|to| !to.claims.may_reach(action.out, &packet)) {
                     return Err(DropReason::NotForHost);
                 }
-                let frame = apply(action.hop.as_ref(), &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
-                tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.counters); // 8. tx
+                let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
+                if let Some(task) = fragments(&action) {
+                    // Of what is done to a frame the tag goes here; the rest is done to each fragment.
+                    let frame = apply(hop, meta, self.pool, frame, |_, _, _| Ok(()))?;
+                    self.serve(task, &frame, &packet, &here)?;
+                } else {
+                    let frame = apply(hop, meta, self.pool, frame, P::edit)?; // 7. apply
+                    tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.counters); // 8. tx
+                }
                 if action.hop.is_some_and(|hop| hop.ask.is_some()) {
                     let (policy, mut desk) = self.desk();
                     policy.ask(&verdict, &here, &mut desk);
@@ -153,13 +161,22 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
                 tx::flood(self.io, self.pool, &frame, &packet, network, self.counters); // 8. tx
             }
-            Verdict::Local(task) => {
-                let (policy, mut desk) = self.desk();
-                match policy.serve(task, frame, &packet, &here, &mut desk)? {
-                    Fate::Local => self.counters.worker.local.add(1),
-                    Fate::Held => self.counters.worker.held.add(1),
-                }
-            }
+            Verdict::Local(task) => self.serve(task, frame, &packet, &here)?,
+        }
+        Ok(())
+    }
+
+    fn serve(
+        &mut self,
+        task: Task,
+        frame: &Frame,
+        packet: &Packet,
+        here: &Here<'_, P::Tables>,
+    ) -> Result<(), DropReason> {
+        let (policy, mut desk) = self.desk();
+        match policy.serve(task, frame, packet, here, &mut desk)? {
+            Fate::Local => self.counters.worker.local.add(1),
+            Fate::Held => self.counters.worker.held.add(1),
         }
         Ok(())
     }
@@ -197,4 +214,10 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         self.counters.worker.segmented.add(stats.segmented);
         more
     }
+}
+
+/// A packet that goes on in fragments is many frames: they are made and sent by the policy.
+fn fragments(action: &Action) -> Option<Task> {
+    let hop = action.hop?;
+    Some(Task::Fragment { out: action.out, hop, mtu: hop.cut? })
 }

@@ -102,6 +102,28 @@ fn each_container_is_told_names_of_its_networks() {
 }
 
 #[test]
+fn the_host_is_told_names_of_ours_and_no_others() {
+    let names = questions::names().with_host([PortId(0)]);
+    let asker = names.asker(PortId(0), NetworkId(0)).unwrap();
+    for (name, code, answers) in [
+        ("b.", ResponseCode::NoError, 1),
+        ("b.blue.", ResponseCode::NoError, 1),
+        ("nosuch.", ResponseCode::NXDomain, 0),
+        ("nosuch.blue.", ResponseCode::NXDomain, 0),
+        ("x.red.", ResponseCode::NXDomain, 0),
+        ("api.example.com.", ResponseCode::Refused, 0),
+        ("8.8.8.8.in-addr.arpa.", ResponseCode::Refused, 0),
+    ] {
+        let bytes = question(name, RecordType::A).to_vec().unwrap();
+        let answer = match message::consider(&bytes, &asker, Limit(1452)) {
+            Outcome::Answered(answer) | Outcome::Refused(answer) => Message::from_vec(&answer).unwrap(),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!((answer.metadata.response_code, answer.answers.len()), (code, answers), "{name}");
+    }
+}
+
+#[test]
 fn an_answer_is_as_long_as_the_asker_takes() {
     use vswitchd::names::table::{Member, Names, Zone};
     let members = (0..100u8).map(|n| Member {

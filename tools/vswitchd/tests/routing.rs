@@ -6,11 +6,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use router::tables::Tables;
 use switch::checksum::sum;
 use switch::drop::DropReason;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
-use switch::port::PortId;
+use switch::port::{NetworkId, PortId};
+use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
@@ -69,14 +71,19 @@ fn lab() -> Worker<MemIo, House> {
 }
 
 fn lab_of(text: &str, ports: u16) -> Worker<MemIo, House> {
+    shared(text, ports).0
+}
+
+/// The same, with what it reads.
+fn shared(text: &str, ports: u16) -> (Worker<MemIo, House>, Arc<ArcSwap<Snapshot<Tables>>>) {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
     let config =
         parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
     let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
     let house = House::new(usize::from(ports), None);
-    let mut worker = Worker::new(MemIo::new(ports), 128, usize::from(ports), snapshot, house);
+    let mut worker = Worker::new(MemIo::new(ports), 128, usize::from(ports), Arc::clone(&snapshot), house);
     worker.io.now = Tick::from_secs(1000);
-    worker
+    (worker, snapshot)
 }
 
 #[test]
@@ -374,4 +381,70 @@ fn what_went_to_many_is_not_routed_and_nobody_is_told() {
         assert_eq!(plain(&mut worker, 0, &datagram(A, to.into(), [1, 2])), [], "to {to:?}");
     }
     assert_eq!(dropped(&worker, DropReason::Martian), 9);
+}
+
+/// `a` on `blue` (port 0), which is wide and may open connections to `red`, with `b` (port 1) and `c` (port 2). Everybody
+/// is known.
+fn narrower() -> (Worker<MemIo, House>, Arc<ArcSwap<Snapshot<Tables>>>) {
+    let lab = std::str::from_utf8(LAB).unwrap();
+    let lab = lab.replace("routes_to", "mtu = 9000\nroutes_to");
+    let c = "[[container]]\nname = \"c\"\n[[container.interface]]\nnetwork = \"red\"\n";
+    let (mut worker, snapshot) = shared(&format!("{lab}{c}"), 4);
+    for (port, address) in [(0, A), (1, B), (2, C)] {
+        let mut question = answer(address);
+        question[21] = 1;
+        plain(&mut worker, port, &question);
+    }
+    (worker, snapshot)
+}
+
+const C: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 3);
+
+/// 3000 bytes that may be cut.
+fn cuttable(to: Ipv4Addr) -> Vec<u8> {
+    edited(long(A, to, 3000), 6, 0, true)
+}
+
+#[test]
+fn what_was_cut_is_answered_like_what_was_whole() {
+    let (mut worker, _) = narrower();
+    let back = datagram(B, A, [2, 1]);
+    assert!(plain(&mut worker, 1, &back).iter().all(|(port, _)| *port == 1), "nothing was opened yet");
+    assert_eq!(dropped(&worker, DropReason::Prohibited), 1);
+    let cut = plain(&mut worker, 0, &cuttable(B));
+    assert_eq!(
+        cut.iter().map(|(port, frame)| (*port, frame.len())).collect::<Vec<_>>(),
+        [(1, 1514), (1, 1514), (1, 54)]
+    );
+    let answers = plain(&mut worker, 1, &back);
+    assert_eq!((answers.len(), answers[0].0), (1, 0), "{answers:?}");
+    // The next hop is asked again after a while, as for what goes whole.
+    worker.io.now = worker.io.now.plus_millis(31_000);
+    let cut = plain(&mut worker, 0, &cuttable(B));
+    assert_eq!((cut.len(), &cut[3].1[12..14]), (4, &[8, 6][..]));
+    // A priority tag ends at the router.
+    let mut tagged = cuttable(C);
+    tagged.splice(12..12, [0x81, 0, 0xa0, 0]);
+    let cut = plain(&mut worker, 0, &tagged);
+    let types: Vec<_> = cut.iter().map(|(port, frame)| (*port, [frame[12], frame[13]])).collect();
+    assert_eq!(types, [(2, [8, 0]), (2, [8, 0]), (2, [8, 0]), (2, [8, 6])], "and c is asked, too");
+}
+
+#[test]
+fn no_fragment_goes_where_no_packet_may() {
+    let (mut worker, snapshot) = narrower();
+    assert_eq!(plain(&mut worker, 0, &cuttable(B)).len(), 3);
+    // A port that moved to another network while an entry still names it.
+    let mut moved = Snapshot::clone(&snapshot.load());
+    moved.ports[1].as_mut().unwrap().network = NetworkId(0);
+    snapshot.store(Arc::new(moved));
+    assert_eq!(plain(&mut worker, 0, &cuttable(B)), []);
+    assert_eq!(dropped(&worker, DropReason::StaleEntry), 1);
+    // The host's leg gets what is for its own address, and nothing that it would forward.
+    let mut host = Snapshot::clone(&snapshot.load());
+    host.networks[1].as_mut().unwrap().claims.host = Some(PortId(2));
+    host.networks[1].as_mut().unwrap().claims.ips.remove(&C.to_ipv6_mapped());
+    snapshot.store(Arc::new(host));
+    assert_eq!(plain(&mut worker, 0, &cuttable(C)), []);
+    assert_eq!(dropped(&worker, DropReason::NotForHost), 1);
 }

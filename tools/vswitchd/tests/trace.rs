@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use proptest::prelude::*;
+use router::explain::Step;
 use router::tables::Tables;
 use switch::checksum::sum;
 use switch::drop::DropReason;
@@ -19,7 +20,7 @@ use switch::stats::Counters;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
-use vswitchd::api::rows::Fate;
+use vswitchd::api::rows::{Fate, Hop};
 use vswitchd::config::{Context, Paths, parse_with};
 use vswitchd::engine;
 use vswitchd::policy::House;
@@ -310,6 +311,7 @@ fn names() -> Names {
     Names {
         ports: (0..PORTS).map(|port| Some((format!("c{port}"), "eth0".into()))).collect(),
         networks: (0..NETWORKS).map(|n| format!("n{n}")).collect(),
+        ..Names::default()
     }
 }
 
@@ -405,6 +407,17 @@ fn every_step_has_its_reason() {
             "apply MSS 1460 -> 1360",
         ]
     );
+    let cut = Sent { df: false, payload: 1450, ..plain(0, Host::Port(2), 2) };
+    let (verdict, said) = lines(&OPEN, &[plain(2, Host::Gateway(1), 0)], &cut);
+    assert_eq!(verdict, Fate::Forward);
+    for words in [
+        "decide 1478 bytes do not fit the MTU 1400",
+        "decide to c2 eth0 (port 2), in fragments of 1400 bytes",
+        "track what answers it would be let in",
+        "apply TTL 64 -> 63",
+    ] {
+        assert!(said.iter().any(|line| line == words), "no {words:?} in {said:#?}");
+    }
     for (sent, fate, words) in [
         (plain(0, Host::Port(2), 2), Fate::Held, "decide waits; 10.1.0.10 is asked for on network n1"),
         (
@@ -479,11 +492,32 @@ fn the_way_out_is_as_far_as_it_goes() {
     let text = OPEN.configuration().replace("\"none\"", "\"sockets\"");
     let denied = "[[container]]\nname = \"c1\"\negress = [\"deny all\"]\n";
     let lab = Lab::of(&text.replace("[[container]]\nname = \"c1\"\n", denied));
+    let trace = |port, to, names: &Names| {
+        let frame = Sent { dst: to, ..plain(port, Host::Gateway(0), 2) }.frame();
+        let run = lab.trace(port, &frame);
+        let row = tell(&run, &frame, &lab.snapshot.load(), names);
+        let decided =
+            row.steps.iter().filter(|step| step.hop == Hop::Decide).flat_map(|step| step.lines.clone());
+        (run.steps, row.clone(), decided.collect::<Vec<_>>())
+    };
     for (port, verdict, reason) in [(0, Fate::Uplink, None), (1, Fate::Drop, Some("egress_denied"))] {
-        let frame = Sent { dst: Host::Other(1), ..plain(port, Host::Gateway(0), 2) }.frame();
-        let row = tell(&lab.trace(port, &frame), &frame, &lab.snapshot.load(), &names());
+        let (steps, row, said) = trace(port, Host::Other(1), &names());
         assert_eq!((row.verdict, row.reason.as_deref()), (verdict, reason), "{row:#?}");
         // Who is denied is told by ICMP; a socket says nothing here.
         assert_eq!(row.out.len(), usize::from(reason.is_some()));
+        assert_eq!(steps.last() == Some(&Step::Egress), reason.is_some(), "{steps:?}");
+        let denied = said.iter().any(|line| line == "an `egress` rule of the container denies it");
+        assert_eq!(denied, reason.is_some(), "{said:?}");
     }
+    // A trace knows no clients of published l4 ports, and says so where there may be some.
+    let unless = "unless it answers a client of a published l4 port: those are not looked at";
+    let published = Names { published: [PortId(1)].into(), ..names() };
+    for (to, reason) in [(Host::Other(1), "egress_denied"), (Host::Gateway(0), "no_service")] {
+        let (_, row, said) = trace(1, to, &published);
+        assert_eq!(row.reason.as_deref(), Some(reason));
+        assert_eq!(said.last().map(String::as_str), Some(unless), "{said:?}");
+        assert!(trace(1, to, &names()).2.iter().all(|line| line != unless));
+    }
+    let (.., said) = trace(0, Host::Other(1), &published);
+    assert!(said.iter().all(|line| line != unless), "{said:?}");
 }

@@ -101,6 +101,44 @@ fn the_host_is_one_of_the_network() {
 }
 
 #[test]
+fn the_host_is_told_the_names_of_its_networks() {
+    let Some(mut host) = Host::new(As::Root) else { return };
+    let home = home(&mut host);
+    let red = "[[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\nhost_address = \"10.2.0.254\"\n[[container]]\nname = \"x\"";
+    let x = format!(
+        "{red}\nnetns = \"{}\"\ncreate = true\n[[container.interface]]\nnetwork = \"red\"\n",
+        host.name("x")
+    );
+    let configuration = host.lab(&["a", "b"], "host_address = \"10.1.0.254\"") + &x;
+    let daemon = host.start(&configuration);
+    let dig = |server: &str, words: &[&str]| {
+        let server = format!("@{server}");
+        let output = on(&home, &[&["dig", "+tries=1", "+time=5", &server], words].concat());
+        let said = String::from_utf8_lossy(&output.stdout);
+        let status = said.split_once("status: ").and_then(|(_, rest)| rest.split(',').next());
+        let status = status.unwrap_or_else(|| panic!("{said}")).to_owned();
+        // A record's line ends with what it says.
+        let record = said.lines().find(|line| !line.starts_with(';') && line.contains("\tIN\t"));
+        (status, record.and_then(|line| line.split('\t').next_back()).unwrap_or_default().to_owned())
+    };
+    let is = |status: &str, record: &str| (status.to_owned(), record.to_owned());
+    for by in ["+notcp", "+tcp"] {
+        assert_eq!(dig("10.1.0.1", &[by, "b"]), is("NOERROR", "10.1.0.3"));
+        assert_eq!(dig("10.1.0.1", &[by, "b.blue"]), is("NOERROR", "10.1.0.3"));
+        assert_eq!(dig("10.1.0.1", &[by, "-x", "10.1.0.2"]), is("NOERROR", "a.blue."));
+        assert_eq!(dig("10.2.0.1", &[by, "x"]), is("NOERROR", "10.2.0.2"));
+        // Those of the network that is asked, and for the rest the host has resolvers of its own.
+        assert_eq!(dig("10.1.0.1", &[by, "x"]), is("NXDOMAIN", ""));
+        assert_eq!(dig("10.1.0.1", &[by, "outside.test"]), is("REFUSED", ""));
+        assert_eq!(dig("10.1.0.1", &[by, "-x", "192.0.2.7"]), is("REFUSED", ""));
+    }
+    let counts = daemon.rows("status")[0]["dns"]["counts"].clone();
+    assert_eq!((&counts["forwarded"], &counts["refused"]), (&0.into(), &4.into()), "{counts}");
+    daemon.assert_conserved();
+    daemon.stop();
+}
+
+#[test]
 fn nothing_else_of_the_host_is_reached_by_it() {
     let Some(mut host) = Host::new(As::Root) else { return };
     let home = home(&mut host);

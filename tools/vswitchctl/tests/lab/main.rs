@@ -14,6 +14,7 @@ mod namespaces;
 mod publish;
 mod reach;
 mod routing;
+mod scan;
 mod takeover;
 mod trace;
 mod traffic;

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -17,6 +17,7 @@ as_both!(
     datagrams_are_answered_from_where_was_asked,
     l4_ports_come_and_go_with_their_container,
     what_the_host_refuses_is_said,
+    what_was_refused_is_tried_again,
     publishing_at_run_time,
     listening_sockets_outlive_engine_and_keeper,
 );
@@ -348,6 +349,31 @@ fn what_the_host_refuses_is_said(mut host: Host) {
     daemon.stop();
 }
 
+fn what_was_refused_is_tried_again(host: Host) {
+    let port = free(2);
+    let taken = TcpListener::bind(("::", port)).unwrap();
+    let configuration = lab(&host, WEB, &[format!("{port}:80"), format!("{}:80", port + 1)]);
+    let daemon = host.start(&configuration);
+    assert!(daemon.ready.contains(", 1 not published, "), "{}", daemon.ready);
+    wait_told("127.0.0.1", port + 1);
+    // It says why for as long as it is so, however often it is tried.
+    let attempts = || daemon.log().matches("not published").count();
+    let said = attempts();
+    let deadline = Instant::now() + Duration::from_secs(4);
+    wait_for("a few seconds of trying", || {
+        let row = nat(&daemon)[0].clone();
+        assert_eq!(row["state"], "failed", "{row}");
+        assert!(row["reason"].as_str().unwrap().contains("Address already in use"), "{row}");
+        (Instant::now() > deadline).then_some(())
+    });
+    assert_eq!(attempts(), said, "once in the log");
+    drop(taken);
+    wait_for("it to be published without being told", || (nat(&daemon)[0]["state"] == "up").then_some(()));
+    assert_eq!(wait_told("127.0.0.1", port), "80 10.1.0.1");
+    daemon.assert_conserved();
+    daemon.stop();
+}
+
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -371,6 +397,11 @@ fn publishing_at_run_time(host: Host) {
         "{}",
         text(&output)
     );
+    // A trace knows no clients, and says so of who may have some.
+    for (from, gateway, has) in [("web", "10.1.0.1", true), ("a", "10.2.0.1", false)] {
+        let said = daemon.ctl(&["trace", "--from", from, "--to", gateway, "--tcp", "9"]);
+        assert_eq!(said.contains("unless it answers a client of a published l4 port"), has, "{said}");
+    }
     // It stays: over a reload, and over a restart.
     daemon.ctl(&["reload"]);
     assert_eq!(wait_told("127.0.0.1", port + 1), "80 10.1.0.1");

@@ -319,6 +319,10 @@ impl Control {
 
     fn tick(&mut self) {
         self.retry_waiting();
+        // Without a keeper there is nobody to ask.
+        if self.handover.is_some() {
+            self.retry_published();
+        }
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
             self.age_leases();

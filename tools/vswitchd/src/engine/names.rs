@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use switch::port::NetworkId;
+use switch::port::{NetworkId, PortId};
 
 use super::control::Control;
 use super::routing::{self, leaves};
 use crate::api::rows::DnsStatus;
-use crate::config::{Config, Container, GatewayBy, Interface, Network};
+use crate::config::{Config, Container, GatewayBy, HOST, Interface, Network};
 use crate::names::table::{Member, Names, Zone};
 
 /// The addresses at which a gateway of ours answers in a network.
@@ -72,10 +72,24 @@ impl Control {
                 (container.name.as_str(), networks.filter_map(|name| ids.get(name).copied()).collect())
             })
             .collect();
-        let ports =
-            self.ports.wanted().filter_map(|(id, port)| Some((id, of.get(port.container())?.clone())));
+        // A leg of the host's is told the names of its own network: the host is one of it, and no container's neighbour
+        // in the others.
+        let host: HashMap<PortId, NetworkId> = self
+            .ports
+            .wanted()
+            .filter(|(_, port)| port.container() == HOST)
+            .map(|(id, port)| (id, port.network))
+            .collect();
+        let ports = self.ports.wanted().filter_map(|(id, port)| {
+            let networks = match host.get(&id) {
+                Some(network) => vec![*network],
+                None => of.get(port.container())?.clone(),
+            };
+            Some((id, networks))
+        });
         let egress = routing::egress(config, &self.ports);
-        self.names.names.store(Arc::new(Names::new(zones.collect(), ports).with_egress(egress)));
+        let names = Names::new(zones.collect(), ports).with_host(host.keys().copied()).with_egress(egress);
+        self.names.names.store(Arc::new(names));
     }
 
     pub(super) fn dns_status(&self) -> DnsStatus {

@@ -2,13 +2,14 @@
 //!
 //! Something listens as long as the container's interface is up, and not a moment longer: clients of a container that
 //! waits are refused by the kernel, and its l4 ports of the host are free for others. When it is back they are asked for
-//! again, a chosen one by its number.
+//! again, a chosen one by its number. What the host refused is asked for again as well, every few seconds and a few at a
+//! time: whoever has an l4 port now may not have it then.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::keeper::Keeper;
@@ -22,6 +23,10 @@ use crate::wire::{Answer, Listen, Op, Refusal, RefusalKind};
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How often what was refused is asked for again, and how many of it at a time.
+const AGAIN: Duration = Duration::from_secs(3);
+const AT_A_TIME: usize = 16;
+
 /// Which entry it is: container, interface, entry.
 pub type Key = (String, String, Publish);
 
@@ -33,6 +38,8 @@ pub struct PublishedPorts {
     last_id: u64,
     /// What an engine before this one had listen.
     inherited: Vec<Listen>,
+    /// When what was refused was asked for again.
+    retried: Option<Instant>,
 }
 
 /// One entry.
@@ -41,6 +48,8 @@ pub struct Record {
     pub state: State,
     /// The l4 port that was chosen, where one was.
     chosen: u16,
+    /// When the host last said no.
+    refused: Option<Instant>,
     /// Clients so far.
     pub clients: Arc<AtomicU64>,
 }
@@ -60,6 +69,9 @@ pub enum State {
     Waiting,
     /// The keeper was asked.
     Opening,
+    /// The host said no, and why; the keeper was asked once more. `again`: and is to be asked after that, too, by whoever
+    /// waits for the answer.
+    Retrying { reason: String, again: bool },
     /// Clients are served, from this l4 port of the host on.
     Listening(u16, Vec<Socket>),
     /// The host said no, and why.
@@ -90,29 +102,53 @@ impl PublishedPorts {
         })
     }
 
-    /// Whether an answer of the keeper is awaited.
+    /// Whether an answer of the keeper is awaited. What is asked for again by itself nobody waits for.
     pub fn is_under_way(&self) -> bool {
-        self.records.values().any(|record| matches!(record.state, State::Opening))
+        let awaited = |state: &State| matches!(state, State::Opening | State::Retrying { again: true, .. });
+        self.records.values().any(|record| awaited(&record.state))
     }
 
     /// How many entries the host refused.
     pub fn failed(&self) -> usize {
-        self.records.values().filter(|record| matches!(record.state, State::Failed(_))).count()
+        self.records.values().filter(|record| record.state.refusal().is_some()).count()
     }
 
     /// Those that were refused are asked for again by the next reconciliation.
     pub fn retry_failed(&mut self) {
         for record in self.records.values_mut() {
-            if let State::Failed(_) = record.state {
-                record.state = State::Waiting;
+            match &mut record.state {
+                State::Retrying { again, .. } => *again = true,
+                state @ State::Failed(_) => *state = State::Waiting,
+                _ => {}
             }
         }
     }
 
+    /// Those that were refused and are to be asked for again now: at most a few, whoever waits longest first.
+    fn due(&mut self, now: Instant) -> Vec<Key> {
+        if self.retried.is_some_and(|last| now.saturating_duration_since(last) < AGAIN) {
+            return Vec::new();
+        }
+        let failed = self.records.iter().filter(|(_, record)| matches!(record.state, State::Failed(_)));
+        let mut due: Vec<(Option<Instant>, Key)> =
+            failed.map(|(key, record)| (record.refused, key.clone())).collect();
+        if !due.is_empty() {
+            self.retried = Some(now);
+        }
+        due.sort_by_key(|(refused, _)| *refused);
+        due.into_iter().take(AT_A_TIME).map(|(_, key)| key).collect()
+    }
+
     /// Why the host refused an entry, if it did.
     pub fn refusal(&self, key: &Key) -> Option<&str> {
-        match &self.records.get(key)?.state {
-            State::Failed(reason) => Some(reason),
+        self.records.get(key)?.state.refusal()
+    }
+}
+
+impl State {
+    fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Failed(reason) | Self::Retrying { reason, .. } => Some(reason),
             _ => None,
         }
     }
@@ -169,9 +205,27 @@ impl Control {
             return;
         }
         record.state = State::Opening;
-        let (asked, key) = (listen(key, record.chosen), key.clone());
-        let keeper = Arc::clone(&self.keeper);
-        self.jobs.spawn(async move { Outcome::Listening(key, fetch(&keeper, asked).await) });
+        self.ask_to_listen(key, TRIES);
+    }
+
+    fn ask_to_listen(&mut self, key: &Key, tries: u32) {
+        let chosen = self.published.records.get(key).map_or(0, |record| record.chosen);
+        let (asked, key, keeper) = (listen(key, chosen), key.clone(), Arc::clone(&self.keeper));
+        self.jobs.spawn(async move { Outcome::Listening(key, fetch(&keeper, asked, tries).await) });
+    }
+
+    /// Asks again for some of what the host refused. Until the answer is there it is refused as before.
+    pub(super) fn retry_published(&mut self) {
+        if !self.uplink.runs() {
+            return; // nothing of it was asked of the host
+        }
+        for key in self.published.due(Instant::now()) {
+            let Some(record) = self.published.records.get_mut(&key) else { continue };
+            if let State::Failed(reason) = std::mem::take(&mut record.state) {
+                record.state = State::Retrying { reason, again: false };
+                self.ask_to_listen(&key, 0);
+            }
+        }
     }
 
     /// Nothing listens for an entry any more; `gone`: it is not wanted either.
@@ -180,7 +234,7 @@ impl Control {
         // While the keeper's answer is awaited it is closed when that comes.
         let closes = match std::mem::take(&mut record.state) {
             State::Listening(first, _) => Some(first),
-            State::Opening if !gone => {
+            State::Opening | State::Retrying { .. } if !gone => {
                 record.state = State::Opening;
                 None
             }
@@ -206,15 +260,27 @@ impl Control {
 
     /// The keeper's answer.
     pub(super) fn listening(&mut self, key: Key, result: Listened) {
-        self.unpublished = true;
         let port = self.ports.find(&key.0, &key.1);
         let up = port.and_then(|id| self.ports.get(id)).is_some_and(|port| port.is_up());
+        let record = self.published.records.get_mut(&key);
+        if let (Some(record), Err(refusal)) = (record, &result)
+            && matches!(record.state, State::Retrying { again: false, .. })
+        {
+            // The same as before: nothing that packets or the log must hear of.
+            tracing::debug!(%refusal, "still not published");
+            record.refused = Some(Instant::now());
+            record.state = State::Failed(refusal.to_string());
+            return;
+        }
+        self.unpublished = true;
         let record = match self.published.records.get_mut(&key) {
-            Some(record) if matches!(record.state, State::Opening) => record,
+            Some(record) if matches!(record.state, State::Opening | State::Retrying { .. }) => record,
             // Taken back and asked for once more, which was answered first: these are the same sockets.
             Some(Record { state: State::Listening(..), .. }) => return,
             _ => return self.unlisten(listen(&key, 0)),
         };
+        // Somebody wants it asked for once more, which is done when this is published.
+        let again = matches!(record.state, State::Retrying { .. });
         record.state = State::Waiting;
         match result {
             Ok((first, _)) if !up => {
@@ -231,8 +297,10 @@ impl Control {
                 record.state = State::Listening(first, numbered.collect());
                 self.published.last_id = id;
             }
+            Err(_) if again => {}
             Err(refusal) => {
                 tracing::error!(%refusal, "not published");
+                record.refused = Some(Instant::now());
                 record.state = State::Failed(refusal.to_string());
             }
         }
@@ -247,7 +315,9 @@ impl Control {
             let record = self.published.records.get(&key);
             let (state, reason) = match record.map(|record| &record.state) {
                 Some(State::Listening(..)) => (NatState::Up, None),
-                Some(State::Failed(reason)) => (NatState::Failed, Some(reason.clone())),
+                Some(State::Failed(reason) | State::Retrying { reason, .. }) => {
+                    (NatState::Failed, Some(reason.clone()))
+                }
                 Some(State::Opening) => (NatState::Waiting, Some("being opened".into())),
                 _ => (NatState::Waiting, Some("the container is not there".into())),
             };
@@ -286,10 +356,9 @@ pub fn number(protocol: Protocol) -> u8 {
 }
 
 /// Asks the keeper until all sockets are here.
-async fn fetch(keeper: &Keeper, listen: Listen) -> Listened {
+async fn fetch(keeper: &Keeper, listen: Listen, mut tries: u32) -> Listened {
     let count = usize::from(listen.publish.count);
     let mut sockets: Vec<OwnedFd> = Vec::new();
-    let mut tries = 0;
     loop {
         let skip = u16::try_from(sockets.len()).unwrap_or(u16::MAX);
         match keeper.ask(Op::Listen { listen: listen.clone(), skip }).await {
@@ -300,8 +369,8 @@ async fn fetch(keeper: &Keeper, listen: Listen) -> Listened {
                     return Ok((first, sockets));
                 }
             }
-            Err(refusal) if refusal.kind == RefusalKind::Exists && tries < TRIES => {
-                tries += 1;
+            Err(refusal) if refusal.kind == RefusalKind::Exists && tries > 0 => {
+                tries -= 1;
                 tokio::time::sleep(PAUSE).await;
             }
             Err(refusal) => return Err(refusal),

@@ -1,7 +1,7 @@
 //! Registries -> what routing decides by: a gateway for each network that has one of ours, and its FIB; and those
 //! tables as rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::control::Control;
 use super::networks::Networks;
 use super::ports::Ports;
 use crate::api::rows::{NeighborRow, NeighborState, RouteRow, RouteType};
-use crate::config::{self, Config, Family, GatewayBy, Network, Spoof, Uplink};
+use crate::config::{self, Config, Family, GatewayBy, Network, RoutesTo, Spoof, Uplink};
 
 /// A gateway of ours.
 #[derive(Clone)]
@@ -76,25 +76,41 @@ pub fn mapped(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-/// Which networks may open connections to which.
-pub struct Links(HashSet<(NetworkId, NetworkId)>);
+/// Ways from each network, to itself and to those that it may open connections to or answer, in order; and whether it may
+/// open them.
+pub struct Links(HashMap<NetworkId, BTreeMap<NetworkId, bool>>);
 
 impl Links {
-    /// As configured; every network reaches itself.
+    /// As configured.
     pub fn new(config: &Config, networks: &Networks) -> Self {
-        let id = |network: &Network| networks.find(&network.name);
-        let ways =
-            |from| config.destinations(from).chain([from]).filter_map(move |to| Some((id(from)?, id(to)?)));
-        Self(config.networks.iter().flat_map(ways).collect())
+        let ids: HashMap<&str, NetworkId> =
+            networks.all().map(|(id, record)| (record.config.name.as_str(), id)).collect();
+        let id = |network: &Network| ids.get(network.name.as_str()).copied();
+        let mut ways: HashMap<NetworkId, BTreeMap<NetworkId, bool>> = HashMap::new();
+        for from in &config.networks {
+            let Some(this) = id(from) else { continue };
+            ways.entry(this).or_default().insert(this, true);
+            let others: Vec<NetworkId> = match &from.routes_to {
+                RoutesTo::Some(names) => {
+                    names.iter().filter_map(|to| ids.get(to.as_str()).copied()).collect()
+                }
+                RoutesTo::All => config.destinations(from).filter_map(id).collect(),
+            };
+            for to in others {
+                ways.entry(this).or_default().insert(to, true);
+                ways.entry(to).or_default().entry(this).or_insert(false);
+            }
+        }
+        Self(ways)
     }
 
-    fn opens(&self, from: NetworkId, to: NetworkId) -> bool {
-        self.0.contains(&(from, to))
+    fn of(&self, from: NetworkId) -> impl Iterator<Item = (NetworkId, bool)> {
+        self.0.get(&from).into_iter().flatten().map(|(to, opens)| (*to, *opens))
     }
 
     /// Whether there is a way that may not be opened, but answered.
     fn has_one_way(&self) -> bool {
-        self.0.iter().any(|&(from, to)| !self.opens(to, from))
+        self.0.values().flatten().any(|(_, opens)| !opens)
     }
 }
 
@@ -127,6 +143,7 @@ pub fn egress(config: &Config, ports: &Ports) -> Egress {
 /// The tables for these gateways.
 pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[Ours]) -> Tables {
     let links = Links::new(config, networks);
+    let plan = Plan::new(config, networks, gateways);
     let mut by_network: Vec<Option<Gateway>> = (0..networks.slots()).map(|_| None).collect();
     for ours in gateways {
         let (Some(slot), Some(record)) = (by_network.get_mut(ours.id.index()), networks.get(ours.id)) else {
@@ -145,7 +162,7 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
             },
             uplink: leaves(config, &record.config),
             loopback: config.daemon.host_loopback && leaves(config, &record.config),
-            fib: fib(ours, config, networks, gateways, &links),
+            fib: plan.fib(ours.id, &links),
             services: Services { dns: true, dhcp: record.config.dhcp },
             neighbors: Arc::clone(&record.neighbors),
         });
@@ -161,28 +178,47 @@ pub fn leaves(config: &Config, network: &Network) -> bool {
     config.daemon.uplink == Uplink::Sockets && !network.internal
 }
 
-/// Where packets go that came in by the network of `from`.
-fn fib(from: &Ours, config: &Config, networks: &Networks, gateways: &[Ours], links: &Links) -> Fib {
-    let mut fib = Fib::default();
-    for to in gateways {
-        let opens = links.opens(from.id, to.id);
-        if !opens && !links.opens(to.id, from.id) {
-            continue;
+/// What leads to each network, so that a FIB is made of those that it has ways to and of no others.
+struct Plan<'a> {
+    gateways: HashMap<NetworkId, &'a Ours>,
+    routes: HashMap<NetworkId, Vec<&'a config::Route>>,
+    /// The subnets of all, which no gateway looks for outside: one table that all of them ask last. What the file says of
+    /// these addresses goes before, be it a default route by a container.
+    subnets: Arc<Fib>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(config: &'a Config, networks: &'a Networks, gateways: &'a [Ours]) -> Self {
+        let mut by_name: HashMap<&str, Vec<&config::Route>> = HashMap::new();
+        for route in &config.routes {
+            by_name.entry(route.network.as_str()).or_default().push(route);
         }
-        connected(&mut fib, to, opens);
-        let name = networks.name(to.id);
-        for route in config.routes.iter().filter(|route| route.network == name) {
-            let next = Next { network: to.id, via: Some(mapped(route.via)), opens };
-            fib.add(route.destination, Route::Next(next));
+        let mut subnets = Fib::default();
+        for (_, subnet) in gateways.iter().flat_map(|ours| &ours.legs) {
+            subnets.add(*subnet, Route::Unreachable);
+        }
+        let routes =
+            gateways.iter().filter_map(|ours| Some((ours.id, by_name.remove(networks.name(ours.id))?)));
+        Self {
+            routes: routes.collect(),
+            gateways: gateways.iter().map(|ours| (ours.id, ours)).collect(),
+            subnets: Arc::new(subnets),
         }
     }
-    // Last: what the file says of these addresses goes before, be it a default route by a container.
-    for subnet in gateways.iter().flat_map(|other| &other.legs).map(|(_, subnet)| *subnet) {
-        if fib.lookup(mapped(subnet.network())).is_none() {
-            fib.add(subnet, Route::Unreachable);
+
+    /// Where packets go that came in by the network `from`.
+    fn fib(&self, from: NetworkId, links: &Links) -> Fib {
+        let mut fib = Fib::default().with_rest(Arc::clone(&self.subnets));
+        for (id, opens) in links.of(from) {
+            let Some(to) = self.gateways.get(&id) else { continue };
+            connected(&mut fib, to, opens);
+            for route in self.routes.get(&id).into_iter().flatten() {
+                let next = Next { network: id, via: Some(mapped(route.via)), opens };
+                fib.add(route.destination, Route::Next(next));
+            }
         }
+        fib
     }
-    fib
 }
 
 /// The subnets that are right there, the gateway in them, and their ends, which are no hosts.
@@ -220,9 +256,12 @@ pub fn claim_routed(config: &Config, network: &str, claims: &mut Claims) {
 
 /// The address plan that each network belongs to: named by the first network of those that are connected.
 pub fn zones(config: &Config, networks: &Networks) -> HashMap<NetworkId, u16> {
+    let by_name: HashMap<&str, NetworkId> =
+        networks.all().map(|(id, record)| (record.config.name.as_str(), id)).collect();
     let mut zones = HashMap::new();
     for zone in config.zones() {
-        let ids: Vec<NetworkId> = zone.iter().filter_map(|network| networks.find(&network.name)).collect();
+        let ids: Vec<NetworkId> =
+            zone.iter().filter_map(|network| by_name.get(network.name.as_str()).copied()).collect();
         let name = ids.iter().min().map_or(0, |id| id.0);
         zones.extend(ids.into_iter().map(|id| (id, name)));
     }

@@ -1,5 +1,6 @@
 //! `trace`: a packet as a container would send it, and what would become of it. Nothing here changes anything.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -69,9 +70,21 @@ impl Control {
     }
 
     fn names(&self) -> Names {
-        let mut names =
-            Names { ports: vec![None; MAX_PORTS], networks: vec![String::from("?"); self.networks.slots()] };
+        let mut names = Names {
+            ports: vec![None; MAX_PORTS],
+            networks: vec![String::from("?"); self.networks.slots()],
+            published: HashSet::new(),
+        };
+        let publishing: HashSet<&str> = self
+            .desired
+            .interfaces()
+            .filter(|(_, interface)| !interface.publish.is_empty())
+            .map(|(container, _)| container.name.as_str())
+            .collect();
         for (id, port) in self.ports.wanted() {
+            if publishing.contains(port.container()) {
+                names.published.insert(id);
+            }
             if let Some(name) = names.ports.get_mut(id.index()) {
                 *name = Some((port.container().into(), port.ifname().into()));
             }

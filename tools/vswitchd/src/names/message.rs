@@ -69,7 +69,7 @@ pub fn consider(bytes: &[u8], asker: &Asker<'_>, most: Limit) -> Outcome {
         return Outcome::Refused(encode(&reply, limit));
     }
     match asker.look_up(query.name(), query.query_type()) {
-        Found::NotOurs if asker.zone().forwards => return Outcome::Forward(limit),
+        Found::NotOurs if asker.forwards() => return Outcome::Forward(limit),
         Found::NotOurs => {
             reply.metadata.response_code = ResponseCode::Refused;
             return Outcome::Refused(encode(&reply, limit));

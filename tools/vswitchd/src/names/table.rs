@@ -50,6 +50,8 @@ pub struct Names {
     by_id: HashMap<NetworkId, usize>,
     /// The zones of the container behind a port.
     ports: HashMap<PortId, Vec<usize>>,
+    /// Ports behind which the host itself is.
+    host: HashSet<PortId>,
     /// `NAME.NETWORK` of every network: they are ours, whoever asks.
     qualified: HashSet<String>,
     /// What the container behind a port may send outside.
@@ -92,7 +94,14 @@ impl Names {
             zone.addresses.keys().map(|name| format!("{name}.{}", zone.name)).collect()
         };
         let qualified = zones.iter().flat_map(of).collect();
-        Self { zones, by_id, ports, qualified, egress: Egress::default() }
+        Self { zones, by_id, ports, host: HashSet::new(), qualified, egress: Egress::default() }
+    }
+
+    /// The same, with the host behind some of the ports. It is told the names of the networks it is said to be on, and has
+    /// resolvers of its own for all else: they are not asked for it, or they might ask here again.
+    #[must_use]
+    pub fn with_host(self, ports: impl IntoIterator<Item = PortId>) -> Self {
+        Self { host: ports.into_iter().collect(), ..self }
     }
 
     /// The same, with what containers may send outside.
@@ -117,7 +126,8 @@ impl Names {
     pub fn asker(&self, port: PortId, network: NetworkId) -> Option<Asker<'_>> {
         let asked = self.zones.get(*self.by_id.get(&network)?)?;
         let on = self.ports.get(&port)?;
-        Some(Asker { names: self, asked, on })
+        let forwards = asked.zone.forwards && !self.host.contains(&port);
+        Some(Asker { names: self, asked, on, forwards })
     }
 }
 
@@ -159,12 +169,18 @@ pub struct Asker<'a> {
     names: &'a Names,
     asked: &'a Indexed,
     on: &'a [usize],
+    forwards: bool,
 }
 
 impl<'a> Asker<'a> {
     /// The network it asks by.
     pub fn zone(&self) -> &'a Zone {
         &self.asked.zone
+    }
+
+    /// Whether the host's resolvers are asked for it.
+    pub const fn forwards(&self) -> bool {
+        self.forwards
     }
 
     /// Its networks, the one it asks by first.
@@ -218,7 +234,7 @@ impl<'a> Asker<'a> {
             return Found::Nothing;
         }
         // A network may be called like a public domain: what is below it is asked of others where that may be.
-        if !self.asked.zone.forwards && self.zones().any(|zone| zone.below(text).is_some()) {
+        if !self.forwards && self.zones().any(|zone| zone.below(text).is_some()) {
             return Found::Nothing;
         }
         Found::NotOurs

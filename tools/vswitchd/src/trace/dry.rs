@@ -204,15 +204,17 @@ impl Policy for Dry {
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
         match task {
+            // The uplink judges it where the way out begins. What answers a client of a published l4 port is let out there:
+            // its flows are the worker's, and are not looked at.
             Task::Uplink if !here.snapshot.tables.may_open(packet.meta.port, packet) => {
-                self.router.unreachable(Unreachable::Egress, frame, packet, here, desk)
-            }
-            // Sockets of the host are beyond what can be tried without being done.
-            Task::Uplink if !here.snapshot.tables.may_open(packet.meta.port, packet) => {
-                self.seen.borrow_mut().steps.push(Step::Egress);
                 let denied = Task::Unreachable(Unreachable::Egress);
+                let mut seen = self.seen.borrow_mut();
+                seen.steps.push(Step::Egress);
+                seen.verdict = Some(Verdict::Local(denied));
+                drop(seen);
                 self.router.serve(denied, frame, packet, here, desk)
             }
+            // Sockets of the host are beyond what can be tried without being done.
             Task::Uplink if header_verifies(desk.bytes(frame), &packet.meta) => Ok(Fate::Local),
             Task::Uplink => Err(DropReason::BadChecksum),
             // Into a queue that nobody reads.

@@ -1,5 +1,7 @@
 //! What happened to a packet, hop by hop, in lines for people.
 
+use std::collections::HashSet;
+
 use router::explain::Step;
 use router::fib::{Entry, Next, Route};
 use router::source::Belongs;
@@ -24,6 +26,8 @@ pub struct Names {
     pub ports: Vec<Option<(String, String)>>,
     /// Networks.
     pub networks: Vec<String>,
+    /// Ports of containers that have l4 ports published.
+    pub published: HashSet<PortId>,
 }
 
 impl Names {
@@ -183,6 +187,7 @@ impl Teller<'_> {
         let mut lines: Vec<String> = self.run.steps.iter().map(|step| self.step(step)).collect();
         if let Some(verdict) = &self.run.verdict {
             lines.push(self.verdict(verdict, &packet.meta));
+            lines.extend(self.unless(verdict));
         }
         // What was found only where the way out begins.
         if let (Some(Verdict::Local(Task::Uplink | Task::Punt(_))), Some(reason)) =
@@ -191,6 +196,18 @@ impl Teller<'_> {
             lines.push(dropped(reason));
         }
         lines
+    }
+
+    /// What a trace cannot know: clients of published l4 ports are the uplink's, and what answers them is let out whatever
+    /// `egress` says, and to the gateway's own address where that stands in for them.
+    fn unless(&self, verdict: &Verdict) -> Option<String> {
+        let of_uplink = match verdict {
+            Verdict::Local(Task::Unreachable(Unreachable::Egress)) => self.run.steps.contains(&Step::Uplink),
+            Verdict::Local(Task::Unreachable(Unreachable::Port)) => true,
+            _ => false,
+        };
+        (of_uplink && self.names.published.contains(&self.run.port))
+            .then(|| "unless it answers a client of a published l4 port: those are not looked at".into())
     }
 
     fn step(&self, step: &Step) -> String {
@@ -272,6 +289,9 @@ impl Teller<'_> {
             Verdict::Forward(Action { out, hop: None }) => {
                 format!("{} is behind {}", meta.dst, self.names.port(*out))
             }
+            Verdict::Forward(Action { out, hop: Some(Way { cut: Some(mtu), .. }) }) => {
+                format!("to {}, in fragments of {mtu} bytes", self.names.port(*out))
+            }
             Verdict::Forward(Action { out, .. }) => format!("to {}", self.names.port(*out)),
             Verdict::Flood if meta.dst.is_group() => format!("{} is a group: to all others", meta.dst),
             Verdict::Flood => format!("{} is not in the FDB: to all others", meta.dst),
@@ -298,9 +318,8 @@ impl Teller<'_> {
                 format!("the gateway says: {why}")
             }
             Task::TooBig { mtu } => format!("the gateway says: too big, {mtu} bytes fit"),
-            Task::Fragment { out, mtu, .. } => {
-                format!("to {}, in fragments of {mtu} bytes", self.names.port(out))
-            }
+            // Never decided: see [`Way::cut`].
+            Task::Fragment { out, .. } => format!("to {}", self.names.port(out)),
             Task::Punt(Service::Dns) => "for the gateway's DNS, whose answer is not tried".into(),
             Task::Punt(Service::Dhcp) => "for the gateway's DHCP, whose answer is not tried".into(),
             Task::Uplink => "to a socket of the daemon's own; what the host makes of it is not tried".into(),
@@ -371,6 +390,7 @@ impl Teller<'_> {
     fn out(&self) -> Vec<TraceOut> {
         // The packet itself comes first, and then what had to be asked because of it.
         let itself = match self.run.verdict {
+            Some(Verdict::Forward(Action { hop: Some(Way { cut: Some(_), .. }), .. })) => 0,
             Some(Verdict::Forward(_)) => 1,
             Some(Verdict::Flood) => usize::MAX,
             _ => 0,
