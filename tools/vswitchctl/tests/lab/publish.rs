@@ -46,6 +46,23 @@ while True:
     s.sendto(f'{data.decode()} {peer[0]}'.encode(), peer)
 ";
 
+/// Both, over IPv6: TCP at l4 port 80, UDP at 53.
+const BOTH6: &str = "\
+import socket, threading
+def echo():
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    s.bind(('', 53))
+    while True:
+        data, peer = s.recvfrom(65535)
+        s.sendto(f'{data.decode()} {peer[0]}'.encode(), peer)
+threading.Thread(target=echo, daemon=True).start()
+with socket.create_server(('::', 80), family=socket.AF_INET6) as listener:
+    while True:
+        s, peer = listener.accept()
+        s.sendall(f'80 {peer[0]}\\n'.encode())
+        s.close()
+";
+
 /// Connects to each l4 port after the address and prints what it is told.
 const ASK: &str = "\
 import socket, sys
@@ -198,9 +215,7 @@ fn clients_reach_the_container_and_are_seen(mut host: Host) {
 fn clients_of_ipv6_are_seen_too(mut host: Host) {
     let outside = Outside::new6(&mut host);
     let port = free(1);
-    let server =
-        WEB.replace("create_server(('', port))", "create_server(('::', port), family=socket.AF_INET6)");
-    let configuration = lab(&host, &server, &[format!("{port}:80")])
+    let configuration = lab(&host, BOTH6, &[format!("{port}:80"), format!("{port}:53/udp")])
         .replace("subnet = \"10.1.0.0/24\"", "subnet6 = \"fd00:77:1::/64\"")
         .replace("ip = \"10.1.0.10\"", "ip6 = \"fd00:77:1::10\"");
     let daemon = host.start(&configuration);
@@ -208,6 +223,9 @@ fn clients_of_ipv6_are_seen_too(mut host: Host) {
     assert_eq!(wait_told("127.0.0.1", port), "80 fd00:77:1::1", "and for another family");
     let said = outside.python(ASK, &[&outside.near, &port.to_string()]);
     assert_eq!(said, format!("80 {}\n", outside.far), "the client's own address");
+    let ask = ASK_UDP.replace("AF_INET,", "AF_INET6,");
+    let said = outside.python(&ask, &[&port.to_string(), &outside.near]);
+    assert_eq!(said, format!("asked {} {}\n", outside.near, outside.far), "and by UDP");
     assert_eq!(nat(&daemon)[0]["target"], "fd00:77:1::10");
     daemon.assert_conserved();
     daemon.stop();
