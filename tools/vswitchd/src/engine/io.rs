@@ -1,0 +1,54 @@
+//! Which I/O engine reads and writes the devices, and why.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use switch::io::epoll::EpollIo;
+use switch::io::uring::{self, Unusable, UringIo};
+use switch::mailbox::Mailbox;
+
+use crate::api::rows::{IoEngine, IoStatus};
+use crate::config::Io;
+
+/// An engine.
+pub enum Engine {
+    Uring(UringIo),
+    Epoll(EpollIo),
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub enum IoError {
+    /// The file asks for io_uring, and the kernel refuses it.
+    #[error("`io` = \"uring\": this host refuses it: {0}; with \"auto\" or \"epoll\" the daemon runs here")]
+    Refused(#[from] Unusable),
+    /// The kernel has no descriptors left.
+    #[error("epoll: {0}")]
+    Epoll(#[from] Errno),
+}
+
+/// The engine that the configuration asks for, for so many ports, and what `show status` says of it. With "auto" the probe
+/// decides, and what it found is said.
+pub fn choose(wanted: Io, ports: usize, mailbox: &Arc<Mailbox>) -> Result<(Engine, IoStatus), IoError> {
+    let ring = || uring::probe().and_then(|()| UringIo::new(ports, Arc::clone(mailbox)));
+    let by_ring = |io, why: &str| (Engine::Uring(io), status(IoEngine::Uring, why.into()));
+    let by_epoll = |why| {
+        let io = EpollIo::new(ports, Arc::clone(mailbox))?;
+        Ok((Engine::Epoll(io), status(IoEngine::Epoll, why)))
+    };
+    match wanted {
+        Io::Uring => Ok(by_ring(ring()?, "io = uring")),
+        Io::Epoll => by_epoll("io = epoll".into()),
+        Io::Auto => match ring() {
+            Ok(io) => Ok(by_ring(io, "io = auto: this host allows it, tried at start")),
+            Err(unusable) => {
+                tracing::warn!(%unusable, "io_uring cannot be used here: epoll instead");
+                by_epoll(format!("io = auto: io_uring cannot be used: {unusable}"))
+            }
+        },
+    }
+}
+
+const fn status(engine: IoEngine, why: String) -> IoStatus {
+    IoStatus { engine, why }
+}
