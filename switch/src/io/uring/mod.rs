@@ -296,9 +296,25 @@ impl UringIo {
         if self.ring.queued() > 0 {
             self.enter(Ring::submit);
             self.reap(pool);
+            self.await_failures(pool);
         }
         for settled in self.settled.drain(..) {
             books.settle(settled);
+        }
+    }
+
+    /// A write that went well is over when it was submitted. One that failed says so among what the kernel has put off,
+    /// some of which it does when it is asked.
+    #[inline]
+    fn await_failures(&mut self, pool: &mut Pool) {
+        let mut left = self.writes.len();
+        while left > 0 {
+            self.enter(Ring::look);
+            self.reap(pool);
+            if self.writes.len() == left {
+                break; // it waits for something else; no TAP does that
+            }
+            left = self.writes.len();
         }
     }
 
@@ -416,7 +432,7 @@ impl Io for UringIo {
     }
 
     fn stopped(&self) -> bool {
-        self.stopping && self.arrived.is_empty() && self.writes.is_empty() && !self.ports.are_busy()
+        self.stopping && self.arrived.is_empty() && self.writes.len() == 0 && !self.ports.are_busy()
     }
 
     fn take_stats(&mut self) -> IoStats {

@@ -30,8 +30,8 @@ impl Writes {
         self.free.is_empty()
     }
 
-    pub const fn is_empty(&self) -> bool {
-        self.free.len() == self.table.len()
+    pub const fn len(&self) -> usize {
+        self.table.len() - self.free.len()
     }
 
     pub fn put(&mut self, writing: Writing) -> Option<u32> {

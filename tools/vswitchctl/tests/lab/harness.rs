@@ -129,9 +129,9 @@ impl Host {
     }
 
     /// The same with [`OTHER_ENGINE`]; `None` where one is chosen for all.
-    pub fn on_other_engine(self) -> Option<Self> {
-        let io = Some(OTHER_ENGINE.to_owned());
-        self.io.is_none().then_some(Self { io, ..self })
+    pub fn on_other_engine(mut self) -> Option<Self> {
+        let chosen = self.io.replace(OTHER_ENGINE.to_owned());
+        chosen.is_none().then_some(self)
     }
 
     /// A name in `/run/netns` (root) that belongs to this test alone.
