@@ -37,16 +37,10 @@ pub(super) fn relay(taps: &[OwnedFd; 2]) -> Result<()> {
                 (false, false) => Ok(()),
             }
             .map_err(failed("wait for io_uring"))?;
-            let heard = relay.reap(&mut spin)?;
-            let now = nanos();
-            match heard {
-                Some(tap) => {
-                    spin.heard(tap, now, &mut IoStats::default(), sleeps);
-                    break;
-                }
-                None if sleeps => break,
-                None => look = spin.missed(now),
+            if relay.reap(&mut spin, sleeps)? || sleeps {
+                break;
             }
+            look = spin.missed(nanos());
         }
     }
 }
@@ -87,16 +81,18 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// Writes what was read, lends what was written. The first TAP that was heard.
-    fn reap(&mut self, spin: &mut Spin) -> Result<Option<u64>> {
-        let mut heard = None;
+    /// Writes what was read, lends what was written. Whether a TAP was heard.
+    fn reap(&mut self, spin: &mut Spin, slept: bool) -> Result<bool> {
+        let mut heard = false;
         while let Some(done) = self.ring.next(&mut self.slab) {
             match done {
                 Done::Read { owner, filled, more } => {
                     if let (false, Some(reading)) = (more, self.reading.get_mut(usize::from(owner.port))) {
                         *reading = false;
                     }
-                    heard.get_or_insert(u64::from(owner.port));
+                    if !std::mem::replace(&mut heard, true) {
+                        spin.heard(u64::from(owner.port), nanos(), &mut IoStats::default(), slept);
+                    }
                     match filled {
                         Ok((slot, len)) => self.write(1 - owner.port.min(1), slot, len, spin),
                         Err(Errno::NOBUFS) => {}

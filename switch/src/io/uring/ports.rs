@@ -98,23 +98,36 @@ impl Ports {
         self.taps.get(usize::from(owner.port)).and_then(Option::as_ref).is_some_and(|it| it.owner == owner)
     }
 
-    /// Begins the reads that have to be, in the order of who got least in the last batch; `begin` says whether it could.
-    pub fn begin_reads(&mut self, mut begin: impl FnMut(BorrowedFd<'_>, Owner) -> bool) {
+    /// Whether reads have to be begun.
+    pub const fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Begins reads that have to be, at most so many: more would find no slot. Those who got least in the last batch are
+    /// the first. `begin` says whether it could.
+    pub fn begin_reads(&mut self, most: usize, mut begin: impl FnMut(BorrowedFd<'_>, Owner) -> bool) {
         let Self { idle, taps, batch, .. } = self;
-        if idle.len() > 1 {
-            let got = |port: &PortId| match taps.get(port.index()) {
-                Some(Some(Served { got: (when, frames), .. })) if batch.wrapping_sub(*when) <= 1 => *frames,
-                _ => 0,
-            };
-            idle.sort_unstable_by_key(got);
+        let got = |port: &PortId| match taps.get(port.index()) {
+            Some(Some(Served { got: (when, frames), .. })) if batch.wrapping_sub(*when) <= 1 => *frames,
+            _ => 0,
+        };
+        let most = most.min(idle.len());
+        if most < idle.len() {
+            idle.select_nth_unstable_by_key(most, got);
         }
-        idle.retain(|port| match taps.get_mut(port.index()) {
-            Some(Some(served)) if !served.reading => {
+        idle.get_mut(..most).unwrap_or_default().sort_unstable_by_key(got);
+        let mut again = Vec::new(); // nothing but where the kernel is out of memory
+        for port in idle.drain(..most) {
+            if let Some(Some(served)) = taps.get_mut(port.index())
+                && !served.reading
+            {
                 served.reading = begin(served.tap.fd.as_fd(), served.owner);
-                !served.reading
+                if !served.reading {
+                    again.push(port);
+                }
             }
-            _ => false,
-        });
+        }
+        idle.append(&mut again);
     }
 
     /// A completion of a read came; if it is the last one the read has to be begun again.
