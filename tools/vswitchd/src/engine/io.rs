@@ -29,6 +29,10 @@ pub enum IoError {
 
 /// The engine that the configuration asks for, for so many ports, and what `show status` says of it. With "auto" the probe
 /// decides, and what it found is said.
+///
+/// "auto" prefers io_uring. Measured by `bench race l2` on 2 cores, Linux 6.18, io_uring to epoll: a flood of 64-byte UDP
+/// 1.2, a TCP stream 0.9 to 1.06 in rounds that scatter as much, round trips and connects the same. Whoever moves nothing
+/// but TCP streams both ways at once may find `io = "epoll"` a little faster.
 pub fn choose(wanted: Io, ports: usize, mailbox: &Arc<Mailbox>) -> Result<(Engine, IoStatus), IoError> {
     let ring = || uring::probe().and_then(|()| UringIo::new(ports, Arc::clone(mailbox)));
     let by_ring = |io, why: &str| (Engine::Uring(io), status(IoEngine::Uring, why.into()));
