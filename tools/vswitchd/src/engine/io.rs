@@ -12,7 +12,7 @@ use crate::config::Io;
 
 /// An engine.
 pub enum Engine {
-    Uring(UringIo),
+    Uring(Box<UringIo>),
     Epoll(EpollIo),
 }
 
@@ -35,7 +35,7 @@ pub enum IoError {
 /// but TCP streams both ways at once may find `io = "epoll"` a little faster.
 pub fn choose(wanted: Io, ports: usize, mailbox: &Arc<Mailbox>) -> Result<(Engine, IoStatus), IoError> {
     let ring = || uring::probe().and_then(|()| UringIo::new(ports, Arc::clone(mailbox)));
-    let by_ring = |io, why: &str| (Engine::Uring(io), status(IoEngine::Uring, why.into()));
+    let by_ring = |io, why: &str| (Engine::Uring(Box::new(io)), status(IoEngine::Uring, why.into()));
     let by_epoll = |why| {
         let io = EpollIo::new(ports, Arc::clone(mailbox))?;
         Ok((Engine::Epoll(io), status(IoEngine::Epoll, why)))

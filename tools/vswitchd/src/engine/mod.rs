@@ -244,8 +244,7 @@ impl Way {
         let (settings, window) = (Configured::default(), Arc::new(Window::default()));
         let uplink = match kind {
             config::Uplink::Sockets => {
-                let uplink = Uplink::new(Arc::clone(&settings), Arc::clone(&window), Tick::now());
-                Some(uplink.map_err(std::io::Error::from)?)
+                Some(Uplink::new(Arc::clone(&settings), Arc::clone(&window), Tick::now())?)
             }
             config::Uplink::None => None,
         };
@@ -255,7 +254,7 @@ impl Way {
         let (counters, thread) = match engine {
             Engine::Uring(mut io) => {
                 house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
-                work(io, &snapshot, house)?
+                work(*io, &snapshot, house)?
             }
             Engine::Epoll(io) => {
                 house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
