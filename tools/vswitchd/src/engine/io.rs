@@ -13,7 +13,7 @@ use crate::config::Io;
 /// An engine.
 pub enum Engine {
     Uring(Box<UringIo>),
-    Epoll(EpollIo),
+    Epoll(Box<EpollIo>),
 }
 
 /// Why there is none.
@@ -38,7 +38,7 @@ pub fn choose(wanted: Io, ports: usize, mailbox: &Arc<Mailbox>) -> Result<(Engin
     let by_ring = |io, why: &str| (Engine::Uring(Box::new(io)), status(IoEngine::Uring, why.into()));
     let by_epoll = |why| {
         let io = EpollIo::new(ports, Arc::clone(mailbox))?;
-        Ok((Engine::Epoll(io), status(IoEngine::Epoll, why)))
+        Ok((Engine::Epoll(Box::new(io)), status(IoEngine::Epoll, why)))
     };
     match wanted {
         Io::Uring => Ok(by_ring(ring()?, "io = uring")),
@@ -55,4 +55,29 @@ pub fn choose(wanted: Io, ports: usize, mailbox: &Arc<Mailbox>) -> Result<(Engin
 
 const fn status(engine: IoEngine, why: String) -> IoStatus {
     IoStatus { engine, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_chosen_says_why() {
+        let mailbox = Arc::new(Mailbox::new(1).unwrap());
+        let said = |wanted| choose(wanted, 1, &mailbox).map(|(_, said)| said);
+        assert_eq!(said(Io::Epoll).unwrap(), status(IoEngine::Epoll, "io = epoll".into()));
+        match said(Io::Uring) {
+            Ok(said) => assert_eq!(said, status(IoEngine::Uring, "io = uring".into())),
+            Err(error) => assert!(error.to_string().contains("`io` = \"uring\""), "{error}"),
+        }
+        assert!(said(Io::Auto).unwrap().why.starts_with("io = auto: "));
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_asked_answered_and_would_help() {
+        let error = IoError::Refused(Unusable { step: "io_uring_setup", errno: Errno::PERM }).to_string();
+        for words in ["`io` = \"uring\"", "io_uring_setup", "not permitted", "seccomp", "\"epoll\""] {
+            assert!(error.contains(words), "{words} in {error}");
+        }
+    }
 }

@@ -258,7 +258,7 @@ impl Way {
             }
             Engine::Epoll(io) => {
                 house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
-                work(io, &snapshot, house)?
+                work(*io, &snapshot, house)?
             }
         };
         let uplink = UplinkControl::new(settings, window, most);
