@@ -56,6 +56,9 @@ enum Command {
         first: String,
         /// Name of the other.
         second: String,
+        /// By io_uring.
+        #[arg(long)]
+        ring: bool,
     },
 }
 
@@ -76,7 +79,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Stall(args) => measure("stall", || stall::run(args)),
         Command::Enter { netns, argv } => process::exec_in(netns, argv),
         Command::Load(load) => load::run(load),
-        Command::Relay { first, second } => relay::run([first, second]),
+        Command::Relay { first, second, ring } => relay::run([first, second], *ring),
     }
 }
 

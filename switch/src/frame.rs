@@ -7,9 +7,15 @@
 //!            ^ read starts here    ^ Frame::start                ^ a cache line begins
 //! ```
 
+use std::alloc::Layout;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::port::PortId;
+use crate::sys::ring::{Done, Full, Ring};
+use crate::sys::slab::Slab;
 use crate::vnet::VnetHdr;
 
 /// Bytes in front of what is read: room for the outer headers of a tunnel
@@ -29,6 +35,8 @@ pub const MAX_FRAME: usize = 14 + 4 + 65_535;
 /// into the same cache set. The read buffer is larger than the longest frame: a full one is a truncation.
 const STRIDE: usize = 1029 * LINE;
 const _: () = assert!(STRIDE - HEADROOM > VnetHdr::LEN + MAX_FRAME);
+/// Where the Ethernet header is in a slot that was filled.
+const START: usize = HEADROOM + VnetHdr::LEN;
 
 /// A frame in a [`Pool`]: where its Ethernet header starts and how long it is. Plain data; the bytes stay in the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +63,16 @@ impl Frame {
         Self { slot: self.slot, start: self.start + cut, len: self.len - cut, port: self.port }
     }
 
+    /// Where its bytes are in the slot.
+    const fn range(&self) -> Range<usize> {
+        self.start as usize..(self.start + self.len) as usize
+    }
+
+    /// Where they are with the virtio header in front.
+    const fn wire(&self) -> Range<usize> {
+        self.start as usize - VnetHdr::LEN..(self.start + self.len) as usize
+    }
+
     /// Whether it has no bytes at all.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -63,9 +81,7 @@ impl Frame {
 
 /// The buffers of one worker. Fixed in number; LIFO, so that the slot used last, still in the cache, is used next.
 pub struct Pool {
-    bytes: Box<[u8]>,
-    /// Where the first slot begins in them: with a cache line.
-    first: usize,
+    slab: Slab,
     refs: Box<[u16]>,
     free: Vec<u16>,
 }
@@ -73,18 +89,11 @@ pub struct Pool {
 impl Pool {
     /// A pool of `slots` frames. The memory is touched when a slot is first used.
     pub fn new(slots: u16) -> Self {
-        let bytes = vec![0; usize::from(slots) * STRIDE + LINE].into_boxed_slice();
-        Self {
-            first: bytes.as_ptr().align_offset(LINE).min(LINE),
-            bytes,
-            refs: vec![0; usize::from(slots)].into_boxed_slice(),
-            free: (0..slots).rev().collect(),
-        }
-    }
-
-    /// Where a slot begins.
-    const fn at(&self, slot: u16) -> usize {
-        self.first + slot as usize * STRIDE
+        let slab = Slab::new(slots, STRIDE).unwrap_or_else(|_| {
+            let bytes = usize::from(slots) * STRIDE;
+            std::alloc::handle_alloc_error(Layout::array::<u8>(bytes).unwrap_or(Layout::new::<u8>()))
+        });
+        Self { slab, refs: vec![0; usize::from(slots)].into_boxed_slice(), free: (0..slots).rev().collect() }
     }
 
     /// Slots that are free.
@@ -103,11 +112,9 @@ impl Pool {
         fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<Frame, FillError<E>> {
         let slot = *self.free.last().ok_or(FillError::NoBuffer)?;
-        let base = self.at(slot);
-        let buffer = self.bytes.get_mut(base + HEADROOM..base + STRIDE).unwrap_or_default();
-        let capacity = buffer.len();
+        let buffer = self.slab.slot_mut(slot).get_mut(HEADROOM..).unwrap_or_default();
         let read = fill(buffer).map_err(FillError::Io)?;
-        self.filled(port, read, capacity)
+        self.filled(port, read)
     }
 
     /// The same, with the bytes of another frame to read from, which `fill` gets beside the buffer.
@@ -122,33 +129,83 @@ impl Pool {
     ) -> Result<Frame, FillError<E>> {
         let Some(about) = about else { return self.fill(port, |buffer| fill(buffer, &[])) };
         let slot = *self.free.last().ok_or(FillError::NoBuffer)?;
-        let (at, from) = (self.at(slot), self.at(about.slot));
-        let (low, high) = self.bytes.split_at_mut(at.max(from));
-        let (buffer, source) = if at < from {
-            (low.get_mut(at..), &*high)
-        } else {
-            (Some(high), low.get(from..).unwrap_or_default())
-        };
-        let start = about.start as usize;
-        let source = source.get(start..start + about.len()).unwrap_or_default();
-        let buffer = buffer.and_then(|bytes| bytes.get_mut(HEADROOM..STRIDE)).unwrap_or_default();
-        let capacity = buffer.len();
+        let (buffer, source) = self.slab.pair(slot, about.slot);
+        let source = source.get(about.range()).unwrap_or_default();
+        let buffer = buffer.get_mut(HEADROOM..).unwrap_or_default();
         let written = fill(buffer, source).map_err(FillError::Io)?;
-        self.filled(port, written, capacity)
+        self.filled(port, written)
     }
 
     /// The slot on top, filled with `bytes`, is in use from now on.
     #[inline]
-    fn filled<E>(&mut self, port: PortId, bytes: usize, capacity: usize) -> Result<Frame, FillError<E>> {
-        if bytes >= capacity {
-            return Err(FillError::Truncated);
-        }
-        let len = bytes.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)?;
+    fn filled<E>(&mut self, port: PortId, bytes: usize) -> Result<Frame, FillError<E>> {
+        let len = frame_len(bytes)?;
         let slot = self.free.pop().ok_or(FillError::NoBuffer)?;
         if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
             *refs = 1;
         }
-        Ok(Frame { slot, start: (HEADROOM + VnetHdr::LEN) as u32, len: len as u32, port })
+        Ok(Frame { slot, start: START as u32, len: len as u32, port })
+    }
+
+    /// Lends the slot on top to the kernel, to be filled with what it reads. False: there is none, or the ring has enough.
+    pub(crate) fn lend(&mut self, ring: &mut Ring) -> bool {
+        let Some(&slot) = self.free.last() else { return false };
+        let lent = ring.lend(&mut self.slab, slot, HEADROOM);
+        if lent {
+            self.free.pop();
+        }
+        lent
+    }
+
+    /// A frame of the `bytes` that the kernel read into a lent slot, which is in use from now on, or free if it is none.
+    ///
+    /// # Errors
+    /// Those of [`Pool::fill`].
+    pub(crate) fn lent<E>(&mut self, port: PortId, slot: u16, bytes: usize) -> Result<Frame, FillError<E>> {
+        match frame_len(bytes) {
+            Ok(len) => {
+                if let Some(refs) = self.refs.get_mut(usize::from(slot)) {
+                    *refs = 1;
+                }
+                Ok(Frame { slot, start: START as u32, len: len as u32, port })
+            }
+            Err(error) => {
+                self.give_back(slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// A lent slot came back with nothing to be made of it.
+    pub(crate) fn give_back(&mut self, slot: u16) {
+        self.free.push(slot);
+    }
+
+    /// Begins a ring over these slots.
+    ///
+    /// # Errors
+    /// Those of [`Ring::begin`].
+    pub(crate) fn begin(&self, ring: &mut Ring) -> rustix::io::Result<()> {
+        ring.begin(&self.slab)
+    }
+
+    /// The next thing that the ring has done.
+    #[inline]
+    pub(crate) fn done(&mut self, ring: &mut Ring) -> Option<Done> {
+        ring.next(&mut self.slab)
+    }
+
+    /// Queues a write of a frame with its virtio header. Its holder must keep it until the write is over.
+    #[inline]
+    pub(crate) fn write(
+        &mut self,
+        ring: &mut Ring,
+        fd: BorrowedFd<'_>,
+        frame: &Frame,
+        token: u32,
+    ) -> Result<(), Full> {
+        let wire = frame.wire();
+        ring.write(&mut self.slab, fd, frame.slot, (wire.start, wire.len()), token)
     }
 
     /// One more holder of the frame's slot.
@@ -170,20 +227,17 @@ impl Pool {
 
     /// The bytes from the Ethernet header on.
     pub fn bytes(&self, frame: &Frame) -> &[u8] {
-        let start = self.at(frame.slot) + frame.start as usize;
-        self.bytes.get(start..start + frame.len()).unwrap_or_default()
+        self.slab.slot(frame.slot).get(frame.range()).unwrap_or_default()
     }
 
-    /// The same, to be edited by the hop `apply`, before the first write is queued.
+    /// The same, to be edited by the hop `apply`, before the first write is queued: none after that.
     pub fn bytes_mut(&mut self, frame: &Frame) -> &mut [u8] {
-        let start = self.at(frame.slot) + frame.start as usize;
-        self.bytes.get_mut(start..start + frame.len()).unwrap_or_default()
+        self.slab.slot_mut(frame.slot).get_mut(frame.range()).unwrap_or_default()
     }
 
     /// What is written to a TAP: the virtio header and the frame.
     pub fn wire(&self, frame: &Frame) -> &[u8] {
-        let start = self.at(frame.slot) + frame.start as usize;
-        self.bytes.get(start - VnetHdr::LEN..start + frame.len()).unwrap_or_default()
+        self.slab.slot(frame.slot).get(frame.wire()).unwrap_or_default()
     }
 
     /// The virtio header in front of the frame.
@@ -193,11 +247,19 @@ impl Pool {
 
     /// Replaces the virtio header in front of the frame.
     pub fn set_vnet(&mut self, frame: &Frame, header: &VnetHdr) {
-        let start = self.at(frame.slot) + frame.start as usize;
-        if let Some(place) = self.bytes.get_mut(start - VnetHdr::LEN..start) {
+        let start = frame.start as usize;
+        if let Some(place) = self.slab.slot_mut(frame.slot).get_mut(start - VnetHdr::LEN..start) {
             place.copy_from_slice(header.as_bytes());
         }
     }
+}
+
+/// How long the frame is of which so many bytes were read.
+fn frame_len<E>(bytes: usize) -> Result<usize, FillError<E>> {
+    if bytes >= STRIDE - HEADROOM {
+        return Err(FillError::Truncated);
+    }
+    bytes.checked_sub(VnetHdr::LEN).ok_or(FillError::Short)
 }
 
 /// Why a slot was not filled.

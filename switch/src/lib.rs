@@ -10,6 +10,7 @@
 
 pub mod admit;
 pub mod apply;
+pub mod books;
 pub mod checksum;
 pub mod decide;
 pub mod drop;

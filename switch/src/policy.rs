@@ -2,6 +2,7 @@
 //!
 //! A plain function `Fn(&Packet, &Network) -> Verdict` is a policy as well: that of a switch and nothing more.
 
+use crate::books::Books;
 use crate::drop::DropReason;
 use crate::flow::{Meta, Packet};
 use crate::frame::{FillError, Frame, Pool};
@@ -9,7 +10,6 @@ use crate::io::Io;
 use crate::parse::parse;
 use crate::port::{NetworkId, PortId};
 use crate::snapshot::{Network, Snapshot};
-use crate::stats::Counters;
 use crate::tick::Tick;
 use crate::tx;
 use crate::verdict::{Hop, Task, Verdict};
@@ -137,7 +137,7 @@ pub enum To<'a> {
 pub struct Desk<'a, I> {
     pub(crate) io: &'a mut I,
     pub(crate) pool: &'a mut Pool,
-    pub(crate) counters: &'a Counters,
+    pub(crate) books: &'a mut Books,
     pub(crate) released: &'a mut Vec<Frame>,
 }
 
@@ -166,23 +166,25 @@ impl<I: Io> Desk<'_, I> {
         fill: impl FnOnce(&mut [u8], &[u8]) -> Option<usize>,
     ) {
         let nobody = PortId(u16::MAX);
+        self.make_room();
         let made = self.pool.fill_about(nobody, about, |buffer, about| {
             let (header, frame) = buffer.split_at_mut_checked(VnetHdr::LEN).ok_or(())?;
             header.fill(0);
             Ok::<usize, ()>(VnetHdr::LEN + fill(frame, about).ok_or(())?)
         });
         let Ok(frame) = made else { return };
-        self.counters.worker.generated.add(1);
+        self.books.counters.worker.generated.add(1);
         // What we make goes through the parser as well: it knows what `tx` has to know of it.
         match (parse(self.pool.bytes(&frame), &self.pool.vnet(&frame), nobody, 0), to) {
             (Ok(packet), To::Port(out)) => {
-                tx::forward(self.io, self.pool, &frame, &packet.meta, out, self.counters);
+                // Counted; nobody waits for it.
+                let _ = tx::forward(self.io, self.pool, &frame, &packet.meta, out, self.books);
             }
             (Ok(mut packet), To::Flood(network, except)) => {
                 packet.meta.port = except.unwrap_or(nobody);
-                tx::flood(self.io, self.pool, &frame, &packet, network, self.counters);
+                tx::flood(self.io, self.pool, &frame, &packet, network, self.books);
             }
-            (Err(reason), _) => self.counters.drop_frame(nobody, reason),
+            (Err(reason), _) => self.books.counters.drop_frame(nobody, reason),
         }
         self.pool.release(&frame);
     }
@@ -191,9 +193,10 @@ impl<I: Io> Desk<'_, I> {
     /// to send.
     ///
     /// # Errors
-    /// No buffer is free, and `fill` was not called; or the port did not take it.
+    /// No buffer is free, and `fill` was not called; or it is known already that the port did not take it.
     pub fn emit(&mut self, out: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason> {
         let nobody = PortId(u16::MAX);
+        self.make_room();
         let made = self.pool.fill(nobody, |buffer| match fill(buffer) {
             0 => Err(()),
             len => Ok(len),
@@ -203,18 +206,23 @@ impl<I: Io> Desk<'_, I> {
             Err(FillError::NoBuffer) => return Err(DropReason::TxFull),
             Err(_) => return Ok(()),
         };
-        self.counters.worker.generated.add(1);
-        let sent = parse(self.pool.bytes(&frame), &self.pool.vnet(&frame), nobody, 0)
-            .and_then(|packet| self.io.tx(self.pool, out, &frame, &packet.meta));
-        match sent {
-            Ok(()) => {
-                self.counters.worker.forwarded.add(1);
-                tx::count_tx(self.counters, out, &frame);
+        self.books.counters.worker.generated.add(1);
+        let sent = match parse(self.pool.bytes(&frame), &self.pool.vnet(&frame), nobody, 0) {
+            Ok(packet) => tx::forward(self.io, self.pool, &frame, &packet.meta, out, self.books),
+            Err(reason) => {
+                self.books.counters.drop_frame(out, reason);
+                Err(reason)
             }
-            Err(reason) => self.counters.drop_frame(out, reason),
-        }
+        };
         self.pool.release(&frame);
         sent
+    }
+
+    /// A ring keeps what is queued: where that is all there is, it goes out now.
+    fn make_room(&mut self) {
+        if self.pool.available() == 0 {
+            self.io.flush(self.pool, self.books);
+        }
     }
 
     /// Keeps a frame beyond its batch. Whoever holds it must let it go by [`Desk::resume`] or [`Desk::give_up`].
@@ -229,8 +237,8 @@ impl<I: Io> Desk<'_, I> {
 
     /// A held frame is dropped.
     pub fn give_up(&mut self, frame: &Frame, reason: DropReason) {
-        self.counters.worker.released.add(1);
-        self.counters.drop_frame(frame.port, reason);
+        self.books.counters.worker.released.add(1);
+        self.books.counters.drop_frame(frame.port, reason);
         self.pool.release(frame);
     }
 }

@@ -98,7 +98,8 @@ impl WorkerCounters {
         self.drops.iter().map(Counter::get).sum()
     }
 
-    /// What went in and has not come out; 0 between batches, or frames were lost without a name.
+    /// What went in and has not come out; 0 between batches, or frames were lost without a name. (A ring that could not
+    /// write at once has some on their way; no TAP makes it wait.)
     pub fn unaccounted(&self) -> i128 {
         let wide = |counter: &Counter| i128::from(counter.get());
         wide(&self.rx) + wide(&self.generated) + wide(&self.released)

@@ -1,29 +1,34 @@
-//! Eighth hop: into the out port, or ports.
+//! Eighth hop: into the out port, or ports. What is only queued is booked when its outcome is known ([`Books`]).
 
+use crate::books::{Books, Copies, Ticket};
 use crate::drop::DropReason;
 use crate::flow::{Meta, Packet};
 use crate::frame::{Frame, Pool};
-use crate::io::Io;
+use crate::io::{Io, Sent};
 use crate::port::PortId;
 use crate::snapshot::Network;
-use crate::stats::Counters;
 
 /// To one port.
+///
+/// # Errors
+/// Why the port did not take it; it has been counted.
 pub fn forward<I: Io>(
     io: &mut I,
     pool: &mut Pool,
     frame: &Frame,
     meta: &Meta,
     out: PortId,
-    counters: &Counters,
-) {
-    match io.tx(pool, out, frame, meta) {
-        Ok(()) => {
-            counters.worker.forwarded.add(1);
-            count_tx(counters, out, frame);
+    books: &mut Books,
+) -> Result<(), DropReason> {
+    match io.tx(pool, out, frame, meta, Ticket::ALONE, books) {
+        Ok(Sent::Now) => books.forwarded(out, frame.len()),
+        Ok(Sent::Queued) => {}
+        Err(reason) => {
+            books.counters.drop_frame(out, reason);
+            return Err(reason);
         }
-        Err(reason) => counters.drop_frame(out, reason),
     }
+    Ok(())
 }
 
 /// To every member of the network but the one it came from. The frame counts once, its copies apart.
@@ -33,36 +38,27 @@ pub fn flood<I: Io>(
     frame: &Frame,
     packet: &Packet,
     network: &Network,
-    counters: &Counters,
+    books: &mut Books,
 ) {
-    let mut copies = 0;
-    let mut lost = None;
     let meta = &packet.meta;
+    if !books.may_open() {
+        io.flush(pool, books); // what is queued is over after that, and so are floods of this batch
+    }
+    let Some(ticket) = books.open() else { return books.counters.drop_frame(meta.port, DropReason::TxFull) };
+    let mut copies = Copies::default();
     let spared = network.claims.spared(packet);
     for &out in network.members.iter().filter(|&&out| out != meta.port && Some(out) != spared) {
-        match io.tx(pool, out, frame, meta) {
-            Ok(()) => {
-                copies += 1;
-                count_tx(counters, out, frame);
+        match io.tx(pool, out, frame, meta, ticket, books) {
+            Ok(Sent::Now) => {
+                copies.sent += 1;
+                books.taken(out, frame.len());
             }
+            Ok(Sent::Queued) => copies.queued += 1,
             Err(reason) => {
-                counters.worker.copies_lost.add(1);
-                counters.drop_at(out, reason);
-                lost = Some(reason);
+                copies.lost = Some(reason);
+                books.copy_lost(out, reason);
             }
         }
     }
-    if copies > 0 {
-        counters.worker.flooded.add(1);
-        counters.worker.copies.add(copies);
-    } else {
-        counters.drop_frame(meta.port, lost.unwrap_or(DropReason::NoOtherPort));
-    }
-}
-
-pub(crate) fn count_tx(counters: &Counters, out: PortId, frame: &Frame) {
-    if let Some(port) = counters.port(out) {
-        port.tx_frames.add(1);
-        port.tx_bytes.add(frame.len() as u64);
-    }
+    books.close(ticket, meta.port, copies);
 }

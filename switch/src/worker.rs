@@ -7,6 +7,7 @@ use arc_swap::Cache;
 
 use crate::admit::admit;
 use crate::apply::apply;
+use crate::books::Books;
 use crate::drop::DropReason;
 use crate::flow::Packet;
 use crate::frame::{Frame, Pool};
@@ -34,7 +35,7 @@ pub struct Worker<I, P: Policy> {
     /// Frames that were held and go on.
     released: Vec<Frame>,
     snapshot: Cache<Published<P::Tables>, Arc<Snapshot<P::Tables>>>,
-    counters: Arc<Counters>,
+    books: Books,
     storm: Storm,
     policy: P,
     /// The policy has more to do.
@@ -50,7 +51,7 @@ impl<I: Io, P: Policy> Worker<I, P> {
             batch: Batch::new(),
             released: Vec::with_capacity(BATCH),
             snapshot: Cache::new(snapshot),
-            counters: Arc::new(Counters::new(ports)),
+            books: Books::new(ports),
             storm: Storm::new(ports),
             policy,
             more: false,
@@ -59,7 +60,12 @@ impl<I: Io, P: Policy> Worker<I, P> {
 
     /// Its counters, to be read by anybody.
     pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
+        &self.books.counters
+    }
+
+    /// Slots of the pool that nobody has.
+    pub fn free_slots(&self) -> usize {
+        self.pool.available()
     }
 
     /// One batch through all hops, sleeping first if told so and if nothing is there, at most until the policy has
@@ -73,9 +79,9 @@ impl<I: Io, P: Policy> Worker<I, P> {
             (Wait::Sleep, Some(deadline)) => Wait::Until(deadline),
             (wait, _) => wait,
         };
-        let Self { io, pool, batch, released, snapshot, counters, storm, policy, more } = self;
+        let Self { io, pool, batch, released, snapshot, books, storm, policy, more } = self;
         let now = io.rx(pool, batch, wait)?; // 1. rx
-        let mut hops = Hops { io, pool, counters, storm, policy, released, now, snapshot: snapshot.load() };
+        let mut hops = Hops { io, pool, books, storm, policy, released, now, snapshot: snapshot.load() };
         let frames = batch.frames.len() + batch.lost.len();
         for port in batch.gone.drain(..) {
             let snapshot = hops.snapshot;
@@ -83,12 +89,12 @@ impl<I: Io, P: Policy> Worker<I, P> {
             policy.forget(port, snapshot, now, &mut desk);
         }
         for (port, reason) in batch.lost.drain(..) {
-            hops.counters.worker.rx.add(1);
-            hops.counters.drop_frame(port, reason);
+            hops.books.counters.worker.rx.add(1);
+            hops.books.counters.drop_frame(port, reason);
         }
         for frame in batch.frames.drain(..) {
-            hops.counters.worker.rx.add(1);
-            if let Some(port) = hops.counters.port(frame.port) {
+            hops.books.counters.worker.rx.add(1);
+            if let Some(port) = hops.books.counters.port(frame.port) {
                 port.rx_frames.add(1);
                 port.rx_bytes.add(frame.len() as u64);
             }
@@ -103,7 +109,7 @@ impl<I: Io, P: Policy> Worker<I, P> {
 struct Hops<'a, I, P: Policy> {
     io: &'a mut I,
     pool: &'a mut Pool,
-    counters: &'a Counters,
+    books: &'a mut Books,
     storm: &'a mut Storm,
     policy: &'a mut P,
     released: &'a mut Vec<Frame>,
@@ -114,7 +120,7 @@ struct Hops<'a, I, P: Policy> {
 impl<I: Io, P: Policy> Hops<'_, I, P> {
     fn finish_frame(&mut self, frame: Frame) {
         if let Err(reason) = self.take(&frame) {
-            self.counters.drop_frame(frame.port, reason);
+            self.books.counters.drop_frame(frame.port, reason);
         }
         self.pool.release(&frame);
     }
@@ -127,7 +133,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
 
         let mut packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
         admit(&packet, port, network)?; // 3. admit
-        learn(&packet.meta, network, self.now, &self.counters.worker); // 4. learn
+        learn(&packet.meta, network, self.now, &self.books.counters.worker); // 4. learn
         let verdict = self.policy.decide(&packet, &here); // 5. decide
         let verdict = self.policy.track(verdict, &packet, &here);
         match track(verdict, &packet.meta, network, self.storm, self.now) // 6. track
@@ -143,14 +149,15 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                 if to.is_some_and(|to| !to.claims.may_reach(action.out, &packet)) {
                     return Err(DropReason::NotForHost);
                 }
-                let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
+let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
                 if let Some(task) = fragments(&action) {
                     // Of what is done to a frame the tag goes here; the rest is done to each fragment.
                     let frame = apply(hop, meta, self.pool, frame, |_, _, _| Ok(()))?;
                     self.serve(task, &frame, &packet, &here)?;
                 } else {
                     let frame = apply(hop, meta, self.pool, frame, P::edit)?; // 7. apply
-                    tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.counters); // 8. tx
+                    // Booked there, one way or the other.
+                    let _ = tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.books); // 8. tx
                 }
                 if action.hop.is_some_and(|hop| hop.ask.is_some()) {
                     let (policy, mut desk) = self.desk();
@@ -159,7 +166,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
             }
             Verdict::Flood => {
                 let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
-                tx::flood(self.io, self.pool, &frame, &packet, network, self.counters); // 8. tx
+                tx::flood(self.io, self.pool, &frame, &packet, network, self.books); // 8. tx
             }
             Verdict::Local(task) => self.serve(task, frame, &packet, &here)?,
         }
@@ -175,14 +182,14 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
     ) -> Result<(), DropReason> {
         let (policy, mut desk) = self.desk();
         match policy.serve(task, frame, packet, here, &mut desk)? {
-            Fate::Local => self.counters.worker.local.add(1),
-            Fate::Held => self.counters.worker.held.add(1),
+            Fate::Local => self.books.counters.worker.local.add(1),
+            Fate::Held => self.books.counters.worker.held.add(1),
         }
         Ok(())
     }
 
     fn desk(&mut self) -> (&mut P, Desk<'_, I>) {
-        let desk = Desk { io: self.io, pool: self.pool, counters: self.counters, released: self.released };
+        let desk = Desk { io: self.io, pool: self.pool, books: self.books, released: self.released };
         (self.policy, desk)
     }
 
@@ -200,18 +207,18 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let mut next = 0;
         while let Some(frame) = self.released.get(next).copied() {
             next += 1;
-            self.counters.worker.released.add(1);
+            self.books.counters.worker.released.add(1);
             self.finish_frame(frame);
         }
         self.released.clear();
-        self.io.flush(self.pool);
+        self.io.flush(self.pool, self.books);
         if frames > 0 {
-            self.counters.worker.batches.add(1);
+            self.books.counters.worker.batches.add(1);
         }
         let stats = self.io.take_stats();
-        self.counters.worker.wakeups.add(stats.wakeups);
-        self.counters.worker.spins.add(stats.spins);
-        self.counters.worker.segmented.add(stats.segmented);
+        self.books.counters.worker.wakeups.add(stats.wakeups);
+        self.books.counters.worker.spins.add(stats.spins);
+        self.books.counters.worker.segmented.add(stats.segmented);
         more
     }
 }

@@ -15,8 +15,9 @@ use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::fdb::Fdb;
 use switch::flow::Packet;
-use switch::io::Wait;
 use switch::io::epoll::EpollIo;
+use switch::io::uring::{UringIo, probe};
+use switch::io::{Io, Wait};
 use switch::mac::MacAddr;
 use switch::mailbox::{Command, Mailbox};
 use switch::port::{NetworkId, PortId};
@@ -28,6 +29,29 @@ use switch::worker::Worker;
 const MIB: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// By which the worker reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    Epoll,
+    Uring,
+}
+
+const ENGINES: [Engine; 2] = [Engine::Epoll, Engine::Uring];
+
+/// A worker on a thread of its own, until it is told to stop.
+fn work<I: Io + Send + 'static>(io: I, snapshot: Snapshot) -> (Arc<Counters>, JoinHandle<()>) {
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let mut worker =
+        Worker::new(io, 128, 2, snapshot, |packet: &Packet, network: &Network| bridge(&packet.meta, network));
+    let counters = Arc::clone(worker.counters());
+    let thread = std::thread::spawn(move || {
+        while !worker.io.stopped() {
+            worker.step(Wait::Sleep).unwrap();
+        }
+    });
+    (counters, thread)
+}
+
 /// Two namespaces with a TAP each, and a worker between them. The first port takes super-frames, the second none.
 struct Lab {
     homes: [OwnedFd; 2],
@@ -38,7 +62,12 @@ struct Lab {
 
 impl Lab {
     /// `None`: not here, which is said, and which fails where `CI` is set.
-    fn new() -> Option<Self> {
+    fn new(engine: Engine) -> Option<Self> {
+        if let (Engine::Uring, Err(why)) = (engine, probe()) {
+            assert!(std::env::var("CI").is_err(), "no io_uring: {why}");
+            println!("skipped: no io_uring: {why}");
+            return None;
+        }
         let made = home(1).and_then(|first| Ok([first, home(2)?]));
         let [(first, one), (second, two)] = match made {
             Ok(homes) => homes,
@@ -69,17 +98,11 @@ impl Lab {
         for (number, (tap, gso)) in [(one, true), (two, false)].into_iter().enumerate() {
             mailbox.tell(Command::Attach { port: PortId(number as u16), tap: Arc::new(tap), gso }).unwrap();
         }
-        let io = EpollIo::new(2, Arc::clone(&mailbox)).unwrap();
-        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-        let mut worker = Worker::new(io, 64, 2, snapshot, |packet: &Packet, network: &Network| {
-            bridge(&packet.meta, network)
-        });
-        let counters = Arc::clone(worker.counters());
-        let thread = std::thread::spawn(move || {
-            while !worker.io.stopped() {
-                worker.step(Wait::Sleep).unwrap();
-            }
-        });
+        let for_it = Arc::clone(&mailbox);
+        let (counters, thread) = match engine {
+            Engine::Epoll => work(EpollIo::new(2, for_it).unwrap(), snapshot),
+            Engine::Uring => work(UringIo::new(2, for_it).unwrap(), snapshot),
+        };
         Some(Self { homes: [first, second], mailbox, counters, worker: Some(thread) })
     }
 
@@ -146,8 +169,8 @@ fn pattern() -> Vec<u8> {
     std::iter::repeat_with(next).take(8 * MIB / 8).flatten().collect()
 }
 
-fn stream(from: usize, to: &str) -> Option<Arc<Counters>> {
-    let lab = Lab::new()?;
+fn stream(engine: Engine, from: usize, to: &str) -> Option<Arc<Counters>> {
+    let lab = Lab::new(engine)?;
     let sent = pattern();
     let (mut sender, mut receiver) = lab.connect(from, to.parse().unwrap());
     let mut received = Vec::new();
@@ -164,8 +187,8 @@ fn stream(from: usize, to: &str) -> Option<Arc<Counters>> {
 
 #[test]
 fn a_stream_to_a_port_that_takes_no_super_frames() {
-    for to in ["10.77.0.2:0", "[fd77::2]:0"] {
-        let Some(counters) = stream(0, to) else { return };
+    for (engine, to) in ENGINES.iter().flat_map(|it| [(it, "10.77.0.2:0"), (it, "[fd77::2]:0")]) {
+        let Some(counters) = stream(*engine, 0, to) else { continue };
         let segmented = counters.worker.segmented.get();
         assert!(segmented > 8, "{to}: {segmented} super-frames were segmented");
         let from = counters.port(PortId(0)).unwrap();
@@ -175,8 +198,8 @@ fn a_stream_to_a_port_that_takes_no_super_frames() {
 
 #[test]
 fn a_stream_from_it_keeps_its_super_frames() {
-    for to in ["10.77.0.1:0", "[fd77::1]:0"] {
-        let Some(counters) = stream(1, to) else { return };
+    for (engine, to) in ENGINES.iter().flat_map(|it| [(it, "10.77.0.1:0"), (it, "[fd77::1]:0")]) {
+        let Some(counters) = stream(*engine, 1, to) else { continue };
         assert_eq!(counters.worker.segmented.get(), 0, "{to}");
     }
 }
@@ -201,8 +224,8 @@ else:
 
 #[test]
 fn datagrams_to_it_are_cut_where_the_sender_said() {
-    for host in ["10.77.0.2", "fd77::2"] {
-        let Some(lab) = Lab::new() else { return };
+    for (engine, host) in ENGINES.iter().flat_map(|it| [(it, "10.77.0.2"), (it, "fd77::2")]) {
+        let Some(lab) = Lab::new(*engine) else { continue };
         let python = |role| {
             let mut python = Process::new("/usr/bin/python3");
             python.args(["-c", SEGMENTS, role, host]);

@@ -40,7 +40,7 @@ impl Field {
         let world = World::create(&family)?;
         let containers: Vec<Netns> =
             (0..CONTAINERS).map(|index| Netns::expected(family.name(&index.to_string()))).collect();
-        let network = Config::new(&dir, uplink).network("race", "10.99.0.0/24", &[]);
+        let network = Config::new(&dir, uplink, "auto").network("race", "10.99.0.0/24", &[]);
         let config = (2u8..).zip(&containers).fold(network, |config, (last, netns)| {
             config.container(netns, "race", std::net::Ipv4Addr::new(10, 99, 0, last), &[])
         });

@@ -35,7 +35,7 @@ impl Fleet {
         let mut lines = vec![format!("gateway = \"{}\"", Self::address(0))];
         lines.extend(storm.map(|storm| format!("storm = {storm}")));
         lines.extend(fdb_limit.map(|limit| format!("fdb_limit = {limit}")));
-        let network = Config::new(&dir, Uplink::None).network("race", "10.99.0.0/16", &lines);
+        let network = Config::new(&dir, Uplink::None, "auto").network("race", "10.99.0.0/16", &lines);
         let config = containers.iter().enumerate().fold(network, |config, (index, netns)| {
             config.container(netns, "race", Self::address(index), &[])
         });

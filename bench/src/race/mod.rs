@@ -79,8 +79,10 @@ impl Args {
         if self.figures.is_empty() { self.scenario.measures() } else { &self.figures }
     }
 
-    fn peers(&self) -> &[Peer] {
-        if self.peers.is_empty() { self.scenario.peers() } else { &self.peers }
+    fn peers(&self) -> Vec<Peer> {
+        // Each engine of ours on its own is for whoever asks.
+        let all = self.scenario.peers().iter().filter(|peer| !peer.is_told_how());
+        if self.peers.is_empty() { all.copied().collect() } else { self.peers.clone() }
     }
 }
 
@@ -113,7 +115,7 @@ pub fn run(args: &Args) -> Result<()> {
         notes: if cfg!(debug_assertions) { vec![DEBUG.to_owned()] } else { Vec::new() },
         samples: Vec::new(),
     };
-    for &peer in args.peers() {
+    for peer in args.peers() {
         match absent(peer, args.scenario) {
             Some(reason) => report.missing.push((peer, reason)),
             None => report.peers.push(peer),

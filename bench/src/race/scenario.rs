@@ -19,8 +19,16 @@ pub enum Scenario {
 }
 
 /// All who are one namespace's way out.
-const UPLINKS: &[Peer] =
-    &[Peer::Kernel, Peer::Vswitchd, Peer::Pasta1500, Peer::Pasta65520, Peer::Slirp1500, Peer::Slirp65520];
+const UPLINKS: &[Peer] = &[
+    Peer::Kernel,
+    Peer::Vswitchd,
+    Peer::VswitchdEpoll,
+    Peer::VswitchdUring,
+    Peer::Pasta1500,
+    Peer::Pasta65520,
+    Peer::Slirp1500,
+    Peer::Slirp65520,
+];
 
 impl Scenario {
     /// Its word on the command line.
@@ -36,8 +44,20 @@ impl Scenario {
     /// Who takes part.
     pub const fn peers(self) -> &'static [Peer] {
         match self {
-            Self::L2 => &[Peer::Kernel, Peer::Relay, Peer::Vswitchd, Peer::Ovs, Peer::OvsTso, Peer::Vde],
-            Self::Route => &[Peer::Kernel, Peer::VswitchdL2, Peer::Vswitchd],
+            Self::L2 => &[
+                Peer::Kernel,
+                Peer::Relay,
+                Peer::RelayUring,
+                Peer::Vswitchd,
+                Peer::VswitchdEpoll,
+                Peer::VswitchdUring,
+                Peer::Ovs,
+                Peer::OvsTso,
+                Peer::Vde,
+            ],
+            Self::Route => {
+                &[Peer::Kernel, Peer::VswitchdL2, Peer::Vswitchd, Peer::VswitchdEpoll, Peer::VswitchdUring]
+            }
             Self::Egress | Self::Publish => UPLINKS,
         }
     }

@@ -20,16 +20,16 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
-use super::spin::{Look, Spin};
-use super::{BATCH, Batch, Io, IoStats, Wait};
+use super::spin::{Look, MAILBOX, Spin, WATCHED, nanos, span};
+use super::tap::{Scratch, Tap, Wrote};
+use super::{BATCH, Batch, Io, IoStats, Sent, Wait};
+use crate::books::{Books, Ticket};
 use crate::drop::DropReason;
 use crate::flow::{Gso, Meta};
 use crate::frame::{FillError, Frame, Pool};
 use crate::mailbox::{Command, Event, Mailbox, silence};
 use crate::port::PortId;
-use crate::segment::segment;
 use crate::tick::Tick;
-use crate::vnet::VnetHdr;
 
 /// Bytes after which a batch is closed: the next super-frame reuses the buffer that is still in the cache.
 const BATCH_BYTES: usize = 32 * 1024;
@@ -38,30 +38,18 @@ const BATCH_BYTES: usize = 32 * 1024;
 const TURN: usize = 16;
 /// Bytes of a frame that cost as much as its system calls.
 const UNIT: usize = 64 * 1024;
-/// Super-frames refused in a row before a port is not offered any more.
-const GSO_REFUSALS: u8 = 8;
-/// Token of the mailbox's eventfd; ports are their index.
-const MAILBOX: u64 = u64::MAX;
-/// Token of the descriptor that the policy has an eye on.
-const WATCHED: u64 = u64::MAX - 1;
 
-struct Tap {
-    fd: Arc<OwnedFd>,
+struct Served {
+    tap: Tap,
     /// Is in the ready ring.
     ready: bool,
-    /// Takes super-frames.
-    gso: bool,
-    /// Super-frames refused in a row.
-    refusals: u8,
-    /// The last write found the link down.
-    down: bool,
 }
 
 /// An engine of TAPs on one epoll instance.
 pub struct EpollIo {
     epoll: OwnedFd,
     mailbox: Arc<Mailbox>,
-    taps: Box<[Option<Tap>]>,
+    taps: Box<[Option<Served>]>,
     ready: VecDeque<PortId>,
     /// Frames that the next batch may hold.
     limit: usize,
@@ -69,8 +57,7 @@ pub struct EpollIo {
     spent: usize,
     /// Turns until epoll is asked who else is ready.
     turns: usize,
-    /// One segment, with its virtio header.
-    scratch: Box<[u8]>,
+    scratch: Scratch,
     spin: Spin,
     /// What epoll said last.
     heard: Vec<Heard>,
@@ -106,8 +93,8 @@ impl EpollIo {
             limit: 1,
             spent: 0,
             turns: 0,
-            scratch: vec![0; 2048 + 65_536].into_boxed_slice(),
-            spin: Spin::new(std::thread::available_parallelism().map_or(1, usize::from), WATCHED),
+            scratch: Scratch::default(),
+            spin: Spin::default(),
             heard: Vec::with_capacity(BATCH),
             stats: IoStats::default(),
             let_go: Vec::new(),
@@ -127,12 +114,7 @@ impl EpollIo {
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(WATCHED), epoll::EventFlags::IN)
     }
 
-    /// Whether [`Command::Stop`] came.
-    pub fn stopped(&self) -> bool {
-        self.stopped
-    }
-
-    fn tap(&mut self, port: PortId) -> Option<&mut Tap> {
+    fn served(&mut self, port: PortId) -> Option<&mut Served> {
         self.taps.get_mut(port.index())?.as_mut()
     }
 
@@ -207,10 +189,10 @@ impl EpollIo {
     }
 
     fn mark_ready(&mut self, port: PortId) {
-        if let Some(tap) = self.tap(port)
-            && !tap.ready
+        if let Some(served) = self.served(port)
+            && !served.ready
         {
-            tap.ready = true;
+            served.ready = true;
             self.ready.push_back(port);
         }
     }
@@ -235,7 +217,7 @@ impl EpollIo {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         let added = epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(u64::from(port.0)), flags);
         match (added, self.taps.get_mut(port.index())) {
-            (Ok(()), Some(place)) => *place = Some(Tap { fd, ready: false, gso, refusals: 0, down: false }),
+            (Ok(()), Some(place)) => *place = Some(Served { tap: Tap::new(fd, gso), ready: false }),
             (Ok(()), None) => self.mailbox.report(Event::AttachFailed(port, Errno::RANGE)),
             (Err(error), _) => self.mailbox.report(Event::AttachFailed(port, error)),
         }
@@ -244,8 +226,8 @@ impl EpollIo {
     /// Lets a port go. The keeper holds another descriptor of the same TAP, so epoll would go on reporting it: it is
     /// taken out explicitly, or a dead TAP would wake us for ever.
     fn forget(&mut self, port: PortId) {
-        if let Some(tap) = self.taps.get_mut(port.index()).and_then(Option::take) {
-            let _ = epoll::delete(&self.epoll, &tap.fd);
+        if let Some(served) = self.taps.get_mut(port.index()).and_then(Option::take) {
+            let _ = epoll::delete(&self.epoll, &served.tap.fd);
             self.ready.retain(|&ready| ready != port);
             self.let_go.push(port);
         }
@@ -259,8 +241,8 @@ impl EpollIo {
 
     /// Reads one frame of `port` into the batch. `false`: nothing more is there.
     fn read(&mut self, port: PortId, pool: &mut Pool, batch: &mut Batch) -> Read {
-        let Some(tap) = self.taps.get(port.index()).and_then(Option::as_ref) else { return Read::Empty };
-        match pool.fill(port, |buffer| rustix::io::read(&tap.fd, buffer)) {
+        let Some(served) = self.taps.get(port.index()).and_then(Option::as_ref) else { return Read::Empty };
+        match pool.fill(port, |buffer| rustix::io::read(&served.tap.fd, buffer)) {
             Ok(frame) => {
                 batch.frames.push(frame);
                 Read::Frame(frame.len())
@@ -291,8 +273,8 @@ impl EpollIo {
                 Read::Full => return false,
                 Read::Empty => {
                     self.ready.pop_front();
-                    if let Some(tap) = self.tap(port) {
-                        tap.ready = false;
+                    if let Some(served) = self.served(port) {
+                        served.ready = false;
                     }
                     self.end_turn();
                     return true;
@@ -313,52 +295,6 @@ impl EpollIo {
         self.spent = 0;
         self.turns = self.turns.saturating_sub(1);
     }
-
-    /// A port that takes no super-frames gets the segments, one write each.
-    #[cold]
-    fn tx_segmented(&mut self, bytes: &[u8], out: PortId, meta: &Meta) -> Result<(), DropReason> {
-        let Self { taps, scratch, .. } = self;
-        let tap = taps.get(out.index()).and_then(Option::as_ref).ok_or(DropReason::TxDown)?;
-        for index in 0.. {
-            // The virtio header of a plain frame is ten zero bytes, and those in front of `scratch` stay zero.
-            let place = scratch.get_mut(VnetHdr::LEN..).ok_or(DropReason::TxError)?;
-            let Some(len) = segment(bytes, meta, index, place) else { break };
-            let wire = scratch.get(..VnetHdr::LEN + len).ok_or(DropReason::TxError)?;
-            rustix::io::write(&tap.fd, wire).map_err(reason)?;
-        }
-        self.stats.segmented += 1;
-        Ok(())
-    }
-
-    /// Link state of a device in another namespace reaches us by no message: a refused write is how it is learned.
-    #[cold]
-    fn link(&mut self, out: PortId, down: bool) {
-        if let Some(tap) = self.tap(out) {
-            tap.down = down;
-            self.mailbox.report(if down { Event::LinkDown(out) } else { Event::LinkUp(out) });
-        }
-    }
-
-    #[cold]
-    fn refused(&mut self, out: PortId) {
-        let Some(tap) = self.tap(out) else { return };
-        tap.refusals = tap.refusals.saturating_add(1);
-        if tap.refusals == GSO_REFUSALS {
-            tap.gso = false;
-            self.mailbox.report(Event::GsoRefused(out));
-        }
-    }
-}
-
-/// How long until `deadline`; one coarse tick of the clock longer, or it would be waited for twice.
-fn span(deadline: Tick) -> Duration {
-    Duration::from_millis(deadline.millis().saturating_sub(Tick::now().millis()).min(3_600_000) + 4)
-}
-
-/// Nanoseconds of the monotonic clock, no system call.
-fn nanos() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs())
 }
 
 /// One event of epoll.
@@ -387,16 +323,6 @@ fn lost(batch: &mut Batch, port: PortId, reason: DropReason) -> Read {
     Read::Frame(0)
 }
 
-/// What a refused write means for the frame.
-fn reason(error: Errno) -> DropReason {
-    match error {
-        Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => DropReason::TxFull,
-        // EIO: the interface is down. EBADFD: it does not exist any more.
-        Errno::IO | Errno::BADFD => DropReason::TxDown,
-        _ => DropReason::TxError,
-    }
-}
-
 impl Io for EpollIo {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch, wait: Wait) -> io::Result<Tick> {
         if self.ready.is_empty() {
@@ -420,42 +346,42 @@ impl Io for EpollIo {
         Ok(Tick::now())
     }
 
-    fn tx(&mut self, pool: &mut Pool, out: PortId, frame: &Frame, meta: &Meta) -> Result<(), DropReason> {
-        let tap = self.taps.get_mut(out.index()).and_then(Option::as_mut).ok_or(DropReason::TxDown)?;
-        let gso = meta.gso != Gso::None;
-        if gso && !tap.gso {
-            return self.tx_segmented(pool.bytes(frame), out, meta);
+    fn tx(
+        &mut self,
+        pool: &mut Pool,
+        out: PortId,
+        frame: &Frame,
+        meta: &Meta,
+        _: Ticket,
+        _: &mut Books,
+    ) -> Result<Sent, DropReason> {
+        let served = self.taps.get_mut(out.index()).and_then(Option::as_mut).ok_or(DropReason::TxDown)?;
+        let (tap, gso) = (&mut served.tap, meta.gso != Gso::None);
+        if !gso || tap.gso {
+            let answer = rustix::io::write(&tap.fd, pool.wire(frame)).map(drop);
+            match tap.wrote(out, gso, answer, &self.mailbox) {
+                Wrote::Taken => {
+                    self.spin.sent(u64::from(out.0));
+                    return Ok(Sent::Now);
+                }
+                Wrote::Gone => {
+                    self.gone(out);
+                    return Err(DropReason::TxDown);
+                }
+                Wrote::Lost(reason) => return Err(reason),
+                Wrote::Refused => {}
+            }
         }
-        match rustix::io::write(&tap.fd, pool.wire(frame)) {
-            Ok(_) => {
-                self.spin.sent(u64::from(out.0));
-                if gso {
-                    tap.refusals = 0;
-                }
-                if tap.down {
-                    self.link(out, false);
-                }
-                Ok(())
-            }
-            Err(Errno::IO) => {
-                if !tap.down {
-                    self.link(out, true);
-                }
-                Err(DropReason::TxDown)
-            }
-            Err(Errno::INVAL) if gso => {
-                self.refused(out);
-                self.tx_segmented(pool.bytes(frame), out, meta)
-            }
-            Err(Errno::BADFD) => {
-                self.gone(out);
-                Err(DropReason::TxDown)
-            }
-            Err(error) => Err(reason(error)),
-        }
+        tap.write_segments(pool.bytes(frame), meta, &mut self.scratch)?;
+        self.stats.segmented += 1;
+        Ok(Sent::Now)
     }
 
-    fn flush(&mut self, _: &mut Pool) {}
+    fn flush(&mut self, _: &mut Pool, _: &mut Books) {}
+
+    fn stopped(&self) -> bool {
+        self.stopped
+    }
 
     fn take_stats(&mut self) -> IoStats {
         std::mem::take(&mut self.stats)

@@ -5,7 +5,8 @@ use std::io;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Batch, Io, IoStats, Wait};
+use super::{Batch, Io, IoStats, Sent, Wait};
+use crate::books::{Books, Ticket};
 use crate::drop::DropReason;
 use crate::flow::Meta;
 use crate::frame::{FillError, Frame, Pool};
@@ -105,7 +106,15 @@ impl Io for MemIo {
         Ok(self.now)
     }
 
-    fn tx(&mut self, pool: &mut Pool, out: PortId, frame: &Frame, _: &Meta) -> Result<(), DropReason> {
+    fn tx(
+        &mut self,
+        pool: &mut Pool,
+        out: PortId,
+        frame: &Frame,
+        _: &Meta,
+        _: Ticket,
+        _: &mut Books,
+    ) -> Result<Sent, DropReason> {
         let mut bytes = self.buffer();
         let port = self.ports.get_mut(out.index()).ok_or(DropReason::TxDown)?;
         if let Some(reason) = port.refuses {
@@ -114,10 +123,10 @@ impl Io for MemIo {
         }
         bytes.extend_from_slice(pool.wire(frame));
         port.sent.push_back(bytes);
-        Ok(())
+        Ok(Sent::Now)
     }
 
-    fn flush(&mut self, _: &mut Pool) {}
+    fn flush(&mut self, _: &mut Pool, _: &mut Books) {}
 
     fn take_stats(&mut self) -> IoStats {
         IoStats::default()

@@ -1,16 +1,19 @@
 //! The device seam: how a worker reaches its devices, in batches.
 //!
-//! Two engines stand behind it today: [`epoll`] for TAPs and [`mem`] for tests and micro benches. It is cut so that a
-//! ring engine fits without change: frames live in the worker's [`Pool`] and are named by value, a queued write may
-//! keep its frame by [`Pool::retain`] until its completion, `rx` is where completions are reaped, `flush` is where a
-//! ring submits. Any worker may write any TAP; each ingress belongs to one worker.
+//! Three engines stand behind it: [`uring`] and [`epoll`] for TAPs, [`mem`] for tests and micro benches. Frames live in
+//! the worker's [`Pool`] and are named by value. A write is done when `tx` returns, or it is queued: then the engine keeps
+//! the frame by [`Pool::retain`] until it is over, and books its outcome ([`Books::settle`]). `rx` is where completions
+//! are reaped, `flush` is where a ring submits. Any worker may write any TAP; each ingress belongs to one worker.
 
 pub mod epoll;
 pub mod mem;
-mod spin;
+pub mod spin;
+mod tap;
+pub mod uring;
 
 use std::io;
 
+use crate::books::{Books, Ticket};
 use crate::drop::DropReason;
 use crate::flow::Meta;
 use crate::frame::{Frame, Pool};
@@ -72,6 +75,15 @@ pub struct IoStats {
     pub segmented: u64,
 }
 
+/// How a frame was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is written.
+    Now,
+    /// It is queued; [`Books::settle`] is told what became of it, with its ticket, in the end.
+    Queued,
+}
+
 /// One worker's devices.
 pub trait Io {
     /// Fills an empty batch with what devices have, sleeping first if told so, and reads the clock once.
@@ -80,15 +92,27 @@ pub trait Io {
     /// Only when the engine itself is broken; the failure of one device is an event, never an error here.
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch, wait: Wait) -> io::Result<Tick>;
 
-    /// Writes or queues a frame to `out`. Between this call and [`Io::flush`] of the batch the frame's bytes must not
-    /// change.
+    /// Writes or queues a frame to `out`. From this call on the frame's bytes must not change.
     ///
     /// # Errors
     /// Why the port did not take it.
-    fn tx(&mut self, pool: &mut Pool, out: PortId, frame: &Frame, meta: &Meta) -> Result<(), DropReason>;
+    fn tx(
+        &mut self,
+        pool: &mut Pool,
+        out: PortId,
+        frame: &Frame,
+        meta: &Meta,
+        ticket: Ticket,
+        books: &mut Books,
+    ) -> Result<Sent, DropReason>;
 
-    /// The batch is done: submits what was queued.
-    fn flush(&mut self, pool: &mut Pool);
+    /// The batch is done, or needs room: submits what was queued and books what became of it.
+    fn flush(&mut self, pool: &mut Pool, books: &mut Books);
+
+    /// Whether it was told to end and has nothing left.
+    fn stopped(&self) -> bool {
+        false
+    }
 
     /// What the engine itself did since the last call.
     fn take_stats(&mut self) -> IoStats;

@@ -21,7 +21,15 @@
 //!
 //! The clock is read twice for a sleep and once for each look of a spin, never for a packet.
 
+use std::time::Duration;
+
 use super::IoStats;
+use crate::tick::Tick;
+
+/// Token of the mailbox's eventfd; ports are their index.
+pub const MAILBOX: u64 = u64::MAX;
+/// Token of the descriptor that the policy has an eye on.
+pub const WATCHED: u64 = u64::MAX - 1;
 
 /// Nanoseconds of one spin.
 pub const SPIN: u64 = 50_000;
@@ -46,15 +54,13 @@ pub enum Look {
 }
 
 /// The points of one worker. Time is an argument: nanoseconds of a monotonic clock.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Spin {
     /// There are cores to spare.
     allowed: bool,
     points: u8,
     /// Whose answer is awaited.
     awaited: u64,
-    /// The token of the policy's descriptor.
-    policy: u64,
     /// There were frames which the policy may have sent on; nothing came that way since.
     took: bool,
     /// The last batch had frames.
@@ -68,9 +74,18 @@ pub struct Spin {
 }
 
 impl Spin {
-    /// For a thread that may run on so many cores; `policy` is the token of the policy's descriptor.
-    pub fn new(cores: usize, policy: u64) -> Self {
-        Self { allowed: cores > 1, awaited: u64::MAX, policy, ..Self::default() }
+    /// For a thread that may run on so many cores.
+    pub const fn new(cores: usize) -> Self {
+        Self {
+            allowed: cores > 1,
+            points: 0,
+            awaited: MAILBOX,
+            took: false,
+            frames: false,
+            paused: 0,
+            began: 0,
+            looked: 0,
+        }
     }
 
     /// A batch was read, with frames or without.
@@ -109,10 +124,27 @@ impl Spin {
     pub fn heard(&mut self, token: u64, now: u64, stats: &mut IoStats, slept: bool) {
         stats.wakeups += u64::from(slept);
         stats.spins += u64::from(!slept);
-        let awaited = token == self.awaited || (self.took && token == self.policy);
+        let awaited = token == self.awaited || (self.took && token == WATCHED);
         let answers = awaited && now.saturating_sub(self.began) < SOON;
         self.points = if answers { (self.points + 1).min(MOST) } else { self.points.saturating_sub(2) };
     }
+}
+
+impl Default for Spin {
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// How long until `deadline`; one coarse tick of the clock longer, or it would be waited for twice.
+pub fn span(deadline: Tick) -> Duration {
+    Duration::from_millis(deadline.millis().saturating_sub(Tick::now().millis()).min(3_600_000) + 4)
+}
+
+/// Nanoseconds of the monotonic clock, no system call.
+pub fn nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec.unsigned_abs())
 }
 
 #[cfg(test)]
@@ -121,7 +153,7 @@ mod tests {
 
     const A: u64 = 1;
     const B: u64 = 2;
-    const POLICY: u64 = 9;
+    const POLICY: u64 = WATCHED;
 
     /// One thing heard `wait` nanoseconds after there was nothing to do, and forwarded to `to`; looks come every
     /// microsecond. Says whether it was found by a spin.
@@ -150,13 +182,13 @@ mod tests {
 
     #[test]
     fn a_conversation_is_caught_after_a_few_answers() {
-        let (mut spin, mut clock) = (Spin::new(2, POLICY), 0);
+        let (mut spin, mut clock) = (Spin::new(2), 0);
         assert!(conversation(&mut spin, &mut clock, 50) >= 100 - 2 * u32::from(ENOUGH));
     }
 
     #[test]
     fn its_end_costs_few_spins_and_nothing_is_spun_when_idle() {
-        let (mut spin, mut clock) = (Spin::new(2, POLICY), 0);
+        let (mut spin, mut clock) = (Spin::new(2), 0);
         conversation(&mut spin, &mut clock, 50);
         let spins = (0..100)
             .filter(|_| {
@@ -170,13 +202,13 @@ mod tests {
 
     #[test]
     fn a_stream_one_way_is_never_spun_for() {
-        let (mut spin, mut clock) = (Spin::new(2, POLICY), 0);
+        let (mut spin, mut clock) = (Spin::new(2), 0);
         assert!((0..1000).all(|_| !heard(&mut spin, &mut clock, 5_000, A, B)));
     }
 
     #[test]
     fn a_slow_ping_is_not_spun_for() {
-        let (mut spin, mut clock) = (Spin::new(2, POLICY), 0);
+        let (mut spin, mut clock) = (Spin::new(2), 0);
         for _ in 0..100 {
             assert!(!heard(&mut spin, &mut clock, 1_000_000_000, A, B));
             assert!(!heard(&mut spin, &mut clock, 20_000, B, A));
@@ -185,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_conversation_by_the_policy_is_one() {
-        let (mut spin, mut clock) = (Spin::new(2, POLICY), 0);
+        let (mut spin, mut clock) = (Spin::new(2), 0);
         let caught = (0..100).filter(|_| {
             // A frame of the container's, which is acknowledged at once and sent on; the policy's descriptor says first
             // that it can be written to again.
@@ -204,7 +236,7 @@ mod tests {
 
     #[test]
     fn who_needs_the_core_gets_it() {
-        let (mut spin, mut clock) = (Spin::new(2, POLICY), 0);
+        let (mut spin, mut clock) = (Spin::new(2), 0);
         conversation(&mut spin, &mut clock, 50);
         assert_eq!(spin.begin(clock), Look::Again);
         assert_eq!(spin.missed(clock + 1000), Look::Again);
@@ -221,7 +253,7 @@ mod tests {
 
     #[test]
     fn one_core_never_spins() {
-        let (mut spin, mut clock) = (Spin::new(1, POLICY), 0);
+        let (mut spin, mut clock) = (Spin::new(1), 0);
         assert_eq!(conversation(&mut spin, &mut clock, 50), 0);
     }
 }

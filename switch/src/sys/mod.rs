@@ -9,7 +9,9 @@ pub mod netns;
 pub mod path;
 pub mod process;
 mod returns;
+pub mod ring;
 pub mod signals;
+pub mod slab;
 pub mod socket;
 pub mod tun;
 

@@ -29,12 +29,18 @@ const LARGE: u16 = 65_520;
 pub enum Peer {
     /// Kernel bridges and veth pairs, the kernel's routing and NAT.
     Kernel,
-    /// Two TAPs and nothing between them: the limit.
+    /// Two TAPs and nothing between them, by epoll: the limit.
     Relay,
+    /// The same by io_uring.
+    RelayUring,
     /// This project on one network, beside what it does between two.
     VswitchdL2,
-    /// This project.
+    /// This project, with the engine that it chooses.
     Vswitchd,
+    /// This project by epoll.
+    VswitchdEpoll,
+    /// This project by io_uring.
+    VswitchdUring,
     /// Open vSwitch, netdev datapath.
     Ovs,
     /// The same with `userspace-tso-enable`.
@@ -61,8 +67,11 @@ impl Peer {
         match self {
             Self::Kernel => "kernel",
             Self::Relay => "relay",
+            Self::RelayUring => "relay-uring",
             Self::VswitchdL2 => "vswitchd-l2",
             Self::Vswitchd => "vswitchd",
+            Self::VswitchdEpoll => "vswitchd-epoll",
+            Self::VswitchdUring => "vswitchd-uring",
             Self::Ovs => "ovs",
             Self::OvsTso => "ovs-tso",
             Self::Vde => "vde",
@@ -85,6 +94,11 @@ impl Peer {
             (Self::Relay, _) => {
                 "two TAPs with vnet_hdr and all offloads, epoll, one read and one write a frame, no switching"
             }
+            (Self::RelayUring, _) => {
+                "two TAPs with vnet_hdr and all offloads, io_uring, multishot reads, our spin, no switching"
+            }
+            (Self::VswitchdEpoll, _) => "vswitchd with io = \"epoll\"",
+            (Self::VswitchdUring, _) => "vswitchd with io = \"uring\"",
             (Self::VswitchdL2, _) => "this project's daemon, both containers on one network, storm = 0",
             (Self::Vswitchd, Scenario::L2) => "this project's daemon, storm = 0",
             (Self::Vswitchd, Scenario::Route) => {
@@ -108,7 +122,16 @@ impl Peer {
     const fn programs(self, scenario: Scenario) -> &'static [&'static str] {
         match (self, scenario) {
             (Self::Kernel, Scenario::Egress | Scenario::Publish) => &["nft"],
-            (Self::Kernel | Self::Relay | Self::Vswitchd | Self::VswitchdL2, _) => &[],
+            (
+                Self::Kernel
+                | Self::Relay
+                | Self::RelayUring
+                | Self::Vswitchd
+                | Self::VswitchdEpoll
+                | Self::VswitchdUring
+                | Self::VswitchdL2,
+                _,
+            ) => &[],
             (Self::Ovs | Self::OvsTso, _) => {
                 &["ovs-vswitchd", "ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-appctl", "ethtool"]
             }
@@ -120,7 +143,22 @@ impl Peer {
 
     /// Whether it is our daemon.
     pub const fn is_ours(self) -> bool {
-        matches!(self, Self::Vswitchd | Self::VswitchdL2)
+        self.io().is_some()
+    }
+
+    /// The I/O engine of our daemon, where it is one.
+    const fn io(self) -> Option<&'static str> {
+        match self {
+            Self::Vswitchd | Self::VswitchdL2 => Some("auto"),
+            Self::VswitchdEpoll => Some("epoll"),
+            Self::VswitchdUring => Some("uring"),
+            _ => None,
+        }
+    }
+
+    /// Whether it is our daemon with an engine that it did not choose itself.
+    pub const fn is_told_how(self) -> bool {
+        matches!(self, Self::VswitchdEpoll | Self::VswitchdUring)
     }
 
     /// Why it cannot take part, if it cannot.
@@ -137,14 +175,13 @@ impl Peer {
         use Scenario::{Egress, L2, Publish, Route};
         let family = Family::random()?;
         let dir = Scratch::create(family.prefix())?;
+        let ours = self.io().filter(|_| scenario.peers().contains(&self));
         let lab = match (self, scenario) {
             (Self::Kernel, L2) => kernel::bridged(&family, dir)?,
             (Self::Kernel, Route) => kernel::routed(&family, dir)?,
             (Self::Kernel, Egress | Publish) => kernel::translated(&family, dir, scenario)?,
-            (Self::Relay, L2) => relay::start(&family, dir)?,
-            (Self::Vswitchd, L2) | (Self::VswitchdL2, Route) => vswitchd::switched(&family, dir)?,
-            (Self::Vswitchd, Route) => vswitchd::routed(&family, dir)?,
-            (Self::Vswitchd, Egress | Publish) => vswitchd::uplinked(&family, dir, scenario)?,
+            (Self::Relay, L2) => relay::start(&family, dir, false)?,
+            (Self::RelayUring, L2) => relay::start(&family, dir, true)?,
             (Self::Ovs, L2) => ovs::start(&family, dir, false)?,
             (Self::OvsTso, L2) => ovs::start(&family, dir, true)?,
             (Self::Vde, L2) => vde::start(&family, dir)?,
@@ -152,7 +189,12 @@ impl Peer {
             (Self::Pasta65520, Egress | Publish) => pasta::start(&family, dir, scenario, LARGE)?,
             (Self::Slirp1500, Egress | Publish) => slirp::start(&family, dir, scenario, MTU)?,
             (Self::Slirp65520, Egress | Publish) => slirp::start(&family, dir, scenario, LARGE)?,
-            (peer, scenario) => return Err(peer.stranger(scenario)),
+            (peer, scenario) => match (ours, scenario) {
+                (Some(io), Route) if peer != Self::VswitchdL2 => vswitchd::routed(&family, dir, io)?,
+                (Some(io), L2 | Route) => vswitchd::switched(&family, dir, io)?,
+                (Some(io), Egress | Publish) => vswitchd::uplinked(&family, dir, scenario, io)?,
+                (None, _) => return Err(peer.stranger(scenario)),
+            },
         };
         lab.prepare()?;
         Ok(lab)

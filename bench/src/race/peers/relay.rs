@@ -7,10 +7,11 @@ use crate::error::Result;
 use crate::ns::Family;
 use crate::process::{self, Process, Scratch, Stop};
 
-pub(super) fn start(family: &Family, dir: Scratch) -> Result<Lab> {
+pub(super) fn start(family: &Family, dir: Scratch, ring: bool) -> Result<Lab> {
     let site = Site::create(family)?;
     let [first, second] = LINKS;
-    let argv = process::own(&["relay", first, second])?;
+    let how: &[&str] = if ring { &["--ring"] } else { &[] };
+    let argv = process::own(&[&["relay", first, second], how].concat())?;
     let mut relay = Process::start(&dir, Some(site.workshop.name()), &argv, Stop::Kill)?;
     relay.wait_line("ready", Duration::from_secs(5))?;
     site.hand_over(|_| Ok(()))?;

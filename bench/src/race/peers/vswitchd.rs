@@ -31,15 +31,15 @@ pub enum Uplink {
 }
 
 impl Config {
-    /// The daemon's part, with sockets and state in `dir`.
-    pub fn new(dir: &Scratch, uplink: Uplink) -> Self {
+    /// The daemon's part, with sockets and state in `dir`, and an I/O engine.
+    pub fn new(dir: &Scratch, uplink: Uplink, io: &str) -> Self {
         let kind = match uplink {
             Uplink::None => "none",
             Uplink::Sockets => "sockets",
         };
         let (control, state) = (dir.file("control.sock"), dir.file("state"));
         Self(format!(
-            "[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = \"epoll\"\n\n[uplink]\nkind = \"{kind}\"\n"
+            "[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = {io:?}\n\n[uplink]\nkind = \"{kind}\"\n"
         ))
     }
 
@@ -116,12 +116,12 @@ pub fn daemon(dir: &Scratch, netns: Option<&Netns>, config: &Config, limit: Dura
 }
 
 /// Two containers on one network.
-pub(super) fn switched(family: &Family, dir: Scratch) -> Result<Lab> {
+pub(super) fn switched(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
     let (a, b) = (Netns::expected(family.name("a")), Netns::expected(family.name("b")));
     let [of_a, of_b] = ADDRESSES;
     // The subnet's first address is kept for a gateway; here the first container has it.
     let lines = ["storm = 0".to_owned(), format!("gateway = \"{of_a}\"")];
-    let config = Config::new(&dir, Uplink::None)
+    let config = Config::new(&dir, Uplink::None, io)
         .network("race", "10.99.0.0/24", &lines)
         .container(&a, "race", of_a, &[])
         .container(&b, "race", of_b, &[]);
@@ -131,13 +131,13 @@ pub(super) fn switched(family: &Family, dir: Scratch) -> Result<Lab> {
 }
 
 /// Two containers on two networks, of which the one may open connections to the other.
-pub(super) fn routed(family: &Family, dir: Scratch) -> Result<Lab> {
+pub(super) fn routed(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
     let (a, b) = (Netns::expected(family.name("a")), Netns::expected(family.name("b")));
     let addresses = [Ipv4Addr::new(10, 99, 1, 2), Ipv4Addr::new(10, 99, 2, 2)];
     let [of_a, of_b] = addresses;
     let lines = ["storm = 0".to_owned(), "routes_to = [\"two\"]".to_owned()];
     let [storm, _] = &lines;
-    let config = Config::new(&dir, Uplink::None)
+    let config = Config::new(&dir, Uplink::None, io)
         .network("one", "10.99.1.0/24", &lines)
         .network("two", "10.99.2.0/24", std::slice::from_ref(storm))
         .container(&a, "one", of_a, &[])
@@ -148,14 +148,14 @@ pub(super) fn routed(family: &Family, dir: Scratch) -> Result<Lab> {
 }
 
 /// A container whose way out is sockets of a daemon on the host.
-pub(super) fn uplinked(family: &Family, dir: Scratch, scenario: Scenario) -> Result<Lab> {
+pub(super) fn uplinked(family: &Family, dir: Scratch, scenario: Scenario, io: &str) -> Result<Lab> {
     let world = World::create(family)?;
     let container = Netns::expected(family.name("a"));
     let (first, last) = Service::PORTS;
     let published =
         format!("publish = [\"{first}-{last}:{first}-{last}\", \"{first}-{last}:{first}-{last}/udp\"]");
     let lines = if scenario == Scenario::Publish { vec![published] } else { Vec::new() };
-    let config = Config::new(&dir, Uplink::Sockets)
+    let config = Config::new(&dir, Uplink::Sockets, io)
         .network("race", "10.99.0.0/24", &["storm = 0".to_owned()])
         .container(&container, "race", CONTAINER, &lines);
     let Daemon { process, .. } = daemon(&dir, Some(&world.host), &config, LIMIT)?;

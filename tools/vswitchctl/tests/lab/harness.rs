@@ -42,6 +42,22 @@ macro_rules! as_both {
     )+ };
 }
 
+/// The I/O engine that `io = "auto"` does not choose where both work. What is most likely to fail by an engine is run with
+/// it once more; `VSWITCH_LAB_IO=epoll` (or `uring`, `auto`) runs everything with that one, and nothing twice.
+pub const OTHER_ENGINE: &str = "epoll";
+
+/// Makes `#[test]`s of functions, as root and with [`OTHER_ENGINE`].
+#[macro_export]
+macro_rules! on_other_engine {
+    ($($name:ident),+ $(,)?) => { mod on_other_engine { $(
+        #[test]
+        fn $name() {
+            use $crate::harness::{As, Host};
+            if let Some(host) = Host::new(As::Root).and_then(Host::on_other_engine) { super::$name(host) }
+        }
+    )+ } };
+}
+
 /// Looks until `look` finds something.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -62,6 +78,8 @@ pub struct Host {
     pub tag: String,
     /// The control socket of the configurations of this test.
     pub control: PathBuf,
+    /// `io` of the configurations of this test.
+    pub io: Option<String>,
     user: Option<User>,
     _tun: Option<OpenTun>,
     namespaces: Vec<String>,
@@ -101,12 +119,19 @@ impl Host {
             dir,
             tag,
             control,
+            io: std::env::var("VSWITCH_LAB_IO").ok(),
             user,
             _tun: tun,
             namespaces: Vec::new(),
             around: Vec::new(),
             before: Vec::new(),
         })
+    }
+
+    /// The same with [`OTHER_ENGINE`]; `None` where one is chosen for all.
+    pub fn on_other_engine(mut self) -> Option<Self> {
+        let chosen = self.io.replace(OTHER_ENGINE.to_owned());
+        chosen.is_none().then_some(self)
     }
 
     /// A name in `/run/netns` (root) that belongs to this test alone.
@@ -186,7 +211,8 @@ impl Host {
     /// `[daemon]` with paths of this test; containers and networks follow.
     pub fn configuration(&self, rest: &str) -> String {
         let dir = self.dir.display();
-        format!("[daemon]\ncontrol = \"{dir}/run/control.sock\"\nstate = \"{dir}/state\"\n{rest}")
+        let io = self.io.as_ref().map_or_else(String::new, |io| format!("io = \"{io}\"\n"));
+        format!("[daemon]\ncontrol = \"{dir}/run/control.sock\"\nstate = \"{dir}/state\"\n{io}{rest}")
     }
 
     /// Network `blue` (10.1.0.0/24) with `create`d containers `a`, `b`, ...: addresses from 10.1.0.2 on.
@@ -520,6 +546,7 @@ impl Daemon {
             dir: PathBuf::new(),
             tag: String::new(),
             control: PathBuf::new(),
+            io: None,
             user: None,
             _tun: None,
             namespaces: Vec::new(),

@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 
-use crate::as_both;
 use crate::harness::{Daemon, Host, PYTHON, Train, cpu_seconds, run, text, wait_for};
 use crate::wire::{
     BROADCAST, Listener, advertisement, advertisement_by, arp, checksum, ethernet, ip, ipv4, mac, put, send,
     tcp, udp,
 };
+use crate::{as_both, on_other_engine};
 
 as_both!(
     a_container_plays_with_its_interface,
@@ -23,6 +23,12 @@ as_both!(
     who_does_not_read_holds_up_nobody,
     networks_do_not_leak,
     too_few_descriptors_fail_new_ports_only,
+);
+
+on_other_engine!(
+    a_container_plays_with_its_interface,
+    offload_headers_that_lie_are_dropped,
+    who_does_not_read_holds_up_nobody,
 );
 
 const MAGIC: &[u8] = b"<vswitch-magic>!";

@@ -5,11 +5,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::as_both;
 use crate::harness::{
     As, Contained, Daemon, Host, Train, arguments, children_of, cpu_seconds, descriptors, gone, names, run,
     skipped, text, wait_for,
 };
+use crate::{as_both, on_other_engine};
 
 as_both!(
     running_containers_are_served_by_every_form,
@@ -21,6 +21,12 @@ as_both!(
     sockets_stay_at_home_and_the_engine_has_no_powers,
     the_engine_forwards_on_without_its_keeper,
     commands_that_do_not_listen_do_not_hold_up_the_end,
+);
+
+on_other_engine!(
+    a_namespace_dies_and_returns,
+    an_interface_deleted_inside_is_down_until_reload,
+    the_engine_forwards_on_without_its_keeper,
 );
 
 /// A container at `netns` on network blue, to be added to a configuration.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::as_both;
 use crate::harness::{Daemon, Host, arguments, children_of, gone, text, wait_for};
 use crate::traffic::{Stream, arrivals, from, train};
+use crate::{as_both, on_other_engine};
 
 as_both!(
     an_upgrade_loses_no_stream,
@@ -15,6 +15,8 @@ as_both!(
     a_daemon_that_cannot_leaves_the_old_one_untouched,
     what_changed_in_the_file_is_applied_on_the_way,
 );
+
+on_other_engine!(an_upgrade_loses_no_stream,);
 
 /// What a container's kernel knows of its interface.
 fn identity(daemon: &Daemon) -> [(Value, Value, Value); 2] {

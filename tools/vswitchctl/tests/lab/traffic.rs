@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::as_both;
 use crate::basics::SEND;
 use crate::harness::{Background, Daemon, Host, run, text, wait_for};
+use crate::{as_both, on_other_engine};
 
 as_both!(
     tcp_passes_in_super_frames,
@@ -18,6 +18,16 @@ as_both!(
     streams_survive_reloads,
     streams_survive_the_engine,
     tagged_frames_keep_their_tag,
+    a_flood_harms_no_neighbour,
+);
+
+on_other_engine!(
+    tcp_passes_in_super_frames,
+    tcp_without_offloads_passes,
+    datagrams_pass,
+    jumbo_frames_pass,
+    streams_survive_reloads,
+    streams_survive_the_engine,
     a_flood_harms_no_neighbour,
 );
 

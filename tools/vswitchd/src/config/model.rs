@@ -84,6 +84,8 @@ impl Serialize for Workers {
 pub enum Io {
     /// The best that the kernel allows, found by a probe at start.
     Auto,
+    /// io_uring; the daemon does not start where the kernel refuses it.
+    Uring,
     /// epoll, read and write.
     Epoll,
 }

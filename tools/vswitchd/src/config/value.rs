@@ -204,10 +204,7 @@ pub(super) fn spoof(text: &str) -> Result<Spoof, Problem> {
 
 /// `io`.
 pub(super) fn io(text: &str) -> Result<Io, Problem> {
-    if text == "uring" {
-        return Err(Problem::not_supported("`io` = \"uring\"", "; \"auto\" and \"epoll\" are"));
-    }
-    choice("io", text, &[("auto", Io::Auto), ("epoll", Io::Epoll)])
+    choice("io", text, &[("auto", Io::Auto), ("uring", Io::Uring), ("epoll", Io::Epoll)])
 }
 
 /// `workers` as text.

@@ -12,9 +12,9 @@ use super::networks::NetworkRecord;
 use super::ports::{MAX_PORTS, PortRecord, State};
 use super::records::Bare;
 use crate::api::rows::{
-    CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, IoEngine, IoStatus,
-    LimitStatus, NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof,
-    Stats, StatsRow, Status, WorkerRow,
+    CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, LimitStatus,
+    NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof, Stats, StatsRow,
+    Status, WorkerRow,
 };
 use crate::config;
 use switch::sys::tun::offload;
@@ -261,10 +261,7 @@ impl Control {
             rootless: self.begin.rootless,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             capabilities: super::capabilities(),
-            io: IoStatus {
-                engine: IoEngine::Epoll,
-                why: "the only engine of this release; io_uring is not built yet".into(),
-            },
+            io: self.io.clone(),
             workers: 1,
             config: self.begin.config_name.clone(),
             generation: self.generation,

@@ -35,6 +35,7 @@ use super::records::{Bare, ContainerRecord, Outcome, Then, Unsettled};
 use super::uplink::UplinkControl;
 use super::{hosts::Hosts, publish};
 use crate::api::Call;
+use crate::api::rows::IoStatus;
 use crate::channel::AsyncChannel;
 use crate::config::Config;
 use crate::names::server::Shared;
@@ -64,6 +65,7 @@ pub struct Control {
     pub(super) counters: Arc<Counters>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
+    pub(super) io: IoStatus,
     pub(super) names: Arc<Shared>,
     pub(super) published: PublishedPorts,
     pub(super) generation: u64,
@@ -115,6 +117,8 @@ pub struct Parts {
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     /// What the worker's uplink reads and shows.
     pub uplink: UplinkControl,
+    /// How devices are read and written.
+    pub io: IoStatus,
     /// What an engine before this one had listen.
     pub inherited: Vec<Listen>,
     /// The listening control socket.
@@ -140,6 +144,7 @@ impl Control {
             counters,
             snapshot,
             uplink,
+            io,
             inherited,
             punt,
             names,
@@ -162,6 +167,7 @@ impl Control {
             counters,
             snapshot,
             uplink,
+            io,
             published: PublishedPorts::new(inherited),
             names,
             generation: 0,

@@ -10,6 +10,7 @@ mod describe;
 mod dhcp;
 mod heir;
 mod hosts;
+mod io;
 mod keeper;
 mod leases;
 mod memory;
@@ -32,7 +33,7 @@ mod uplink;
 pub use publish::all_up;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -41,8 +42,7 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use router::tables::Tables;
-use switch::io::Wait;
-use switch::io::epoll::EpollIo;
+use switch::io::{Io, Wait};
 use switch::mailbox::{Command, Mailbox};
 use switch::punt::{Punt, SLOTS as PARCELS};
 use switch::snapshot::Snapshot;
@@ -52,6 +52,7 @@ use switch::tick::Tick;
 use switch::worker::Worker;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::api::rows::IoStatus;
 use crate::api::server;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{self, Config, ConfigErrors, Context, Paths};
@@ -64,6 +65,7 @@ use crate::policy::House;
 use crate::uplink::{Configured, Uplink};
 use crate::wire::{Begin, Listen, ToEngine, ToKeeper};
 use control::{Control, Parts};
+use io::Engine;
 use keeper::Keeper;
 use leases::Leases;
 use objects::Objects;
@@ -91,9 +93,12 @@ pub enum EngineError {
     /// The configuration is not valid (it was when the keeper read it, unless the file changed meanwhile).
     #[error("{0}")]
     Config(#[from] ConfigErrors),
+    /// There is no way to read and write devices.
+    #[error(transparent)]
+    Devices(#[from] io::IoError),
     /// The kernel refused something.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(#[from] std::io::Error),
 }
 
 /// Runs the engine on the channel that the keeper left as standard input.
@@ -124,7 +129,7 @@ fn start(channel: Channel) -> Result<ExitCode, Failed> {
         Ok(given) => given,
         Err(error) => return Err((error, Some(channel))),
     };
-    let alone = |error: io::Error| (EngineError::from(error), None);
+    let alone = |error: std::io::Error| (EngineError::from(error), None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(alone)?;
     runtime.block_on(serve(channel, given)).map_err(|error| (error, None))
 }
@@ -213,7 +218,7 @@ fn read_after(
 }
 
 /// The text of a memory file; one byte more than is allowed is enough to refuse it.
-fn text_of(fd: OwnedFd) -> io::Result<Vec<u8>> {
+fn text_of(fd: OwnedFd) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
     File::from(fd).take(config::MAX_BYTES as u64 + 1).read_to_end(&mut text)?;
     Ok(text)
@@ -226,15 +231,16 @@ struct Way {
     counters: Arc<Counters>,
     punt: Arc<Punt>,
     uplink: UplinkControl,
+    io: IoStatus,
     thread: JoinHandle<()>,
 }
 
 impl Way {
     /// Starts a worker without ports.
-    fn begin(kind: config::Uplink) -> io::Result<Self> {
+    fn begin(kind: config::Uplink, io: config::Io) -> Result<Self, EngineError> {
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS)?);
-        let io = EpollIo::new(ports::MAX_PORTS, Arc::clone(&mailbox))?;
+        let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(std::io::Error::from)?);
+        let (engine, io) = io::choose(io, ports::MAX_PORTS, &mailbox)?;
         let (settings, window) = (Configured::default(), Arc::new(Window::default()));
         let uplink = match kind {
             config::Uplink::Sockets => {
@@ -243,24 +249,40 @@ impl Way {
             config::Uplink::None => None,
         };
         let most = uplink.as_ref().map(Uplink::most);
-        let punt = Arc::new(Punt::new(ports::MAX_PORTS)?);
+        let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(std::io::Error::from)?);
         let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
-        if let Some(fd) = house.watched() {
-            io.watch(fd)?;
-        }
-        let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(&snapshot), house);
-        let counters = Arc::clone(worker.counters());
-        let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
-            while !worker.io.stopped() {
-                if let Err(error) = worker.step(Wait::Sleep) {
-                    tracing::error!(%error, "the worker's I/O engine broke");
-                    std::process::abort(); // the keeper starts a new engine with the same descriptors
-                }
+        let (counters, thread) = match engine {
+            Engine::Uring(mut io) => {
+                house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
+                work(*io, &snapshot, house)?
             }
-        })?;
+            Engine::Epoll(io) => {
+                house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
+                work(*io, &snapshot, house)?
+            }
+        };
         let uplink = UplinkControl::new(settings, window, most);
-        Ok(Self { snapshot, mailbox, counters, punt, uplink, thread })
+        Ok(Self { snapshot, mailbox, counters, punt, uplink, io, thread })
     }
+}
+
+/// A worker on a thread of its own, until it is told to stop.
+fn work<I: Io + Send + 'static>(
+    io: I,
+    snapshot: &Arc<ArcSwap<Snapshot<Tables>>>,
+    house: House,
+) -> std::io::Result<(Arc<Counters>, JoinHandle<()>)> {
+    let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(snapshot), house);
+    let counters = Arc::clone(worker.counters());
+    let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
+        while !worker.io.stopped() {
+            if let Err(error) = worker.step(Wait::Sleep) {
+                tracing::error!(%error, "the worker's I/O engine broke");
+                std::process::abort(); // the keeper starts a new engine with the same descriptors
+            }
+        }
+    })?;
+    Ok((counters, thread))
 }
 
 async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> {
@@ -276,7 +298,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         known,
         inherited,
     } = given;
-    let way = Way::begin(file.daemon.uplink)?;
+    let way = Way::begin(file.daemon.uplink, file.daemon.io)?;
 
     if begin.stand_by {
         // All that could fail has been done; another daemon's engine serves until we are told.
@@ -311,6 +333,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         counters: way.counters,
         snapshot: way.snapshot,
         uplink: way.uplink,
+        io: way.io,
         inherited,
         punt: way.punt,
         names,

@@ -52,6 +52,13 @@ fn a_network_of_one_line_has_every_default() {
 }
 
 #[test]
+fn engines_are_chosen_by_name() {
+    for (word, io) in [("auto", Io::Auto), ("uring", Io::Uring), ("epoll", Io::Epoll)] {
+        assert_eq!(valid(&format!("[daemon]\nio = \"{word}\"\n")).daemon.io, io);
+    }
+}
+
+#[test]
 fn what_the_file_says_is_taken() {
     let config = valid(
         "[daemon]\ncontrol = \"/run/lab/c.sock\"\nstate = \"/var/lib/lab\"\nworkers = 1\nio = \"epoll\"\n\

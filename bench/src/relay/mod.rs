@@ -1,6 +1,8 @@
-//! The limit to compare with: frames between two TAPs with no switching at all.
+//! The limit to compare with: frames between two TAPs with no switching at all, by either way of reading and writing.
 //!
 //! Epoll, level-triggered; one read and one write per frame, at most [`BUDGET`] reads of a TAP per wake-up.
+
+mod uring;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -24,16 +26,24 @@ const FRAME: usize = 66 * 1024;
 ///
 /// # Privileges
 /// `CAP_NET_ADMIN` over the network namespace.
-pub fn run(names: [&str; 2]) -> Result<()> {
+pub fn run(names: [&str; 2], ring: bool) -> Result<()> {
     let [first, second] = names;
     let taps = [open(first)?, open(second)?];
+    if ring {
+        say_ready()?;
+        return uring::relay(&taps);
+    }
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(Error::io("epoll"))?;
     for (index, tap) in (0u64..).zip(&taps) {
         epoll::add(&poll, tap, epoll::EventData::new_u64(index), epoll::EventFlags::IN)
             .map_err(Error::io("epoll on a TAP"))?;
     }
-    writeln!(std::io::stdout(), "ready").map_err(Error::io("say ready"))?;
+    say_ready()?;
     relay(&poll, &taps)
+}
+
+fn say_ready() -> Result<()> {
+    writeln!(std::io::stdout(), "ready").map_err(Error::io("say ready"))
 }
 
 fn open(name: &str) -> Result<OwnedFd> {
