@@ -165,7 +165,7 @@ impl<I: Io> Desk<'_, I> {
         about: Option<&Frame>,
         fill: impl FnOnce(&mut [u8], &[u8]) -> Option<usize>,
     ) {
-        let nobody = PortId(u16::MAX);
+        let nobody = PortId::NOBODY;
         self.make_room();
         let made = self.pool.fill_about(nobody, about, |buffer, about| {
             let (header, frame) = buffer.split_at_mut_checked(VnetHdr::LEN).ok_or(())?;
@@ -195,7 +195,7 @@ impl<I: Io> Desk<'_, I> {
     /// # Errors
     /// No buffer is free, and `fill` was not called; or it is known already that the port did not take it.
     pub fn emit(&mut self, out: PortId, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), DropReason> {
-        let nobody = PortId(u16::MAX);
+        let nobody = PortId::NOBODY;
         self.make_room();
         let made = self.pool.fill(nobody, |buffer| match fill(buffer) {
             0 => Err(()),

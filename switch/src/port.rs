@@ -9,6 +9,9 @@ use std::fmt;
 pub struct PortId(pub u16);
 
 impl PortId {
+    /// No port: where frames come from that are made here.
+    pub const NOBODY: Self = Self(u16::MAX);
+
     /// The port's place in arrays.
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -89,6 +89,7 @@ on_each!(
     who_sends_little_waits_for_one_batch_of_a_flooder,
     several_flooders_get_their_parts,
     a_flood_goes_to_many_and_is_booked_once,
+    batches_of_frames_for_many_are_short,
     who_does_not_read_loses_his_own,
     a_number_that_is_given_again_hears_nothing_of_before,
     ports_come_and_go_under_traffic,
@@ -371,6 +372,36 @@ mod run {
         let worker = &lab.worker.counters().worker;
         assert_eq!(worker.flooded.get() - before, 3);
         assert_eq!(worker.copies.get() - copies, 3 * 299);
+        lab.nothing_leaked();
+    }
+
+    pub fn batches_of_frames_for_many_are_short<I: Engine>() {
+        let Some(mut lab) = Lab::<I>::new(129) else { return };
+        for _ in 0..40 {
+            assert!(lab.send(0, &ethernet(MacAddr::BROADCAST, mac(1), 0x88b5, b"to all")));
+        }
+        let before = lab.received(0);
+        let mut batches = Vec::new();
+        lab.until(|lab| {
+            batches.push(lab.step());
+            (lab.received(0) == before + 40).then_some(())
+        });
+        // 128 writes each.
+        assert!(batches.iter().all(|frames| *frames <= 4), "{batches:?}");
+        lab.settle();
+        (0..129).for_each(|port| while lab.take(port).is_some() {});
+        // Once they are forgotten a batch is as long as ever.
+        for _ in 0..40 {
+            lab.send(0, &packet(0, 1, b"to one"));
+            lab.settle();
+            lab.take(1);
+        }
+        for _ in 0..40 {
+            assert!(lab.send(0, &packet(0, 1, b"to one")));
+        }
+        let longest = (0..40).map(|_| lab.step()).max().unwrap();
+        assert!(longest > 4, "{longest}");
+        lab.settle();
         lab.nothing_leaked();
     }
 

@@ -20,6 +20,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
+use super::fanout::Fanout;
 use super::spin::{Look, MAILBOX, Spin, WATCHED, nanos, span};
 use super::tap::{Scratch, Tap, Wrote};
 use super::{BATCH, Batch, Io, IoStats, Sent, Wait};
@@ -36,6 +37,8 @@ const BATCH_BYTES: usize = 32 * 1024;
 /// What a port may cost before others have their turn. A read that finds nothing, or a frame of up to [`UNIT`] bytes,
 /// costs one. An `epoll_wait` costs about a tenth of a frame, so that asking once a turn is less than 1 %.
 const TURN: usize = 16;
+/// Writes more than one that cost as much as one frame.
+const WRITES: usize = 8;
 /// Bytes of a frame that cost as much as its system calls.
 const UNIT: usize = 64 * 1024;
 
@@ -59,6 +62,7 @@ pub struct EpollIo {
     turns: usize,
     scratch: Scratch,
     spin: Spin,
+    fanout: Fanout,
     /// What epoll said last.
     heard: Vec<Heard>,
     stats: IoStats,
@@ -95,6 +99,7 @@ impl EpollIo {
             turns: 0,
             scratch: Scratch::default(),
             spin: Spin::default(),
+            fanout: Fanout::default(),
             heard: Vec::with_capacity(BATCH),
             stats: IoStats::default(),
             let_go: Vec::new(),
@@ -262,13 +267,16 @@ impl EpollIo {
     /// `false` when the batch is full.
     fn take_turn(&mut self, port: PortId, pool: &mut Pool, batch: &mut Batch, bytes: &mut usize) -> bool {
         while self.spent < TURN {
-            if batch.frames.len() >= self.limit || !batch.has_room() || *bytes >= BATCH_BYTES {
+            if batch.frames.len() >= self.limit.min(self.fanout.room())
+                || !batch.has_room()
+                || *bytes >= BATCH_BYTES
+            {
                 return false;
             }
             match self.read(port, pool, batch) {
                 Read::Frame(len) => {
                     *bytes += len;
-                    self.spent += 1 + len / UNIT;
+                    self.spent += 1 + len / UNIT + self.fanout.surplus() / WRITES;
                 }
                 Read::Full => return false,
                 Read::Empty => {
@@ -342,6 +350,7 @@ impl Io for EpollIo {
                 break;
             }
         }
+        self.fanout.batch(batch.frames.len());
         self.spin.took(!batch.frames.is_empty());
         Ok(Tick::now())
     }
@@ -355,26 +364,31 @@ impl Io for EpollIo {
         _: Ticket,
         _: &mut Books,
     ) -> Result<Sent, DropReason> {
+        self.fanout.wrote(frame);
         let served = self.taps.get_mut(out.index()).and_then(Option::as_mut).ok_or(DropReason::TxDown)?;
         let (tap, gso) = (&mut served.tap, meta.gso != Gso::None);
+        let mut wrote = Wrote::Refused;
         if !gso || tap.gso {
             let answer = rustix::io::write(&tap.fd, pool.wire(frame)).map(drop);
-            match tap.wrote(out, gso, answer, &self.mailbox) {
-                Wrote::Taken => {
-                    self.spin.sent(u64::from(out.0));
-                    return Ok(Sent::Now);
-                }
-                Wrote::Gone => {
-                    self.gone(out);
-                    return Err(DropReason::TxDown);
-                }
-                Wrote::Lost(reason) => return Err(reason),
-                Wrote::Refused => {}
-            }
+            wrote = tap.wrote(out, gso, answer, &self.mailbox);
         }
-        tap.write_segments(pool.bytes(frame), meta, &mut self.scratch)?;
-        self.stats.segmented += 1;
-        Ok(Sent::Now)
+        if matches!(wrote, Wrote::Refused) {
+            let answer = tap.write_segments(pool.bytes(frame), meta, &mut self.scratch);
+            wrote = tap.wrote(out, false, answer, &self.mailbox);
+            self.stats.segmented += u64::from(matches!(wrote, Wrote::Taken));
+        }
+        match wrote {
+            Wrote::Taken => {
+                self.spin.sent(u64::from(out.0));
+                Ok(Sent::Now)
+            }
+            Wrote::Gone => {
+                self.gone(out);
+                Err(DropReason::TxDown)
+            }
+            Wrote::Lost(reason) => Err(reason),
+            Wrote::Refused => Err(DropReason::TxError),
+        }
     }
 
     fn flush(&mut self, _: &mut Pool, _: &mut Books) {}

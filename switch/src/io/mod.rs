@@ -6,6 +6,7 @@
 //! are reaped, `flush` is where a ring submits. Any worker may write any TAP; each ingress belongs to one worker.
 
 pub mod epoll;
+mod fanout;
 pub mod mem;
 pub mod spin;
 mod tap;

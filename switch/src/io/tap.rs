@@ -90,15 +90,15 @@ impl Tap {
     /// A port that takes no super-frames gets the segments, one write each.
     ///
     /// # Errors
-    /// Why one of them was not taken; those after it were not written.
+    /// What the kernel said to one of them, for [`Tap::wrote`]; those after it were not written.
     #[cold]
-    pub fn write_segments(&self, bytes: &[u8], meta: &Meta, scratch: &mut Scratch) -> Result<(), DropReason> {
+    pub fn write_segments(&self, bytes: &[u8], meta: &Meta, scratch: &mut Scratch) -> Result<(), Errno> {
         for index in 0.. {
             // The virtio header of a plain frame is ten zero bytes, and those in front of `scratch` stay zero.
-            let place = scratch.0.get_mut(VnetHdr::LEN..).ok_or(DropReason::TxError)?;
+            let place = scratch.0.get_mut(VnetHdr::LEN..).ok_or(Errno::MSGSIZE)?;
             let Some(len) = segment(bytes, meta, index, place) else { break };
-            let wire = scratch.0.get(..VnetHdr::LEN + len).ok_or(DropReason::TxError)?;
-            rustix::io::write(&self.fd, wire).map_err(reason)?;
+            let wire = scratch.0.get(..VnetHdr::LEN + len).ok_or(Errno::MSGSIZE)?;
+            rustix::io::write(&self.fd, wire)?;
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ use rustix::io::Errno;
 
 use self::ports::{Ports, Served};
 use self::writes::{Writes, Writing};
+use super::fanout::Fanout;
 use super::spin::{Look, MAILBOX, Spin, WATCHED, nanos, span};
 use super::tap::{Scratch, Wrote};
 use super::{BATCH, Batch, Io, IoStats, Sent, Wait};
@@ -91,6 +92,7 @@ pub struct UringIo {
     settled: Vec<Settled>,
     scratch: Scratch,
     spin: Spin,
+    fanout: Fanout,
     /// Who was the first to be heard since it was asked.
     heard: Option<u64>,
     stats: IoStats,
@@ -128,6 +130,7 @@ impl UringIo {
             settled: Vec::with_capacity(2 * QUEUE as usize),
             scratch: Scratch::default(),
             spin: Spin::default(),
+            fanout: Fanout::default(),
             heard: None,
             stats: IoStats::default(),
             polled: [false; 2],
@@ -157,7 +160,7 @@ impl UringIo {
 
     /// Lends what may be lent, and begins again what has ended: reads in the order of who got least, polls.
     fn arm(&mut self, pool: &mut Pool) {
-        let most = (LENT_BYTES / self.mean.max(1)).clamp(1, usize::from(LENT));
+        let most = (LENT_BYTES / self.mean.max(1)).clamp(1, usize::from(LENT)).min(self.fanout.room());
         while usize::from(self.ring.lent()) < most && pool.available() > KEPT && pool.lend(&mut self.ring) {}
         if !self.stopping {
             let Self { ring, ports, broken, .. } = self;
@@ -295,9 +298,20 @@ impl UringIo {
     fn segments(&mut self, pool: &Pool, frame: &Frame, out: PortId) -> Result<(), DropReason> {
         let served = self.ports.get_mut(out).ok_or(DropReason::TxDown)?;
         let packet = parse(pool.bytes(frame), &pool.vnet(frame), frame.port, 0)?;
-        served.tap.write_segments(pool.bytes(frame), &packet.meta, &mut self.scratch)?;
-        self.stats.segmented += 1;
-        Ok(())
+        let answer = served.tap.write_segments(pool.bytes(frame), &packet.meta, &mut self.scratch);
+        let owner = served.owner;
+        match served.tap.wrote(out, false, answer, &self.mailbox) {
+            Wrote::Taken => {
+                self.stats.segmented += 1;
+                Ok(())
+            }
+            Wrote::Gone => {
+                self.forget_gone(owner);
+                Err(DropReason::TxDown)
+            }
+            Wrote::Lost(reason) => Err(reason),
+            Wrote::Refused => Err(DropReason::TxError),
+        }
     }
 
     #[cold]
@@ -405,6 +419,7 @@ impl Io for UringIo {
         batch.watched = std::mem::take(&mut self.watched);
         self.ports.let_go(&mut batch.gone);
         self.unpack(pool, batch);
+        self.fanout.batch(batch.frames.len());
         self.spin.took(!batch.frames.is_empty());
         let now = Tick::now();
         if let Some(owner) = self.ports.sweep(now) {
@@ -422,6 +437,7 @@ impl Io for UringIo {
         ticket: Ticket,
         books: &mut Books,
     ) -> Result<Sent, DropReason> {
+        self.fanout.wrote(frame);
         let gso = meta.gso != Gso::None;
         let served = self.ports.get_mut(out).ok_or(DropReason::TxDown)?;
         if gso && !served.tap.gso {
