@@ -20,6 +20,8 @@ struct Bucket {
     last: Tick,
 }
 
+/// Ports that a frame is flooded to for the price of one.
+const SHARE: u64 = 16;
 /// Thousandths of a frame that one frame costs.
 const FRAME: u64 = 1000;
 
@@ -55,8 +57,9 @@ pub fn track(verdict: Verdict, meta: &Meta, network: &Network, storm: &mut Storm
     if !floods || network.storm == 0 {
         return verdict;
     }
-    // A super-frame is as many frames as it has segments.
-    let frames = segment::count(meta).max(1) as u64;
+    // A super-frame is as many frames as it has segments, and one for many ports as many as those are shares of them:
+    // what it costs everybody else is a write for each.
+    let frames = segment::count(meta).max(1) as u64 * (network.members.len() as u64).div_ceil(SHARE);
     if storm.take(meta.port, frames, network.storm, now) { verdict } else { Verdict::Drop(DropReason::Storm) }
 }
 

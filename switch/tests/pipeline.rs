@@ -181,6 +181,16 @@ fn h05_unknown_destinations_are_held_to_the_storm_limit() {
 }
 
 #[test]
+fn a_flood_to_many_is_paid_for_by_what_it_costs() {
+    let mut lab = Lab::new(&[64], Options { storm: 1000, ..Options::default() });
+    for _ in 0..100 {
+        lab.inject(0, &ethernet(MacAddr::BROADCAST, mac(1), 0x88b5, b"to 63"));
+    }
+    lab.run();
+    assert_eq!(lab.dropped(DropReason::Storm), 100 - 250 / 4, "one for every 16 ports");
+}
+
+#[test]
 fn h07_lengths() {
     let mut lab = lab();
     for len in 0..14 {
