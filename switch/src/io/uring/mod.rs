@@ -57,7 +57,7 @@ const LENT: u16 = 64;
 /// a TCP stream loses a sixth, with 16 a quarter. Small frames have all slots.
 const LENT_BYTES: usize = 64 * 1024;
 /// Bytes of queued frames that are submitted before the batch goes on: a super-frame at once, small ones never.
-const SUBMIT_BYTES: usize = 64 * 1024;
+const SUBMIT_BYTES: usize = 32 * 1024;
 /// Slots that it never gets: for frames that are made here.
 const KEPT: usize = 32;
 /// The longest sleep, while there are ports: see [`Ports::sweep`].
