@@ -2,18 +2,18 @@
 //!
 //! Waking a thread costs more than a packet's whole way: about 5 us, and 20 to 50 where the idle core of a virtual
 //! machine must be fetched back. Whoever waits for an answer pays that on every leg. So a worker that has nothing to do
-//! looks again for [`SPIN`], but only where that is likely to be worth it:
+//! looks again for `SPIN`, but only where that is likely to be worth it:
 //!
-//! - **Only while traffic is ping-pong**: what was heard came from whoever was sent to last, within [`SOON`], or by the
+//! - **Only while traffic is ping-pong**: what was heard came from whoever was sent to last, within `SOON`, or by the
 //!   policy's descriptor after frames that it may have sent on that way. That earns one point, anything else costs two,
-//!   and from [`ENOUGH`] points on there is a spin before a sleep. A stream one way between ports never earns a point,
+//!   and from `ENOUGH` points on there is a spin before a sleep. A stream one way between ports never earns a point,
 //!   however fast it is: it can wait in its queue, and the core is somebody else's.
 //! - **Bounded**: a spin that finds nothing halves the points, so that the end of a conversation costs four spins, 200
 //!   us in all.
-//! - **Never when idle**: without answers there are no points. One ping a second answers once within [`SOON`] and once
+//! - **Never when idle**: without answers there are no points. One ping a second answers once within `SOON` and once
 //!   not: it loses more than it earns.
 //! - **Off when cores are short**: a spin in which the clock jumps was interrupted, by somebody who needs the core. Then
-//!   there is none for [`PAUSE`]. With one core there is never any.
+//!   there is none for `PAUSE`. With one core there is never any.
 //!
 //! Measured with two cores, where it could do harm, to the same worker without it: round trip p50 0.62 between containers,
 //! 0.58 by the uplink; connects 1.4 by the uplink and 0.93 between containers; TCP streams the same. Giving the core away

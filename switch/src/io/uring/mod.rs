@@ -3,7 +3,7 @@
 //! A batch costs two system calls, however many frames it has: one that asks for what was read, one that submits what is
 //! to be written. Both kinds are done by this thread, in the call; nothing happens behind its back.
 //!
-//! **Fairness.** The lent slots ([`LENT`]) belong to all ports. Who floods takes all of them in one go, which is one batch;
+//! **Fairness.** The lent slots (`LENT`) belong to all ports. Who floods takes all of them in one go, which is one batch;
 //! then it and whoever finds none is told `ENOBUFS`, and reads have to be begun again. That is done in the order of who
 //! got least, no more at a time than there are slots, and a read that begins takes a frame at once, before any that goes
 //! on. So a port that sends little waits for one batch of a flooder, however much that one sends, and of several flooders
@@ -56,7 +56,8 @@ const LENT: u16 = 64;
 /// and written one by one: what is read before the last one was written pushes it out of the cache, and with 4 at a time
 /// a TCP stream loses a sixth, with 16 a quarter. Small frames have all slots.
 const LENT_BYTES: usize = 64 * 1024;
-/// Bytes of queued frames that are submitted before the batch goes on: a super-frame at once, small ones never.
+/// Bytes of queued frames that are submitted before the batch goes on: a super-frame at once (1.11 of a TCP stream down the
+/// uplink, to two at a time), small ones never.
 const SUBMIT_BYTES: usize = 32 * 1024;
 /// Slots that it never gets: for frames that are made here.
 const KEPT: usize = 32;
