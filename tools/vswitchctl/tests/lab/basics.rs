@@ -12,6 +12,7 @@ use crate::harness::{As, Background, Daemon, Host, run, text, wait_for};
 use crate::{as_both, on_other_engine};
 
 as_both!(
+    a_reload_says_what_the_host_refused,
     two_containers_ping_and_are_seen,
     tables_have_their_headers_and_words,
     no_frame_is_unaccounted_for,
@@ -322,6 +323,32 @@ fn nothing_is_left_at_the_end(mut host: Host) {
         }
         daemon.begin();
     }
+    daemon.stop();
+}
+
+fn a_reload_says_what_the_host_refused(host: Host) {
+    let configuration = host.lab(&["a", "b"], "");
+    let daemon = host.start(&configuration);
+    // Somebody's own interface has the name.
+    let theirs = daemon.host.contained();
+    theirs.run(&["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other"]);
+    let more = format!(
+        "[[container]]\nname = \"c\"\nnetns = \"pid:{}\"\n[[container.interface]]\nnetwork = \"blue\"\nname = \"eth0\"\n",
+        theirs.pid()
+    );
+    daemon.host.write("lab.toml", &(configuration.clone() + &more));
+    let output = daemon.try_ctl(&["reload"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    for word in ["applied, but the host refused a part of it", "c eth0"] {
+        assert!(text(&output).contains(word), "{word:?} in {}", text(&output));
+    }
+    assert_eq!(
+        (daemon.state("c").as_str(), daemon.state("b").as_str()),
+        ("failed", "up"),
+        "the rest is in force"
+    );
+    daemon.ctl(&["reload"]); // nothing new
+    daemon.ping("a", "b");
     daemon.stop();
 }
 
