@@ -4,7 +4,7 @@
 
 mod world;
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use nat::sockets::{Limits, Link, Outcome};
 use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::tcp::State;
-use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::TcpControl;
 use switch::drop::DropReason;
 use switch::parse::{PROTO_TCP, parse};
 use switch::port::PortId;
 use switch::vnet::VnetHdr;
 
+use world::byhand::segment;
 use world::published::{configure, listening, server, target};
 use world::side::Side;
 use world::{Line, World};
@@ -39,43 +39,15 @@ fn client(port: u16) -> TcpStream {
     client
 }
 
-/// A segment of the container's l4 port `from`.
-fn segment(
-    from: u16,
-    (to, port): (Ipv4Addr, u16),
-    control: TcpControl,
-    seq: u32,
-    ack: Option<u32>,
-) -> Vec<u8> {
-    let checksums = ChecksumCapabilities::default();
-    let repr = TcpRepr {
-        src_port: from,
-        dst_port: port,
-        control,
-        seq_number: TcpSeqNumber(seq as i32),
-        ack_number: ack.map(|ack| TcpSeqNumber(ack as i32)),
-        window_len: 60_000,
-        window_scale: None,
-        max_seg_size: None,
-        sack_permitted: false,
-        sack_ranges: [None; 3],
-        timestamp: None,
-        payload: b"",
-    };
-    let ip = Ipv4Repr {
-        src_addr: world::ADDRESS,
-        dst_addr: to,
-        next_header: IpProtocol::Tcp,
-        payload_len: repr.buffer_len(),
-        hop_limit: 64,
-    };
-    let mut frame = vec![0; 14 + ip.buffer_len() + repr.buffer_len()];
-    frame[..6].copy_from_slice(&world::GATEWAY_MAC.0);
-    frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 8, 0]);
-    ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
-    let mut packet = TcpPacket::new_unchecked(&mut frame[34..]);
-    repr.emit(&mut packet, &world::ADDRESS.into(), &to.into(), &checksums);
-    frame
+/// Until the client is told that its connection was reset.
+fn until_reset(world: &mut World, client: &mut TcpStream) {
+    let mut error = None;
+    world.until(|_| {
+        error = client.read(&mut [0; 1]).err().map(|error| error.kind());
+        error != Some(ErrorKind::WouldBlock)
+    });
+    assert_eq!(error, Some(ErrorKind::ConnectionReset));
+    assert!(world.sockets.is_empty());
 }
 
 /// What the container hears next, after at least so many milliseconds: flags, sequence number, its peer's l4 port.
@@ -117,6 +89,34 @@ proptest! {
 }
 
 #[test]
+fn a_client_of_a_published_port_reaches_the_container() {
+    let mut world = World::clean();
+    let (_socket, port) = publish(&mut world);
+    let handle = server(&mut world);
+    let mut client = client(port);
+    client.write_all(b"GET").unwrap();
+    world.until(|world| world.tcp(handle).recv_queue() == 3);
+    // The loopback cannot be answered, so the gateway stands in.
+    assert_eq!(world.tcp(handle).remote_endpoint().unwrap().addr, world::GATEWAY.into());
+    assert_eq!(world.sockets.counters().masked, 1);
+    world.tcp(handle).send_slice(b"200").unwrap();
+    world.tcp(handle).close();
+    let mut got = Vec::new();
+    world.until(|_| client.read_to_end(&mut got).is_ok());
+    assert_eq!(got, b"200");
+    drop(client);
+    world.until(|world| world.sockets.is_empty());
+}
+
+#[test]
+fn a_container_that_does_not_listen_resets_the_client() {
+    let mut world = World::clean();
+    let (_socket, port) = publish(&mut world);
+    let mut client = client(port);
+    until_reset(&mut world, &mut client);
+}
+
+#[test]
 fn an_old_connection_of_the_containers_is_reset_and_the_client_gets_through() {
     let mut world = World::clean();
     let (_socket, port) = publish(&mut world);
@@ -128,17 +128,17 @@ fn an_old_connection_of_the_containers_is_reset_and_the_client_gets_through() {
     // with one is for nobody.
     for (control, answered) in [(TcpControl::None, true), (TcpControl::Syn, true), (TcpControl::Rst, false)] {
         let wrong = first.wrapping_sub(77_777);
-        assert_eq!(world.give(segment(80, to, control, 5000, Some(wrong))), Outcome::Taken);
+        assert_eq!(world.give(segment(80, to, control, 5000, Some(wrong), b"")), Outcome::Taken);
         if answered {
             assert_eq!(hears(&mut world, 0), (RST, wrong, theirs));
         }
         assert!(world.wire.out.to_container.is_empty());
     }
     assert_eq!(hears(&mut world, 300), (SYN, first, theirs), "asked again");
-    world.give(segment(80, to, TcpControl::Syn, 9000, Some(first.wrapping_add(1))));
+    world.give(segment(80, to, TcpControl::Syn, 9000, Some(first.wrapping_add(1)), b""));
     assert_eq!(hears(&mut world, 0).1, first.wrapping_add(1));
     assert_eq!(peer.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    world.give(segment(80, to, TcpControl::Fin, 9001, Some(first.wrapping_add(1))));
+    world.give(segment(80, to, TcpControl::Fin, 9001, Some(first.wrapping_add(1)), b""));
     world.until(|_| peer.read(&mut [0; 1]).is_ok_and(|len| len == 0));
 }
 
@@ -148,14 +148,8 @@ fn a_refusal_of_the_container_reaches_the_client() {
     let (_socket, port) = publish(&mut world);
     let mut peer = client(port);
     let (_, first, theirs) = hears(&mut world, 0);
-    world.give(segment(80, (world::GATEWAY, theirs), TcpControl::Rst, 0, Some(first.wrapping_add(1))));
-    let mut error = None;
-    world.until(|_| {
-        error = peer.read(&mut [0; 1]).err().map(|error| error.kind());
-        error != Some(ErrorKind::WouldBlock)
-    });
-    assert_eq!(error, Some(ErrorKind::ConnectionReset));
-    assert!(world.sockets.is_empty());
+    world.give(segment(80, (world::GATEWAY, theirs), TcpControl::Rst, 0, Some(first.wrapping_add(1)), b""));
+    until_reset(&mut world, &mut peer);
 }
 
 /// `tr:tm->when` of `/proc/net/tcp` for the socket with this l4 port at its other end; `02` is a keepalive.
@@ -223,7 +217,7 @@ fn without_descriptors_clients_and_syns_are_refused_and_nothing_spins() {
     });
     let far = (Ipv4Addr::LOCALHOST, port);
     assert_eq!(
-        world.give(segment(4000, far, TcpControl::Syn, 1, None)),
+        world.give(segment(4000, far, TcpControl::Syn, 1, None, b"")),
         Outcome::Dropped(DropReason::UplinkError)
     );
     let now = world.tick();
@@ -246,7 +240,8 @@ fn a_flood_of_syns_takes_its_own_share_and_no_more() {
     let (socket, port) = listening();
     for number in 0..100_000u32 {
         let (local, seq) = ((number % 60_000) as u16 + 1000, number);
-        let outcome = world.give(segment(local, (Ipv4Addr::LOCALHOST, port), TcpControl::Syn, seq, None));
+        let outcome =
+            world.give(segment(local, (Ipv4Addr::LOCALHOST, port), TcpControl::Syn, seq, None, b""));
         assert!(matches!(outcome, Outcome::Taken | Outcome::Dropped(DropReason::UplinkQuota)), "{outcome:?}");
         // Each that is refused is told so.
         let refused = outcome != Outcome::Taken;
@@ -259,7 +254,7 @@ fn a_flood_of_syns_takes_its_own_share_and_no_more() {
 
 /// A datagram of another container, to l4 port 9 of the loopback.
 fn datagram_of(world: &mut World, port: PortId, number: u16) -> Outcome {
-    let mut frame = segment(number, (Ipv4Addr::LOCALHOST, 9), TcpControl::None, 0, None);
+    let mut frame = segment(number, (Ipv4Addr::LOCALHOST, 9), TcpControl::None, 0, None, b"");
     // UDP without a checksum (RFC 768), of 8 bytes.
     frame.truncate(42);
     frame[16..18].copy_from_slice(&28u16.to_be_bytes());

@@ -1,9 +1,9 @@
-//! UDP, ICMP echo and published TCP of a container, played by smoltcp, through the sockets uplink.
+//! UDP and ICMP echo of a container, played by smoltcp, through the sockets uplink, and what is published of the host.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod world;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -173,12 +173,6 @@ fn echo_comes_back_with_the_containers_identifier() {
     assert_eq!(reply, Icmpv4Repr::EchoReply { ident: 0x1234, seq_no: 7, data: b"are you there?" });
 }
 
-fn publish(world: &mut World) -> u16 {
-    let (socket, port) = listening();
-    configure(world, &[(1, PROTO_TCP, &socket, target(80))]);
-    port
-}
-
 /// A UDP socket on all addresses of the host, published, with the container's own at l4 port 53.
 fn publish_udp(world: &mut World) -> (SocketHandle, Arc<OwnedFd>, u16, Arc<AtomicU64>) {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
@@ -338,40 +332,4 @@ fn published_ports_are_all_of_the_host_that_containers_reach() {
     let client = world.connect(IpAddress::from(own), port, 40_001);
     world.until(|world| world.tcp(client).may_send() && world.tcp(server).may_send());
     assert_eq!(world.tcp(server).remote_endpoint().unwrap().addr, IpAddress::from(own));
-}
-
-#[test]
-fn a_client_of_a_published_port_reaches_the_container() {
-    let mut world = World::clean();
-    let port = publish(&mut world);
-    let handle = server(&mut world);
-    let mut client = TcpStream::connect((LOCALHOST, port)).unwrap();
-    client.set_nonblocking(true).unwrap();
-    client.write_all(b"GET").unwrap();
-    world.until(|world| world.tcp(handle).recv_queue() == 3);
-    // The loopback cannot be answered, so the gateway stands in.
-    assert_eq!(world.tcp(handle).remote_endpoint().unwrap().addr, GATEWAY.into());
-    assert_eq!(world.sockets.counters().masked, 1);
-    world.tcp(handle).send_slice(b"200").unwrap();
-    world.tcp(handle).close();
-    let mut got = Vec::new();
-    world.until(|_| client.read_to_end(&mut got).is_ok());
-    assert_eq!(got, b"200");
-    drop(client);
-    world.until(|world| world.sockets.is_empty());
-}
-
-#[test]
-fn a_container_that_does_not_listen_resets_the_client() {
-    let mut world = World::clean();
-    let port = publish(&mut world);
-    let mut client = TcpStream::connect((LOCALHOST, port)).unwrap();
-    client.set_nonblocking(true).unwrap();
-    let mut error = None;
-    world.until(|_| {
-        error = client.read(&mut [0; 1]).err().map(|error| error.kind());
-        error != Some(ErrorKind::WouldBlock)
-    });
-    assert_eq!(error, Some(ErrorKind::ConnectionReset));
-    assert!(world.sockets.is_empty());
 }

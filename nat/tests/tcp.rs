@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use nat::sockets::{Limits, Outcome, Unreachable};
 use proptest::prelude::*;
 use smoltcp::iface::SocketHandle;
-use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::tcp::State;
-use smoltcp::wire::{
-    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-};
+use smoltcp::wire::{IpAddress, TcpControl};
 use switch::drop::DropReason;
 use switch::parse::parse;
 use switch::vnet::VnetHdr;
 
+use world::byhand::segment;
 use world::side::Side;
 use world::{Line, World};
 
@@ -308,34 +306,7 @@ impl Rude {
         ack: Option<u32>,
         payload: &[u8],
     ) -> Vec<(u8, u32, u32, u16)> {
-        let checksums = ChecksumCapabilities::default();
-        let repr = TcpRepr {
-            src_port: 40_000,
-            dst_port: self.port,
-            control,
-            seq_number: TcpSeqNumber(seq as i32),
-            ack_number: ack.map(|ack| TcpSeqNumber(ack as i32)),
-            window_len: 60_000,
-            window_scale: None,
-            max_seg_size: None,
-            sack_permitted: false,
-            sack_ranges: [None; 3],
-            timestamp: None,
-            payload,
-        };
-        let ip = Ipv4Repr {
-            src_addr: world::ADDRESS,
-            dst_addr: Ipv4Addr::LOCALHOST,
-            next_header: IpProtocol::Tcp,
-            payload_len: repr.buffer_len(),
-            hop_limit: 64,
-        };
-        let mut frame = vec![0; 14 + ip.buffer_len() + repr.buffer_len()];
-        frame[..6].copy_from_slice(&world::GATEWAY_MAC.0);
-        frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 8, 0]);
-        ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
-        let mut packet = TcpPacket::new_unchecked(&mut frame[34..]);
-        repr.emit(&mut packet, &world::ADDRESS.into(), &Ipv4Addr::LOCALHOST.into(), &checksums);
+        let frame = segment(40_000, (Ipv4Addr::LOCALHOST, self.port), control, seq, ack, payload);
         assert_eq!(self.world.give(frame), Outcome::Taken);
         let now = self.world.tick();
         self.world.sockets.flush(now, &mut self.world.wire.out);

@@ -82,11 +82,6 @@ impl Books {
         self.counters.drop_at(out, reason);
     }
 
-    /// Whether there is a ticket.
-    pub(crate) const fn may_open(&self) -> bool {
-        !self.free.is_empty()
-    }
-
     /// A ticket for the copies of a frame, to be closed by [`Books::close`]; `None`: too many are waiting.
     pub(crate) fn open(&mut self) -> Option<Ticket> {
         self.free.pop().map(Ticket)

@@ -41,10 +41,11 @@ pub fn flood<I: Io>(
     books: &mut Books,
 ) {
     let meta = &packet.meta;
-    if !books.may_open() {
+    let ticket = books.open().or_else(|| {
         io.flush(pool, books); // what is queued is over after that, and so are floods of this batch
-    }
-    let Some(ticket) = books.open() else { return books.counters.drop_frame(meta.port, DropReason::TxFull) };
+        books.open()
+    });
+    let Some(ticket) = ticket else { return books.counters.drop_frame(meta.port, DropReason::TxFull) };
     let mut copies = Copies::default();
     let spared = network.claims.spared(packet);
     for &out in network.members.iter().filter(|&&out| out != meta.port && Some(out) != spared) {

@@ -136,29 +136,11 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         learn(&packet.meta, network, self.now, &self.books.counters.worker); // 4. learn
         let verdict = self.policy.decide(&packet, &here); // 5. decide
         let verdict = self.policy.track(verdict, &packet, &here);
-        match track(verdict, &packet.meta, network, self.storm, self.now) // 6. track
-        {
+        let verdict = track(verdict, &packet.meta, network, self.storm, self.now); // 6. track
+        match verdict {
             Verdict::Drop(reason) => return Err(reason),
             Verdict::Forward(action) => {
-                // An entry may name a port that moved to another network since it was learned: no frame follows it.
-                let there = action.hop.map_or(port.network, |hop| hop.network);
-                if self.snapshot.port(action.out).is_none_or(|out| out.network != there) {
-                    return Err(DropReason::StaleEntry);
-                }
-                let to = action.hop.map_or(Some(network), |hop| self.snapshot.network(hop.network));
-                if to.is_some_and(|to| !to.claims.may_reach(action.out, &packet)) {
-                    return Err(DropReason::NotForHost);
-                }
-let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
-                if let Some(task) = fragments(&action) {
-                    // Of what is done to a frame the tag goes here; the rest is done to each fragment.
-                    let frame = apply(hop, meta, self.pool, frame, |_, _, _| Ok(()))?;
-                    self.serve(task, &frame, &packet, &here)?;
-                } else {
-                    let frame = apply(hop, meta, self.pool, frame, P::edit)?; // 7. apply
-                    // Booked there, one way or the other.
-                    let _ = tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.books); // 8. tx
-                }
+                self.forward(&action, frame, &mut packet, &here)?;
                 if action.hop.is_some_and(|hop| hop.ask.is_some()) {
                     let (policy, mut desk) = self.desk();
                     policy.ask(&verdict, &here, &mut desk);
@@ -170,6 +152,35 @@ let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
             }
             Verdict::Local(task) => self.serve(task, frame, &packet, &here)?,
         }
+        Ok(())
+    }
+
+    /// To one port, if what is known of it still holds.
+    fn forward(
+        &mut self,
+        action: &Action,
+        frame: &Frame,
+        packet: &mut Packet,
+        here: &Here<'_, P::Tables>,
+    ) -> Result<(), DropReason> {
+        // An entry may name a port that moved to another network since it was learned: no frame follows it.
+        let there = action.hop.map_or(here.id, |hop| hop.network);
+        if self.snapshot.port(action.out).is_none_or(|out| out.network != there) {
+            return Err(DropReason::StaleEntry);
+        }
+        let to = action.hop.map_or(Some(here.network), |hop| self.snapshot.network(hop.network));
+        if to.is_some_and(|to| !to.claims.may_reach(action.out, packet)) {
+            return Err(DropReason::NotForHost);
+        }
+        let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
+        if let Some(task) = fragments(action) {
+            // Of what is done to a frame the tag goes here; the rest is done to each fragment.
+            let frame = apply(hop, meta, self.pool, frame, |_, _, _| Ok(()))?;
+            return self.serve(task, &frame, packet, here);
+        }
+        let frame = apply(hop, meta, self.pool, frame, P::edit)?; // 7. apply
+        // Booked there, one way or the other.
+        let _ = tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.books); // 8. tx
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 // Each test uses a part.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod byhand;
 pub mod published;
 pub mod side;
 

@@ -69,7 +69,8 @@ impl RateLimit {
     /// The line about those that were left out.
     fn notice(&self, lost: u64) -> String {
         let text = format!("{lost} more lines like the following were left out");
-        if self.json { format!("{{\"level\":\"INFO\",\"message\":\"{text}\"}}") } else { format!("({text})") }
+        let line = || serde_json::json!({ "level": "INFO", "message": text }).to_string();
+        if self.json { line() } else { format!("({text})") }
     }
 
     /// Whether `place` may write a line in `window`, and how many it could not in the window before.

@@ -7,7 +7,7 @@
 //! then it and whoever finds none is told `ENOBUFS`, and reads have to be begun again. That is done in the order of who
 //! got least, no more at a time than there are slots, and a read that begins takes a frame at once, before any that goes
 //! on. So a port that sends little waits for one batch of a flooder, however much that one sends, and of several flooders
-//! each gets its part.
+//! each gets its part. What many ports get is written many times, and batches of it are the shorter (`fanout.rs`).
 //!
 //! **Order.** Frames of a port are read in order, kept in order and written in the order in which they were queued: a write
 //! is done when it is submitted or it is refused, and never done later. Only the segments of a super-frame that turned out to

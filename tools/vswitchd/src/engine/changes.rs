@@ -132,26 +132,6 @@ impl Control {
         self.unsettled.push(Unsettled { port: None, reply, then: Then::Reloaded { done, failed } });
     }
 
-    /// What came of a reload: the configuration is in force, and the host may have refused a part of it.
-    pub(super) fn reloaded(&self, done: Done, failed: &[PortId]) -> Reply {
-        let details: Vec<String> = self
-            .ports
-            .wanted()
-            .filter_map(|(id, port)| {
-                let reason = match &port.state {
-                    State::Failed { reason } if !failed.contains(&id) => Some(reason),
-                    _ => port.refused.as_ref(),
-                };
-                Some(format!("{} {}: {}", port.container(), port.ifname(), reason?))
-            })
-            .collect();
-        if details.is_empty() {
-            return Ok(Answer::Done(done));
-        }
-        let message = "applied, but the host refused a part of it".into();
-        Err(ApiError { kind: ApiErrorKind::Refused, message, details })
-    }
-
     /// At the start: objects made through the API join what the file wants. One that contradicts the file is left out
     /// and stays in the state folder.
     pub(super) fn merge_objects(&mut self) {

@@ -12,8 +12,8 @@ use super::control::Control;
 use super::ports::State;
 use super::reconcile::pause;
 use super::records::{Bare, Outcome};
-use crate::api::Answer as ApiAnswer;
-use crate::api::rows::CommandState;
+use crate::api::rows::{CommandState, Done};
+use crate::api::{Answer as ApiAnswer, ApiError, ApiErrorKind, Reply};
 use crate::wire::{Answer, AttachInfo, Op, Refusal, RefusalKind};
 
 impl Control {
@@ -190,5 +190,25 @@ impl Control {
             }
         };
         self.reconcile_command(name);
+    }
+
+    /// What came of a reload: the configuration is in force, and the host may have refused a part of it.
+    pub(super) fn reloaded(&self, done: Done, failed: &[PortId]) -> Reply {
+        let details: Vec<String> = self
+            .ports
+            .wanted()
+            .filter_map(|(id, port)| {
+                let reason = match &port.state {
+                    State::Failed { reason } if !failed.contains(&id) => Some(reason),
+                    _ => port.refused.as_ref(),
+                };
+                Some(format!("{} {}: {}", port.container(), port.ifname(), reason?))
+            })
+            .collect();
+        if details.is_empty() {
+            return Ok(ApiAnswer::Done(done));
+        }
+        let message = "applied, but the host refused a part of it".into();
+        Err(ApiError { kind: ApiErrorKind::Refused, message, details })
     }
 }
