@@ -20,3 +20,4 @@ mod trace;
 mod traffic;
 mod uplink;
 mod wire;
+mod xdp;

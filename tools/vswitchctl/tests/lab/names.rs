@@ -260,7 +260,7 @@ while time.monotonic() < end:
 
 /// Streams that are no questions: each is ended at once.
 const NONSENSE: &str = "\
-import os, socket
+import os, socket, struct
 for said in [b'\\0\\0', b'\\0\\1x', b'\\xff\\xff' + os.urandom(3000), b'\\0\\x0c' + b'\\xff' * 12]:
     s = socket.create_connection(('10.1.0.1', 53), timeout=5)
     s.sendall(said)
@@ -268,6 +268,12 @@ for said in [b'\\0\\0', b'\\0\\1x', b'\\xff\\xff' + os.urandom(3000), b'\\0\\x0c
         while s.recv(100): pass
     except ConnectionError:
         pass
+# Half a question, and then no more of it, not even an end.
+for number in range(50):
+    s = socket.create_connection(('10.1.0.1', 53), timeout=5)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.sendall(b'\\0\\x20\\x12\\x34\\1\\0')
+    s.close()
 print('all ended')
 ";
 

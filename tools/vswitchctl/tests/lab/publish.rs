@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::as_both;
 use crate::harness::{As, Daemon, Host, PATIENCE, PYTHON, gone, random, run, text, wait_for};
-use crate::uplink::Outside;
+use crate::uplink::{Outside, UDP};
 
 as_both!(
     clients_reach_the_container_and_are_seen,
@@ -82,6 +82,17 @@ for address in sys.argv[2:]:
     s.connect((address, int(sys.argv[1])))
     s.send(b'asked ' + address.encode())
     print(s.recv(1000).decode())
+";
+
+/// Sends to l4 port 8080 from one that it chooses.
+const FROM: &str = "\
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.bind(('', int(sys.argv[2])))
+s.connect((sys.argv[1], 8080))
+s.send(b'echo')
+print(s.recv(100).decode())
 ";
 
 /// Asks with more than a packet holds.
@@ -195,6 +206,9 @@ fn clients_reach_the_container_and_are_seen(mut host: Host) {
     let arguments = [PYTHON, "-c", ASK, &outside.near, &port.to_string(), &other];
     let said = daemon.exec("a", &arguments);
     assert_eq!(said, format!("80 {}\nOSError\n", outside.near));
+    // Also those whose own it is.
+    let said = daemon.exec("web", &[PYTHON, "-c", ASK, &outside.near, &port.to_string()]);
+    assert_eq!(said, format!("80 {}\n", outside.near));
     daemon.assert_conserved();
 
     // A reload keeps what did not change: the number that was chosen, and connections.
@@ -263,6 +277,14 @@ fn datagrams_are_answered_from_where_was_asked(mut host: Host) {
     assert!(rows.iter().all(|row| row["direction"] == "in" && row["state"] == "answered"), "{rows:?}");
     let said = daemon.exec("a", &[PYTHON, "-c", ASK_UDP, &port.to_string(), &outside.near]);
     assert_eq!(said, format!("asked {0} {0}\n", outside.near), "from a container");
+    // Who sends from the l4 ports that are published, here or by the container, takes nothing from them.
+    let _echo = outside.serve(UDP, "/proc/net/udp");
+    for (container, from) in [("a", port), ("a", 53), ("web", port)] {
+        let said = daemon.exec(container, &[PYTHON, "-c", FROM, &outside.far, &from.to_string()]);
+        assert_eq!(said, "ohce\n", "{container} from {from}");
+    }
+    let said = outside.python(ASK_UDP, &[&port.to_string(), &outside.near]);
+    assert_eq!(said, format!("asked {} {far}\n", outside.near));
     // While the server was not up its kernel had something to say about that, which sockets cannot.
     let before = daemon.dropped("no_service");
     // Answers in fragments, also of a container that may not open anything.
