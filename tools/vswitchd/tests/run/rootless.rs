@@ -227,7 +227,11 @@ pub fn another_daemon_takes_over() {
     let run_it = Op::Run { container: name.clone(), argv };
     first.op(run_it.clone()).unwrap();
     until("the command runs", || folder.log().contains("command: begins "));
-    until("the link is up", || interfaces_of(&folder, &first, &name).contains("state UP"));
+    // Its own link-local address is looked for on the link first (RFC 4862 section 5.4).
+    until("the link is up and has its addresses", || {
+        let now = interfaces_of(&folder, &first, &name);
+        now.contains("state UP") && now.contains("inet6 fe80") && !now.contains("tentative")
+    });
     let before = interfaces_of(&folder, &first, &name);
     let home = |daemon: &Daemon<'_>, name: &str| netns::identity_of(&daemon.locate(name).net_ns).unwrap();
     let homes = (home(&first, &name), home(&first, &bare));
