@@ -5,6 +5,7 @@
 //! All need root and leave nothing behind.
 
 mod error;
+mod hop;
 mod load;
 mod meter;
 mod ns;

@@ -1,7 +1,8 @@
 //! Neighbours of a gateway: which MAC answers for which address (RFC 826, RFC 4861 section 7.3).
 //!
 //! An instance of [`switch::table`], one for each network: the key is the address, the owner the port that answered,
-//! so that a port which invents addresses pushes out its own. An entry is *reachable* for [`REACHABLE`] seconds after
+//! so that a port which invents addresses pushes out its own. An entry is *incomplete* while an address is asked for: it
+//! has no MAC, and whoever reads the answer knows by it that there was a question, whichever worker put it. An entry is *reachable* for [`REACHABLE`] seconds after
 //! it was confirmed; then it is still used, and asked about once a second; after [`GONE`] it is not used any more.
 
 use std::net::Ipv6Addr;
@@ -18,6 +19,8 @@ const PORTS: usize = 1 << 16;
 pub const REACHABLE: u32 = 30;
 /// Seconds after which an entry that nobody confirmed is not used.
 pub const GONE: u32 = 90;
+/// Seconds for which an address that is asked for is known to be, unless it is asked for again.
+const ASKED: u32 = 4;
 /// Bits of the value that hold the MAC; above them, the second in which it was last asked about.
 const MAC_BITS: u32 = 48;
 
@@ -66,7 +69,7 @@ impl Neighbors {
         let record = self.table.lookup(&key(address))?;
         let age = now.secs().saturating_sub(record.seen);
         let [value] = record.value;
-        (age < GONE).then(|| Known {
+        (age < GONE && has_mac(&record)).then(|| Known {
             mac: mac(value),
             ask: age >= REACHABLE && (value >> MAC_BITS) as u16 != now.secs() as u16,
         })
@@ -104,9 +107,25 @@ impl Neighbors {
         }
     }
 
-    /// The same, unless it is not known yet: what says it unasked teaches nothing new (Linux: `arp_accept` = 0).
+    /// Notes that nobody is known to be `address` and that it is asked for, on behalf of `port` (INCOMPLETE, RFC 4861
+    /// section 7.3.2). What is known of it, be it old, stays.
+    pub fn incomplete(&self, address: Ipv6Addr, port: PortId, now: Tick) {
+        let seen = now.secs_up();
+        let new = New { key: key(address), value: [0], owner: port.0, pinned: false, seen };
+        if let Outcome::Existing(record) = self.table.insert(&new).outcome
+            && !has_mac(&record)
+        {
+            self.table.touch(&record, seen);
+        }
+    }
+
+    /// The same, unless it is neither known yet nor asked for: what says it unasked teaches nothing new (Linux:
+    /// `arp_accept` = 0).
     pub fn update(&self, address: Ipv6Addr, mac: MacAddr, port: PortId, now: Tick) -> bool {
-        let known = self.table.lookup(&key(address)).is_some();
+        let known = self
+            .table
+            .lookup(&key(address))
+            .is_some_and(|record| has_mac(&record) || now.secs().saturating_sub(record.seen) < ASKED);
         if known {
             self.confirm(address, mac, port, now);
         }
@@ -117,7 +136,7 @@ impl Neighbors {
     /// that port. Its MAC stays as it is, and who is not known stays unknown.
     pub fn reconfirm(&self, address: Ipv6Addr, port: PortId, now: Tick) -> bool {
         let known = self.table.lookup(&key(address)).filter(|record| {
-            record.owner == port.0 && now.secs().saturating_sub(record.seen) < GONE // what is gone is not used again
+            record.owner == port.0 && has_mac(record) && now.secs().saturating_sub(record.seen) < GONE // what is gone is not used again
         });
         known.is_some_and(|record| {
             self.table.touch(&record, now.secs_up());
@@ -145,12 +164,13 @@ impl Neighbors {
 
     /// Forgets who was not confirmed for a long time.
     pub fn age(&self, now: Tick) -> usize {
-        self.table.retain(|record| now.secs().saturating_sub(record.seen) < GONE)
+        let limit = |record: &Record<2, 1>| if has_mac(record) { GONE } else { ASKED };
+        self.table.retain(|record| now.secs().saturating_sub(record.seen) < limit(record))
     }
 
     /// All of them.
     pub fn iter(&self, now: Tick) -> impl Iterator<Item = Neighbor> + '_ {
-        self.table.iter().map(move |record| Neighbor {
+        self.table.iter().filter(has_mac).map(move |record| Neighbor {
             address: Ipv6Addr::from(
                 (u128::from(record.key[0]) << 64 | u128::from(record.key[1])).to_be_bytes(),
             ),
@@ -164,6 +184,10 @@ impl Neighbors {
 fn key(address: Ipv6Addr) -> [u64; 2] {
     let bits = u128::from_be_bytes(address.octets());
     [(bits >> 64) as u64, bits as u64]
+}
+
+fn has_mac(record: &Record<2, 1>) -> bool {
+    record.value[0] & mask() != 0
 }
 
 const fn mask() -> u64 {
@@ -215,6 +239,24 @@ mod tests {
         table.confirm(A, MacAddr([2; 6]), PortId(1), now);
         assert!(table.update(A, MacAddr([4; 6]), PortId(1), now));
         assert_eq!(table.lookup(A, now).unwrap().mac, MacAddr([4; 6]));
+    }
+
+    #[test]
+    fn an_answer_is_believed_while_the_address_is_asked_for() {
+        let table = Neighbors::new(16).unwrap();
+        let (mac, at) = (MacAddr([2; 6]), |secs: u32| Tick::from_secs(1000 + secs));
+        table.incomplete(A, PortId(1), at(0));
+        assert_eq!((table.lookup(A, at(0)), table.iter(at(0)).count()), (None, 0), "nobody is known");
+        assert!(!table.reconfirm(A, PortId(1), at(1)), "by which MAC?");
+        assert!(!table.update(A, mac, PortId(2), at(ASKED)), "that was long ago");
+        table.incomplete(A, PortId(1), at(ASKED));
+        assert!(table.update(A, mac, PortId(2), at(ASKED + 1)));
+        assert_eq!(table.lookup(A, at(ASKED + 1)), Some(Known { mac, ask: false }));
+        table.incomplete(A, PortId(1), at(ASKED + 60));
+        assert!(table.lookup(A, at(ASKED + 60)).is_some(), "what is known stays, and its age");
+        assert_eq!(table.age(at(ASKED + 1 + GONE)), 1);
+        table.incomplete(A, PortId(1), at(200));
+        assert_eq!(table.age(at(200 + ASKED)), 1);
     }
 
     #[test]

@@ -98,8 +98,26 @@ impl Pending {
     }
 
     /// Whether anybody waits for `address`.
-    pub fn is_asked(&self, network: NetworkId, address: Ipv6Addr) -> bool {
+    fn is_asked(&self, network: NetworkId, address: Ipv6Addr) -> bool {
         self.asked.iter().any(|one| one.is(network, address))
+    }
+
+    /// An address that is waited for and for which `known` holds.
+    pub fn first(&self, known: impl Fn(NetworkId, Ipv6Addr) -> bool) -> Option<(NetworkId, Ipv6Addr)> {
+        self.asked
+            .iter()
+            .map(|one| (one.network, one.address))
+            .find(|(network, address)| known(*network, *address))
+    }
+
+    /// A port that waits for `address`.
+    pub fn asks(&self, network: NetworkId, address: Ipv6Addr) -> Option<PortId> {
+        self.held.iter().find(|held| held.is(network, address)).map(|held| held.frame.port)
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.asked.is_empty()
     }
 
     /// Nobody waits for `address` any more; those that did, oldest first.

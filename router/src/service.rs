@@ -2,6 +2,7 @@
 //! on. One of these lives in each worker.
 
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use switch::checksum;
 use switch::drop::DropReason;
@@ -9,6 +10,7 @@ use switch::flow::{Body, NdKind, Packet};
 use switch::frame::Frame;
 use switch::io::Io;
 use switch::mac::MacAddr;
+use switch::news::News;
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, Here, To};
 use switch::port::{NetworkId, PortId};
@@ -34,8 +36,17 @@ const ALL_PORTS: Rate = Rate { per_second: 1000, burst: 200 };
 /// A gateway's services in one worker.
 pub struct Service {
     pending: Pending,
-    advertiser: Advertiser,
+    /// Of the first worker; gateways speak once.
+    advertiser: Option<Advertiser>,
     limit: Limiter,
+    others: Option<Others>,
+}
+
+/// The other workers.
+struct Others {
+    news: Arc<News>,
+    /// Which one this is.
+    me: usize,
 }
 
 /// Where a task is served.
@@ -50,19 +61,64 @@ impl Service {
     pub fn new(ports: usize) -> Self {
         Self {
             pending: Pending::default(),
-            advertiser: Advertiser::default(),
+            advertiser: Some(Advertiser::default()),
             limit: Limiter::new(ports, PER_PORT, ALL_PORTS),
+            others: None,
+        }
+    }
+
+    /// Services for ports `0..ports` in worker `me` of several. What all ports may have together is shared out.
+    pub fn beside(ports: usize, news: Arc<News>, me: usize) -> Self {
+        let workers = u32::try_from(news.workers()).unwrap_or(u32::MAX).max(1);
+        let share = |all: u32| (all / workers).max(1);
+        let all = Rate { per_second: share(ALL_PORTS.per_second), burst: share(ALL_PORTS.burst) };
+        Self {
+            advertiser: (me == 0).then(Advertiser::default),
+            limit: Limiter::new(ports, PER_PORT, all),
+            others: Some(Others { news, me }),
+            ..Self::new(0)
         }
     }
 
     /// When [`Service::due`] has something to do.
     pub fn deadline(&self) -> Option<Tick> {
-        self.pending.deadline().into_iter().chain(self.advertiser.deadline()).min()
+        let advertises = self.advertiser.as_ref().and_then(Advertiser::deadline);
+        self.pending.deadline().into_iter().chain(advertises).min()
     }
 
     /// After each batch: the snapshot may be a new one.
     pub fn follow<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
-        self.advertiser.follow(snapshot, now, desk);
+        if let Some(advertiser) = &mut self.advertiser {
+            advertiser.follow(snapshot, now, desk);
+        }
+        if self.others.as_ref().is_some_and(|others| others.news.take(others.me)) {
+            self.look_again(snapshot, now, desk);
+        }
+    }
+
+    /// Another worker found neighbours: who waited for them goes on.
+    #[cold]
+    fn look_again<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+        let known = |network: NetworkId, address: Ipv6Addr| {
+            let gateway = snapshot.tables.gateway(network);
+            gateway.is_some_and(|gateway| gateway.neighbors.lookup(address, now).is_some())
+        };
+        while let Some((network, address)) = self.pending.first(known) {
+            self.pending.take(network, address).for_each(|frame| desk.resume(frame));
+        }
+        if let Some(others) = &self.others
+            && self.pending.is_empty()
+        {
+            others.news.rest(others.me);
+        }
+    }
+
+    /// A neighbour is known now: who waited for it goes on, here and in other workers.
+    fn found<I: Io>(&mut self, network: NetworkId, address: Ipv6Addr, desk: &mut Desk<'_, I>) {
+        self.pending.take(network, address).for_each(|frame| desk.resume(frame));
+        if let Some(others) = &self.others {
+            others.news.found(others.me);
+        }
     }
 
     /// Serves a task.
@@ -196,17 +252,17 @@ impl Service {
             && !mac.is_group()
             && mac != MacAddr::ZERO
         {
-            if solicited || self.pending.is_asked(here.id, address) {
+            if solicited {
                 gateway.neighbors.confirm(address, mac, port, here.now);
-            } else {
-                gateway.neighbors.update(address, mac, port, here.now);
             }
-            self.pending.take(here.id, address).for_each(|frame| desk.resume(frame));
+            if solicited || gateway.neighbors.update(address, mac, port, here.now) {
+                self.found(here.id, address, desk);
+            }
         }
         if let Some(address) = confirmed(packet)
             && gateway.neighbors.reconfirm(address, port, here.now)
         {
-            self.pending.take(here.id, address).for_each(|frame| desk.resume(frame));
+            self.found(here.id, address, desk);
         }
         answer(packet, place, desk);
         Ok(Fate::Local)
@@ -225,10 +281,19 @@ impl Service {
         }
         match self.pending.add(network, address, frame, here.now) {
             Queued::Full => return Err(DropReason::NeighborQueue),
-            Queued::Ask => ask(network, address, None, here.snapshot, desk),
+            Queued::Ask => {
+                if let Some(gateway) = here.snapshot.tables.gateway(network) {
+                    gateway.neighbors.incomplete(address, frame.port, here.now);
+                }
+                ask(network, address, None, here.snapshot, desk);
+            }
             Queued::Waits => {}
         }
         desk.hold(frame);
+        if let Some(others) = &self.others {
+            others.news.wait(others.me);
+            self.look_again(here.snapshot, here.now, desk); // it may have been found a moment ago
+        }
         Ok(Fate::Held)
     }
 
@@ -244,10 +309,19 @@ impl Service {
 
     /// What is due: advertises, asks again, or tells those who waited that nobody answers.
     pub fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
-        self.advertiser.due(snapshot, now, desk);
+        if let Some(advertiser) = &mut self.advertiser {
+            advertiser.due(snapshot, now, desk);
+        }
         while let Some(due) = self.pending.due(now) {
             match due {
-                Due::Ask(network, address) => ask(network, address, None, snapshot, desk),
+                Due::Ask(network, address) => {
+                    if let (Some(gateway), Some(port)) =
+                        (snapshot.tables.gateway(network), self.pending.asks(network, address))
+                    {
+                        gateway.neighbors.incomplete(address, port, now);
+                    }
+                    ask(network, address, None, snapshot, desk);
+                }
                 Due::GiveUp(network, address) => {
                     for frame in self.pending.take(network, address) {
                         self.unanswered(&frame, snapshot, now, desk);

@@ -21,6 +21,7 @@ pub mod io;
 pub mod learn;
 pub mod mac;
 pub mod mailbox;
+pub mod news;
 pub mod parse;
 pub mod policy;
 pub mod port;

@@ -20,6 +20,18 @@ pub enum Command {
         tap: Arc<OwnedFd>,
         /// Whether it takes super-frames.
         gso: bool,
+        /// Whether its frames are this worker's to read; every worker may write to it.
+        reads: bool,
+    },
+    /// Read the port's frames from now on; it is attached, and nobody else reads it.
+    Read {
+        /// The port.
+        port: PortId,
+    },
+    /// Do not read the port's frames any more, another worker will; answered by [`Event::Rests`] or [`Event::Stays`].
+    Rest {
+        /// The port.
+        port: PortId,
     },
     /// Let the port go; answered by [`Event::Detached`].
     Detach {
@@ -35,8 +47,12 @@ pub enum Command {
 pub enum Event {
     /// The port's TAP does not exist any more: deleted, or its namespace died.
     Gone(PortId),
-    /// The port was let go as told: the worker has no reference to it.
+    /// The port was let go as told: the worker has no reference to it. Every worker says so.
     Detached(PortId),
+    /// The port is not read any more, and nothing of it is left to be done by who did.
+    Rests(PortId),
+    /// The port goes on being read by who does: he has connections of it.
+    Stays(PortId),
     /// The port refused super-frames repeatedly; they are segmented here from now on.
     GsoRefused(PortId),
     /// A write found the port's link down: set down in the container.
@@ -47,19 +63,23 @@ pub enum Event {
     AttachFailed(PortId, Errno),
 }
 
-/// The queues between one worker and the control plane.
+/// The queues between one worker and the control plane. What workers tell comes by one queue of all.
 ///
 /// # Threads
 /// Shared; every method may be called from anywhere and none waits.
 pub struct Mailbox {
     commands: ArrayQueue<Command>,
-    events: ArrayQueue<Event>,
     command_wake: OwnedFd,
-    event_wake: OwnedFd,
+    events: Arc<Events>,
+}
+
+struct Events {
+    queue: ArrayQueue<Event>,
+    wake: OwnedFd,
 }
 
 impl Mailbox {
-    /// A mailbox with room for a few commands and events per port.
+    /// A mailbox of the only worker, with room for a few commands and events per port.
     ///
     /// # Errors
     /// When the kernel has no descriptors left.
@@ -67,13 +87,25 @@ impl Mailbox {
     /// # Syscalls
     /// `eventfd2`
     pub fn new(ports: usize) -> Result<Self, Errno> {
+        Ok(Self::for_workers(1, ports)?.remove(0))
+    }
+
+    /// Mailboxes of so many workers.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptors left.
+    ///
+    /// # Syscalls
+    /// `eventfd2`
+    pub fn for_workers(workers: usize, ports: usize) -> Result<Vec<Self>, Errno> {
         let wake = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
-        Ok(Self {
-            commands: ArrayQueue::new(4 * ports.max(64)),
-            events: ArrayQueue::new(4 * ports.max(64)),
-            command_wake: wake()?,
-            event_wake: wake()?,
-        })
+        let room = 4 * ports.max(64);
+        let events = Arc::new(Events { queue: ArrayQueue::new(room * workers.max(1)), wake: wake()? });
+        let mailbox = || {
+            let (commands, events) = (ArrayQueue::new(room), Arc::clone(&events));
+            Ok(Self { commands, command_wake: wake()?, events })
+        };
+        (0..workers.max(1)).map(|_| mailbox()).collect()
     }
 
     /// Tells the worker.
@@ -99,14 +131,14 @@ impl Mailbox {
 
     /// Reports to the control plane. Each port has room for all it can report between two looks of the control plane.
     pub fn report(&self, event: Event) {
-        if self.events.push(event).is_ok() {
-            ring(&self.event_wake);
+        if self.events.queue.push(event).is_ok() {
+            ring(&self.events.wake);
         }
     }
 
-    /// The next event, for the control plane.
+    /// The next event of any worker, for the control plane.
     pub fn next_event(&self) -> Option<Event> {
-        self.events.pop()
+        self.events.queue.pop()
     }
 
     /// Readable when there may be a command.
@@ -114,9 +146,9 @@ impl Mailbox {
         self.command_wake.as_fd()
     }
 
-    /// Readable when there may be an event.
+    /// Readable when there may be an event of any worker.
     pub fn event_wake(&self) -> BorrowedFd<'_> {
-        self.event_wake.as_fd()
+        self.events.wake.as_fd()
     }
 }
 

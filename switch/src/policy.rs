@@ -83,6 +83,12 @@ pub trait Policy {
     ) {
     }
 
+    /// Whether another worker may read this port from now on: nothing is kept for it that needs its next frames. Nothing
+    /// new begins for it by itself from then on.
+    fn may_leave(&mut self, _port: PortId) -> bool {
+        true
+    }
+
     /// After the packets of a batch: what they made necessary, once for all of them; `watched` says that the descriptor
     /// which the engine has an eye on for the policy is readable. True: there is more to do, after others had their
     /// turn.

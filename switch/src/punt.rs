@@ -25,7 +25,7 @@ use crate::port::{NetworkId, PortId};
 use crate::segment;
 use crate::vnet::VnetHdr;
 
-/// Slots of one worker.
+/// Slots of all workers.
 pub const SLOTS: usize = 256;
 /// Bytes of the longest IP packet in a slot: one of Ethernet's usual size, and a little more.
 pub const MAX_PACKET: usize = 2048;
@@ -119,16 +119,17 @@ struct Share {
     epoch: AtomicU32,
 }
 
-/// The slots and queues between one worker and the control plane.
+/// The slots and queues between workers and the control plane.
 ///
 /// # Threads
-/// Shared; nothing waits. The worker calls `up`, `ring`, `down` and `forget`, the control plane the others.
+/// Shared; nothing waits. Workers call `up`, `ring` and `forget`, the one that sends for all of them `down`, the control
+/// plane the others.
 pub struct Punt {
     free: ArrayQueue<Box<Parcel>>,
     up: ArrayQueue<Box<Parcel>>,
     down: ArrayQueue<Box<Parcel>>,
     ports: Box<[Share]>,
-    /// Something was queued up since the control plane was woken; the worker's alone.
+    /// Something was queued up since the control plane was woken.
     unheard: AtomicBool,
     wake: OwnedFd,
 }
@@ -209,21 +210,21 @@ impl Punt {
         parcel.service = service;
         parcel.mac = meta.src;
         share.queued.fetch_add(1, Ordering::Relaxed);
-        self.unheard.store(true, Ordering::Relaxed);
         // There is room for every slot there is.
-        self.up.push(parcel).map_err(|_| DropReason::ServiceQueue)
+        let pushed = self.up.push(parcel).map_err(|_| DropReason::ServiceQueue);
+        self.unheard.store(true, Ordering::Release); // after it: another worker may ring for it
+        pushed
     }
 
-    /// Wakes the control plane if a packet was queued up since the last time. The worker's, once a batch.
+    /// Wakes the control plane if a packet was queued up since the last time. A worker's, once a batch.
     pub fn ring(&self) {
-        if self.unheard.load(Ordering::Relaxed) {
-            self.unheard.store(false, Ordering::Relaxed);
+        if self.unheard.load(Ordering::Relaxed) && self.unheard.swap(false, Ordering::AcqRel) {
             ring(&self.wake);
         }
     }
 
     /// Sends what the control plane gave, at most `most` packets; whether more is there. `place` says which MAC the
-    /// gateway of a network has, if the port is one of it. The worker's.
+    /// gateway of a network has, if the port is one of it. One worker's.
     pub fn down<I: Io>(
         &self,
         most: usize,
@@ -243,7 +244,7 @@ impl Punt {
         !self.down.is_empty()
     }
 
-    /// The container behind a port is gone: what is under way to it goes nowhere. The worker's.
+    /// The container behind a port is gone: what is under way to it goes nowhere. A worker's.
     pub fn forget(&self, port: PortId) {
         if let Some(share) = self.ports.get(port.index()) {
             share.epoch.fetch_add(1, Ordering::Relaxed);

@@ -158,6 +158,19 @@ impl PortSample {
     }
 }
 
+impl std::iter::Sum for PortSample {
+    fn sum<I: Iterator<Item = Self>>(samples: I) -> Self {
+        samples.fold(Self::default(), |mut sum, one| {
+            sum.rx_frames += one.rx_frames;
+            sum.rx_bytes += one.rx_bytes;
+            sum.tx_frames += one.tx_frames;
+            sum.tx_bytes += one.tx_bytes;
+            sum.drops.iter_mut().zip(one.drops.iter()).for_each(|(sum, one)| *sum += one);
+            sum
+        })
+    }
+}
+
 /// All counters of one worker.
 #[derive(Debug)]
 pub struct Counters {

@@ -88,6 +88,10 @@ impl<I: Io, P: Policy> Worker<I, P> {
             let (policy, mut desk) = hops.desk();
             policy.forget(port, snapshot, now, &mut desk);
         }
+        for port in batch.rested.drain(..) {
+            let may_leave = hops.policy.may_leave(port);
+            hops.io.rested(port, may_leave);
+        }
         for (port, reason) in batch.lost.drain(..) {
             hops.books.counters.worker.rx.add(1);
             hops.books.counters.drop_frame(port, reason);

@@ -2,86 +2,33 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[macro_use]
+#[path = "common/engine.rs"]
+mod engine;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use common::{Decide, ethernet, ip, ipv4, mac, packet};
+use engine::{Engine, in_home, one_network, pair, tap, wire};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use switch::decide::bridge;
 use switch::drop::DropReason;
-use switch::fdb::Fdb;
 use switch::io::epoll::EpollIo;
-use switch::io::uring::{UringIo, probe};
+use switch::io::uring::UringIo;
 use switch::io::{BATCH, Io, Wait};
 use switch::mac::MacAddr;
 use switch::mailbox::{Command, Event, Mailbox};
-use switch::port::{NetworkId, PortId};
-use switch::snapshot::{Claims, Network, Port, Snapshot, Spoof};
-use switch::sys::{netns, tun};
+use switch::port::PortId;
+use switch::sys::netns;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 use zerocopy::IntoBytes;
 
 const SLOTS: u16 = 128;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// An engine of descriptors.
-trait Engine: Io + Sized {
-    /// `None`: not here, which is said, and which fails where `CI` is set.
-    fn new(ports: usize, mailbox: &Arc<Mailbox>) -> Option<Self>;
-    /// Slots that the kernel has.
-    fn lent(&self) -> usize;
-    fn eye(&mut self, fd: &OwnedFd);
-}
-
-impl Engine for EpollIo {
-    fn new(ports: usize, mailbox: &Arc<Mailbox>) -> Option<Self> {
-        Some(Self::new(ports, Arc::clone(mailbox)).unwrap())
-    }
-    fn lent(&self) -> usize {
-        0
-    }
-    fn eye(&mut self, fd: &OwnedFd) {
-        self.watch(fd.as_fd()).unwrap();
-    }
-}
-
-impl Engine for UringIo {
-    fn new(ports: usize, mailbox: &Arc<Mailbox>) -> Option<Self> {
-        if let Err(why) = probe() {
-            assert!(std::env::var("CI").is_err(), "no io_uring: {why}");
-            println!("skipped: no io_uring: {why}");
-            return None;
-        }
-        Some(Self::new(ports, Arc::clone(mailbox)).unwrap())
-    }
-    fn lent(&self) -> usize {
-        self.lent()
-    }
-    fn eye(&mut self, fd: &OwnedFd) {
-        self.watch(fd.as_fd()).unwrap();
-    }
-}
-
-/// Makes a `#[test]` of a function for each engine.
-macro_rules! on_each {
-    ($($name:ident),+ $(,)?) => { $(
-        mod $name {
-            #[test]
-            fn by_epoll() {
-                super::run::$name::<super::EpollIo>();
-            }
-            #[test]
-            fn by_uring() {
-                super::run::$name::<super::UringIo>();
-            }
-        }
-    )+ };
-}
 
 on_each!(
     frames_pass_in_order,
@@ -108,16 +55,6 @@ struct Lab<I: Io> {
     ends: Vec<OwnedFd>,
 }
 
-fn pair() -> (OwnedFd, OwnedFd) {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
-}
-
-/// What a container writes to send a frame.
-fn wire(frame: &[u8]) -> Vec<u8> {
-    [&[0; VnetHdr::LEN][..], frame].concat()
-}
-
 impl<I: Engine> Lab<I> {
     /// Ports on one network, which knows everybody's MAC.
     fn new(ports: u16) -> Option<Self> {
@@ -141,31 +78,16 @@ impl<I: Engine> Lab<I> {
     fn bare(ports: u16, storm: u32) -> Option<Self> {
         let mailbox = Arc::new(Mailbox::new(usize::from(ports)).unwrap());
         let io = I::new(usize::from(ports), &mailbox)?;
-        let port = |_| Some(Port { network: NetworkId(0), mac: MacAddr::ZERO, addresses: Box::default() });
-        let network = Network {
-            zone: 0,
-            mtu: 9000,
-            icc: true,
-            spoof: Spoof::Off,
-            storm,
-            fdb: Arc::new(Fdb::new(1024).unwrap()),
-            members: (0..ports).map(PortId).collect(),
-            claims: Claims::default(),
-        };
-        let snapshot = Snapshot {
-            generation: 1,
-            ports: (0..ports).map(port).collect(),
-            networks: Box::new([Some(network)]),
-            tables: (),
-        };
         let decide: Decide = |packet, network| bridge(&packet.meta, network);
-        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let snapshot = Arc::new(ArcSwap::from_pointee(one_network(ports, storm)));
         let worker = Worker::new(io, SLOTS, usize::from(ports), snapshot, decide);
         Some(Self { worker, mailbox, ends: Vec::new() })
     }
 
     fn attach(&self, port: u16, tap: OwnedFd, gso: bool) {
-        self.mailbox.tell(Command::Attach { port: PortId(port), tap: Arc::new(tap), gso }).unwrap();
+        self.mailbox
+            .tell(Command::Attach { port: PortId(port), tap: Arc::new(tap), gso, reads: true })
+            .unwrap();
     }
 
     /// Gives a port a pair of sockets; the container's end.
@@ -234,31 +156,6 @@ impl<I: Engine> Lab<I> {
     fn received(&self, port: u16) -> u64 {
         self.worker.counters().port(PortId(port)).unwrap().rx_frames.get()
     }
-}
-
-/// A namespace with a TAP `eth0` that is up.
-fn tap() -> Option<(OwnedFd, OwnedFd)> {
-    let made = netns::create().map_err(|errno| errno.to_string()).and_then(|home| {
-        let tap = netns::in_netns(home.as_fd(), || tun::create("eth0"));
-        let tap = tap.map_err(|errno| errno.to_string())?.map_err(|error| error.to_string())?.0;
-        Ok((home, tap))
-    });
-    match made {
-        Ok((home, tap)) => {
-            in_home(&home, &["link", "set", "eth0", "up"]);
-            Some((home, tap))
-        }
-        Err(why) => {
-            assert!(std::env::var("CI").is_err(), "no TAP in a namespace of our own: {why}");
-            println!("skipped: no TAP in a namespace of our own: {why}");
-            None
-        }
-    }
-}
-
-fn in_home(home: &OwnedFd, words: &[&str]) {
-    let status = netns::in_netns(home.as_fd(), || std::process::Command::new("ip").args(words).status());
-    assert!(status.unwrap().unwrap().success(), "ip {words:?}");
 }
 
 /// A TCP super-frame from one port to another.

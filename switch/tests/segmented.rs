@@ -96,7 +96,9 @@ impl Lab {
         };
         let mailbox = Arc::new(Mailbox::new(2).unwrap());
         for (number, (tap, gso)) in [(one, true), (two, false)].into_iter().enumerate() {
-            mailbox.tell(Command::Attach { port: PortId(number as u16), tap: Arc::new(tap), gso }).unwrap();
+            mailbox
+                .tell(Command::Attach { port: PortId(number as u16), tap: Arc::new(tap), gso, reads: true })
+                .unwrap();
         }
         let for_it = Arc::clone(&mailbox);
         let (counters, thread) = match engine {

@@ -362,6 +362,11 @@ impl Sockets {
         &self.counters
     }
 
+    /// Flows of a port, opened by it or by its clients.
+    pub fn used(&self, port: PortId) -> u32 {
+        self.flows.used(port)
+    }
+
     /// Whether a packet belongs to a flow. One that is for a gateway may: that of a client whose address is not shown.
     pub fn has(&self, key: &FlowKey) -> bool {
         self.flows.find(key).is_some()

@@ -40,6 +40,8 @@ pub(super) struct Listener {
     local: SocketAddr,
     /// A wildcard of IPv6 that is one of IPv6 alone.
     v6_only: bool,
+    /// Its clients are ours.
+    ours: bool,
     pub socket: Arc<OwnedFd>,
     pub clients: Arc<AtomicU64>,
     /// Clients that are taken without asking whether there are more: what the last turns found, doubled.
@@ -59,10 +61,13 @@ impl Sockets {
             settings.published.iter().map(|published| (published.id, published)).collect();
         for index in 0..self.listeners.len() {
             let Some(Some(listener)) = self.listeners.get_mut(index) else { continue };
-            match wanted.remove(&listener.id) {
-                Some(published) => listener.target = Some(published.target.clone()),
+            let (id, ours) = (listener.id, listener.ours);
+            match wanted.get(&id).filter(|published| published.ours == ours) {
+                Some(published) => {
+                    listener.target = Some(published.target.clone());
+                    wanted.remove(&id);
+                }
                 None => {
-                    let id = listener.id;
                     self.unlisten(index);
                     self.unserve(id);
                 }
@@ -80,8 +85,39 @@ impl Sockets {
     fn listen(&mut self, published: &Published) -> rustix::io::Result<()> {
         let free = self.listeners.iter().position(Option::is_none);
         let index = free.unwrap_or(self.listeners.len());
-        epoll::add(&self.epoll, &published.socket, listener_token(index), EventFlags::IN)?;
         let local = SocketAddr::try_from(getsockname(&published.socket)?)?;
+        let v6_only = local.is_ipv6() && ipv6_v6only(&published.socket)?;
+        if published.ours {
+            self.receive_clients(published, index, local, v6_only)?;
+        }
+        let listener = Some(Listener {
+            id: published.id,
+            proto: published.proto,
+            local,
+            v6_only,
+            ours: published.ours,
+            clients: Arc::clone(&published.clients),
+            socket: Arc::clone(&published.socket),
+            turn: 1,
+            target: Some(published.target.clone()),
+        });
+        match self.listeners.get_mut(index) {
+            Some(place) => *place = listener,
+            None => self.listeners.push(listener),
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// What the kernel said to watching it.
+    fn receive_clients(
+        &mut self,
+        published: &Published,
+        index: usize,
+        local: SocketAddr,
+        v6_only: bool,
+    ) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, &published.socket, listener_token(index), EventFlags::IN)?;
         if published.proto == PROTO_TCP {
             // Sockets of its clients have what it has (tcp(7), socket(7)), and nobody has to tell each.
             set_tcp_nodelay(&published.socket, true)?;
@@ -94,26 +130,11 @@ impl Sockets {
             self.datagram.resize(served::LONGEST, 0);
             self.clients.reserve(self.limits.flows as usize);
         }
-        let v6_only = local.is_ipv6() && ipv6_v6only(&published.socket)?;
         if published.proto == PROTO_UDP {
             keep_path_errors(&published.socket, local.is_ipv4())?;
             if local.is_ipv6() && !v6_only {
                 keep_path_errors(&published.socket, true)?;
             }
-        }
-        let listener = Some(Listener {
-            id: published.id,
-            proto: published.proto,
-            local,
-            v6_only,
-            clients: Arc::clone(&published.clients),
-            socket: Arc::clone(&published.socket),
-            turn: 1,
-            target: Some(published.target.clone()),
-        });
-        match self.listeners.get_mut(index) {
-            Some(place) => *place = listener,
-            None => self.listeners.push(listener),
         }
         Ok(())
     }

@@ -30,7 +30,10 @@ pub struct Published {
     /// [`switch::parse::PROTO_TCP`], and the socket listens; or [`switch::parse::PROTO_UDP`], and it is bound and says
     /// which address datagrams were sent to (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
     pub proto: u8,
-    /// It does not block. It may be watched by several workers.
+    /// Its clients are this worker's. Otherwise they are another's, and it is only known that the address is published:
+    /// containers may reach it, though it is the host's.
+    pub ours: bool,
+    /// It does not block.
     pub socket: Arc<OwnedFd>,
     /// Where its clients go.
     pub target: Target,

@@ -17,6 +17,7 @@ pub fn configure(world: &mut World, entries: &[(u64, u8, &Arc<OwnedFd>, Target)]
     let published = entries.iter().map(|(id, proto, socket, target)| Published {
         id: *id,
         proto: *proto,
+        ours: true,
         socket: Arc::clone(socket),
         target: target.clone(),
         clients: Arc::clone(&clients),

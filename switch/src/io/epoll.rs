@@ -46,6 +46,8 @@ struct Served {
     tap: Tap,
     /// Is in the ready ring.
     ready: bool,
+    /// Its frames are ours to read.
+    reads: bool,
 }
 
 /// An engine of TAPs on one epoll instance.
@@ -68,6 +70,8 @@ pub struct EpollIo {
     stats: IoStats,
     /// Ports that were let go since the last batch.
     let_go: Vec<PortId>,
+    /// Ports that are not read any more since the last batch.
+    rested: Vec<PortId>,
     /// The policy's descriptor was readable.
     watched: bool,
     stopped: bool,
@@ -103,9 +107,15 @@ impl EpollIo {
             heard: Vec::with_capacity(BATCH),
             stats: IoStats::default(),
             let_go: Vec::new(),
+            rested: Vec::new(),
             watched: false,
             stopped: false,
         })
+    }
+
+    /// One of so many workers on this machine: it spins only where more cores than these are there.
+    pub fn share_cores(&mut self, workers: usize) {
+        self.spin = Spin::beside(workers);
     }
 
     /// Has an eye on one more descriptor, level-triggered, and tells the worker by [`Batch::watched`].
@@ -207,7 +217,9 @@ impl EpollIo {
         let mailbox = Arc::clone(&self.mailbox);
         while let Some(command) = mailbox.next_command() {
             match command {
-                Command::Attach { port, tap, gso } => self.attach(port, tap, gso),
+                Command::Attach { port, tap, gso, reads } => self.attach(port, tap, gso, reads),
+                Command::Read { port } => self.read_again(port),
+                Command::Rest { port } => self.rest(port),
                 Command::Detach { port } => {
                     self.forget(port);
                     mailbox.report(Event::Detached(port));
@@ -217,31 +229,67 @@ impl EpollIo {
         }
     }
 
-    fn attach(&mut self, port: PortId, fd: Arc<OwnedFd>, gso: bool) {
+    fn attach(&mut self, port: PortId, fd: Arc<OwnedFd>, gso: bool, reads: bool) {
         self.forget(port);
+        let Some(place) = self.taps.get_mut(port.index()) else {
+            return self.mailbox.report(Event::AttachFailed(port, Errno::RANGE));
+        };
+        *place = Some(Served { tap: Tap::new(fd, gso), ready: false, reads: false });
+        if reads {
+            self.read_again(port);
+        }
+    }
+
+    /// The port's frames are ours from now on.
+    fn read_again(&mut self, port: PortId) {
+        let Self { epoll, taps, .. } = self;
+        let Some(Some(served)) = taps.get_mut(port.index()) else { return };
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        let added = epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(u64::from(port.0)), flags);
-        match (added, self.taps.get_mut(port.index())) {
-            (Ok(()), Some(place)) => *place = Some(Served { tap: Tap::new(fd, gso), ready: false }),
-            (Ok(()), None) => self.mailbox.report(Event::AttachFailed(port, Errno::RANGE)),
-            (Err(error), _) => self.mailbox.report(Event::AttachFailed(port, error)),
+        let added = epoll::add(epoll, &served.tap.fd, epoll::EventData::new_u64(u64::from(port.0)), flags);
+        match added {
+            Ok(()) => served.reads = true,
+            Err(error) => {
+                self.forget(port);
+                self.mailbox.report(Event::AttachFailed(port, error));
+            }
         }
     }
 
-    /// Lets a port go. The keeper holds another descriptor of the same TAP, so epoll would go on reporting it: it is
-    /// taken out explicitly, or a dead TAP would wake us for ever.
-    fn forget(&mut self, port: PortId) {
-        if let Some(served) = self.taps.get_mut(port.index()).and_then(Option::take) {
+    /// Another worker is to read the port. What was read of it has gone its way: nothing stays here between batches.
+    fn rest(&mut self, port: PortId) {
+        if let Some(served) = self.served(port) {
+            (served.reads, served.ready) = (false, false);
+            self.unwatch(port);
+            self.rested.push(port);
+        }
+    }
+
+    /// The keeper holds another descriptor of the same TAP, so epoll would go on reporting it: it is taken out
+    /// explicitly, or a dead TAP would wake us for ever.
+    fn unwatch(&mut self, port: PortId) {
+        if let Some(Some(served)) = self.taps.get(port.index()) {
             let _ = epoll::delete(&self.epoll, &served.tap.fd);
-            self.ready.retain(|&ready| ready != port);
-            self.let_go.push(port);
         }
+        if self.ready.front() == Some(&port) {
+            self.spent = 0;
+        }
+        self.ready.retain(|&ready| ready != port);
     }
 
+    /// Lets a port go. Whether it was ours to read.
+    fn forget(&mut self, port: PortId) -> bool {
+        self.unwatch(port);
+        let Some(served) = self.taps.get_mut(port.index()).and_then(Option::take) else { return false };
+        self.let_go.push(port);
+        served.reads
+    }
+
+    /// A TAP does not exist any more. Who reads it says so; who merely writes to it has nothing more to do with it.
     #[cold]
     fn gone(&mut self, port: PortId) {
-        self.forget(port);
-        self.mailbox.report(Event::Gone(port));
+        if self.forget(port) {
+            self.mailbox.report(Event::Gone(port));
+        }
     }
 
     /// Reads one frame of `port` into the batch. `false`: nothing more is there.
@@ -341,6 +389,7 @@ impl Io for EpollIo {
         }
         batch.watched = std::mem::take(&mut self.watched);
         batch.gone.append(&mut self.let_go);
+        batch.rested.append(&mut self.rested);
         let mut bytes = 0;
         while self.turns > 0
             && let Some(&port) = self.ready.front()
@@ -392,6 +441,13 @@ impl Io for EpollIo {
     }
 
     fn flush(&mut self, _: &mut Pool, _: &mut Books) {}
+
+    fn rested(&mut self, port: PortId, may_leave: bool) {
+        if !may_leave {
+            self.read_again(port);
+        }
+        self.mailbox.report(if may_leave { Event::Rests(port) } else { Event::Stays(port) });
+    }
 
     fn stopped(&self) -> bool {
         self.stopped

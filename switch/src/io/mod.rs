@@ -33,6 +33,8 @@ pub struct Batch {
     pub lost: Vec<(PortId, DropReason)>,
     /// Ports that were let go: their numbers may be given to others from now on.
     pub gone: Vec<PortId>,
+    /// Ports that are not read any more, as they were told to be: nothing of them is under way. Answered by [`Io::rested`].
+    pub rested: Vec<PortId>,
     /// The descriptor that the engine has an eye on for the policy is readable.
     pub watched: bool,
 }
@@ -44,6 +46,7 @@ impl Batch {
             frames: Vec::with_capacity(BATCH),
             lost: Vec::with_capacity(BATCH),
             gone: Vec::new(),
+            rested: Vec::new(),
             watched: false,
         }
     }
@@ -109,6 +112,10 @@ pub trait Io {
 
     /// The batch is done, or needs room: submits what was queued and books what became of it.
     fn flush(&mut self, pool: &mut Pool, books: &mut Books);
+
+    /// A port that was said to rest does, or must be read on: the policy has something that only this worker can go on
+    /// with.
+    fn rested(&mut self, _port: PortId, _may_leave: bool) {}
 
     /// Whether it was told to end and has nothing left.
     fn stopped(&self) -> bool {

@@ -29,6 +29,7 @@ use switch::flow::{Meta, Packet};
 use switch::frame::Frame;
 use switch::io::{BATCH, Io};
 use switch::mac::MacAddr;
+use switch::news::News;
 use switch::policy::{Desk, Fate, Here, Policy};
 use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
@@ -43,6 +44,8 @@ pub struct House {
     router: Service,
     uplink: Option<Uplink>,
     punt: Option<Arc<Punt>>,
+    /// What the control plane has for containers is this worker's to send.
+    sends: bool,
 }
 
 /// Fifth hop: what is to happen with `packet`, and `why`. Changes nothing, sees no bytes.
@@ -64,7 +67,12 @@ fn gateway_mac(snapshot: &Snapshot<Tables>, port: PortId, network: NetworkId) ->
 impl House {
     /// For ports `0..ports`, with a way out or without one.
     pub fn new(ports: usize, uplink: Option<Uplink>) -> Self {
-        Self { router: Service::new(ports), uplink, punt: None }
+        Self { router: Service::new(ports), uplink, punt: None, sends: true }
+    }
+
+    /// In worker `me` of several: what gateways and the control plane say of themselves is the first one's to send.
+    pub fn beside(ports: usize, uplink: Option<Uplink>, news: Arc<News>, me: usize) -> Self {
+        Self { router: Service::beside(ports, news, me), uplink, punt: None, sends: me == 0 }
     }
 
     /// With the control plane behind it for names and addresses.
@@ -154,6 +162,11 @@ impl Policy for House {
         }
     }
 
+    fn may_leave(&mut self, port: PortId) -> bool {
+        // Its connections' sockets are here.
+        self.uplink.as_mut().is_none_or(|uplink| uplink.may_leave(port))
+    }
+
     fn flush<I: Io>(
         &mut self,
         watched: bool,
@@ -165,7 +178,7 @@ impl Policy for House {
         let mut more = false;
         if let Some(punt) = &self.punt {
             punt.ring();
-            more = punt.down(BATCH, desk, |port, network| gateway_mac(snapshot, port, network));
+            more = self.sends && punt.down(BATCH, desk, |port, network| gateway_mac(snapshot, port, network));
         }
         let Some(uplink) = &mut self.uplink else { return more };
         uplink.configure();

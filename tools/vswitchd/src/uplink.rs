@@ -85,14 +85,20 @@ impl<I: Io> Emit for Out<'_, '_, I> {
 }
 
 impl Uplink {
-    /// An uplink with as many flows as the limit of descriptors allows, which is raised as far as it may be.
+    /// An uplink of one of so many workers, with its part of the flows that the limit of descriptors allows, which is
+    /// raised as far as it may be.
     ///
     /// # Errors
     /// What the kernel said.
     ///
     /// # Syscalls
     /// `prlimit64`; those of [`Sockets::new`]
-    pub fn new(settings: Configured, window: Arc<Window>, now: Tick) -> std::io::Result<Self> {
+    pub fn new(
+        settings: Configured,
+        window: Arc<Window>,
+        workers: usize,
+        now: Tick,
+    ) -> std::io::Result<Self> {
         let limit = getrlimit(Resource::Nofile);
         let most = limit.maximum.unwrap_or(1 << 20).min(1 << 20);
         // Where it may not be raised the lower one counts.
@@ -100,7 +106,8 @@ impl Uplink {
         let descriptors = if raised.is_ok() { most } else { limit.current.unwrap_or(1024) };
         let all = Limits::default();
         let flows = u32::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(u32::MAX);
-        let flows = all.flows.min(flows.max(256));
+        let share = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+        let flows = (all.flows.min(flows.max(256)) / share).max(1);
         let limits = Limits { flows, flows_per_port: all.flows_per_port.min(flows / 2), ..all };
         Ok(Self {
             sockets: Sockets::new(limits, now)?,
@@ -119,6 +126,13 @@ impl Uplink {
             self.configured = settings.generation;
             self.sockets.configure(settings);
         }
+    }
+
+    /// Whether nothing of a port is here. What is published for it is not by then: whoever asks has taken that away
+    /// before.
+    pub fn may_leave(&mut self, port: PortId) -> bool {
+        self.configure();
+        self.sockets.used(port) == 0
     }
 
     /// Says what there is to whoever asks: once a batch. Returns whether there is more to say.

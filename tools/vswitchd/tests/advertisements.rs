@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use router::tables::Tables;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
+use switch::mailbox::Mailbox;
+use switch::news::News;
 use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
@@ -86,6 +88,22 @@ fn they_come_quickly_at_first_and_then_now_and_then() {
     assert!(later.iter().all(|pause| (200..=600).contains(pause)), "{later:?}");
     assert!(later.iter().any(|pause| *pause != later[0]), "in step: {later:?}");
     assert_eq!(lab.worker.counters().worker.unaccounted(), 0);
+}
+
+#[test]
+fn of_several_workers_one_says_it() {
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(LAB, 1)));
+    let news = Arc::new(News::between(Mailbox::for_workers(2, 2).unwrap().into_iter().map(Arc::new)));
+    let made = [0, 1].map(|me| {
+        let house = House::beside(2, None, Arc::clone(&news), me);
+        let mut worker = Worker::new(MemIo::new(2), 128, 2, Arc::clone(&snapshot), house);
+        for second in 1000..3000 {
+            worker.io.now = Tick::from_secs(second);
+            worker.step(Wait::Poll).unwrap();
+        }
+        worker.counters().worker.generated.get()
+    });
+    assert!(made[0] > 5 && made[1] == 0, "{made:?}");
 }
 
 #[test]

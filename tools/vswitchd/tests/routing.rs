@@ -11,6 +11,8 @@ use switch::checksum::sum;
 use switch::drop::DropReason;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
+use switch::mailbox::Mailbox;
+use switch::news::News;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
@@ -84,6 +86,73 @@ fn shared(text: &str, ports: u16) -> (Worker<MemIo, House>, Arc<ArcSwap<Snapshot
     let mut worker = Worker::new(MemIo::new(ports), 128, usize::from(ports), Arc::clone(&snapshot), house);
     worker.io.now = Tick::from_secs(1000);
     (worker, snapshot)
+}
+
+/// The same lab with two workers: `a`'s port is read by the first, `b`'s by the second.
+struct Two([Worker<MemIo, House>; 2]);
+
+impl Two {
+    fn new() -> Self {
+        let (_, snapshot) = shared(std::str::from_utf8(LAB).unwrap(), 2);
+        let mailboxes = Mailbox::for_workers(2, 2).unwrap().into_iter().map(Arc::new);
+        let news = Arc::new(News::between(mailboxes));
+        Self([0, 1].map(|me| {
+            let house = House::beside(2, None, Arc::clone(&news), me);
+            let mut worker = Worker::new(MemIo::new(2), 128, 2, Arc::clone(&snapshot), house);
+            worker.io.now = Tick::from_secs(1000);
+            worker
+        }))
+    }
+
+    /// A frame from the container whose port this worker reads.
+    fn send(&mut self, worker: usize, frame: &[u8]) {
+        self.0[worker].io.inject(PortId(worker as u16), &VnetHdr::default(), frame);
+        self.step(worker);
+    }
+
+    fn step(&mut self, worker: usize) {
+        while self.0[worker].step(Wait::Poll).unwrap() > 0 {}
+        assert_eq!(self.0[worker].counters().worker.unaccounted(), 0);
+    }
+
+    /// What a worker sent to a port, by EtherType.
+    fn sent(&mut self, worker: usize, port: u16) -> Vec<[u8; 2]> {
+        self.0[worker].io.take(PortId(port)).iter().map(|(_, frame)| [frame[12], frame[13]]).collect()
+    }
+}
+
+#[test]
+fn who_waits_in_one_worker_is_told_what_another_one_heard() {
+    const IP: [u8; 2] = [8, 0];
+    const ARP: [u8; 2] = [8, 6];
+    let mut two = Two::new();
+    two.send(1, &answer(B));
+    two.send(0, &datagram(A, B, [1, 2]));
+    assert_eq!(two.sent(0, 1), [ARP], "what nobody had asked for taught nothing");
+    two.step(0);
+    assert_eq!(two.sent(0, 1), <[[u8; 2]; 0]>::default(), "it waits");
+    two.send(1, &answer(B));
+    assert_eq!(two.sent(1, 1), <[[u8; 2]; 0]>::default(), "whose packet it is sends it");
+    two.step(0);
+    assert_eq!(two.sent(0, 1), [IP]);
+    // From now on both know.
+    two.send(0, &datagram(A, B, [3, 4]));
+    assert_eq!(two.sent(0, 1), [IP]);
+
+    // Who was told for another's sake has nothing to do, and who asks in vain is told that.
+    let late = Tick::from_secs(1000).plus_millis(3300);
+    let mut two = Two::new();
+    two.send(0, &datagram(A, B, [1, 2]));
+    for millis in [1100, 2200, 3300] {
+        two.0[0].io.now = Tick::from_secs(1000).plus_millis(millis);
+        two.step(0);
+    }
+    assert_eq!(two.sent(0, 1), [ARP, ARP, ARP]);
+    assert_eq!(two.0[0].counters().worker.drops[DropReason::NeighborUnresolved as usize].get(), 1);
+    two.0[1].io.now = late;
+    two.send(1, &answer(B));
+    two.step(0);
+    assert_eq!(two.sent(0, 1), <[[u8; 2]; 0]>::default());
 }
 
 #[test]

@@ -38,7 +38,7 @@ use crate::books::{Books, Settled, Ticket};
 use crate::drop::DropReason;
 use crate::flow::{Gso, Meta};
 use crate::frame::{FillError, Frame, Pool};
-use crate::mailbox::{Mailbox, silence};
+use crate::mailbox::{Event, Mailbox, silence};
 use crate::parse::parse;
 use crate::port::PortId;
 use crate::sys::ring::{Done, Full, Owner, Ring};
@@ -140,6 +140,11 @@ impl UringIo {
             stopping: false,
             broken: None,
         })
+    }
+
+    /// One of so many workers on this machine: it spins only where more cores than these are there.
+    pub fn share_cores(&mut self, workers: usize) {
+        self.spin = Spin::beside(workers);
     }
 
     /// Has an eye on one more descriptor, level-triggered, and tells the worker by [`Batch::watched`].
@@ -419,6 +424,8 @@ impl Io for UringIo {
         }
         batch.watched = std::mem::take(&mut self.watched);
         self.ports.let_go(&mut batch.gone);
+        let Self { ports, arrived, .. } = self;
+        ports.rested(&mut batch.rested, |owner| arrived.iter().any(|it| it.owner == owner));
         self.unpack(pool, batch);
         self.fanout.batch(batch.frames.len());
         self.spin.took(!batch.frames.is_empty());
@@ -470,6 +477,13 @@ impl Io for UringIo {
 
     fn flush(&mut self, pool: &mut Pool, books: &mut Books) {
         self.submit(pool, books);
+    }
+
+    fn rested(&mut self, port: PortId, may_leave: bool) {
+        if !may_leave {
+            self.ports.read_again(port);
+        }
+        self.mailbox.report(if may_leave { Event::Rests(port) } else { Event::Stays(port) });
     }
 
     fn stopped(&self) -> bool {

@@ -19,6 +19,8 @@ const SWEEP: usize = 64;
 pub struct Served {
     pub tap: Tap,
     pub owner: Owner,
+    /// Its frames are ours to read.
+    reads: bool,
     /// The kernel has a read of it.
     reading: bool,
     /// Writes to it on their way.
@@ -43,6 +45,8 @@ pub struct Ports {
     idle: Vec<PortId>,
     /// Ports that were let go since the last batch, and what is to be reported of them.
     let_go: Vec<(PortId, Option<Event>)>,
+    /// Ports that are not to be read any more, until nothing of them is on its way to a batch.
+    resting: Vec<Owner>,
     /// How many are served.
     count: usize,
     generation: u32,
@@ -59,6 +63,7 @@ impl Ports {
             leaving: Vec::new(),
             idle: Vec::with_capacity(ports),
             let_go: Vec::new(),
+            resting: Vec::new(),
             count: 0,
             generation: 0,
             batch: 0,
@@ -120,6 +125,7 @@ impl Ports {
         for port in idle.drain(..most) {
             if let Some(Some(served)) = taps.get_mut(port.index())
                 && !served.reading
+                && served.reads
             {
                 served.reading = begin(served.tap.fd.as_fd(), served.owner);
                 if !served.reading {
@@ -140,7 +146,7 @@ impl Ports {
             served.reading = false;
         }
         if self.is_current(owner) {
-            self.idle.push(PortId(owner.port));
+            self.idle.push(PortId(owner.port)); // looked at there: it may be another worker's by now
         } else {
             self.settle();
         }
@@ -178,7 +184,9 @@ impl Ports {
         let mailbox = Arc::clone(&self.mailbox);
         while let Some(command) = mailbox.next_command() {
             match command {
-                Command::Attach { port, tap, gso } => self.attach(port, tap, gso, &mut cancel),
+                Command::Attach { port, tap, gso, reads } => self.attach(port, tap, gso, reads, &mut cancel),
+                Command::Read { port } => self.read_again(port),
+                Command::Rest { port } => self.rest(port, &mut cancel),
                 Command::Detach { port } => {
                     if !self.forget(port, Some(Event::Detached(port)), &mut cancel) {
                         mailbox.report(Event::Detached(port));
@@ -195,7 +203,14 @@ impl Ports {
         stop
     }
 
-    fn attach(&mut self, port: PortId, fd: Arc<OwnedFd>, gso: bool, cancel: impl FnMut(Owner) -> bool) {
+    fn attach(
+        &mut self,
+        port: PortId,
+        fd: Arc<OwnedFd>,
+        gso: bool,
+        reads: bool,
+        cancel: impl FnMut(Owner) -> bool,
+    ) {
         if self.forget(port, None, cancel) {
             self.let_go.push((port, None)); // its number has an owner again: nothing may be forgotten later
         }
@@ -203,13 +218,57 @@ impl Ports {
         let owner = Owner { port: port.0, generation: self.generation };
         match self.taps.get_mut(port.index()) {
             Some(place) => {
-                *place =
-                    Some(Served { tap: Tap::new(fd, gso), owner, reading: false, writing: 0, got: (0, 0) });
+                let tap = Tap::new(fd, gso);
+                *place = Some(Served { tap, owner, reads: false, reading: false, writing: 0, got: (0, 0) });
                 self.count += 1;
-                self.idle.push(port);
+                if reads {
+                    self.read_again(port);
+                }
             }
             None => self.mailbox.report(Event::AttachFailed(port, Errno::RANGE)),
         }
+    }
+
+    /// The port's frames are ours from now on.
+    pub fn read_again(&mut self, port: PortId) {
+        if let Some(served) = self.get_mut(port)
+            && !std::mem::replace(&mut served.reads, true)
+            && !served.reading
+        {
+            self.idle.push(port);
+        }
+    }
+
+    /// Another worker is to read the port, once nothing of it is left here.
+    fn rest(&mut self, port: PortId, mut cancel: impl FnMut(Owner) -> bool) {
+        let Some(served) = self.get_mut(port) else { return };
+        let (owner, reading) = (served.owner, served.reading);
+        if std::mem::replace(&mut served.reads, false) {
+            if reading {
+                cancel(owner);
+            }
+            self.idle.retain(|&idle| idle != port);
+            self.resting.push(owner);
+        }
+    }
+
+    /// Says in a batch which ports are not read any more; of those for which `arrived` holds something is under way still.
+    #[inline]
+    pub fn rested(&mut self, rested: &mut Vec<PortId>, arrived: impl Fn(Owner) -> bool) {
+        if self.resting.is_empty() {
+            return;
+        }
+        let Self { resting, taps, .. } = self;
+        resting.retain(|owner| match taps.get(usize::from(owner.port)) {
+            Some(Some(served)) if served.owner == *owner => {
+                let waits = served.reading || arrived(*owner);
+                if !waits {
+                    rested.push(PortId(owner.port));
+                }
+                waits
+            }
+            _ => false, // it has left
+        });
     }
 
     /// Lets a port go, if it is there: when its read is cancelled and its writes are over, `event` is reported.
@@ -225,11 +284,15 @@ impl Ports {
         true
     }
 
-    /// A TAP does not exist any more.
+    /// A TAP does not exist any more. Who reads it says so; who merely writes to it has nothing more to do with it.
     pub fn gone(&mut self, owner: Owner, cancel: impl FnMut(Owner) -> bool) {
         let port = PortId(owner.port);
         if self.is_current(owner) {
-            self.forget(port, Some(Event::Gone(port)), cancel);
+            let event = self.get_mut(port).filter(|served| served.reads).map(|_| Event::Gone(port));
+            self.forget(port, event, cancel);
+            if event.is_none() {
+                self.let_go.push((port, None));
+            }
         }
     }
 

@@ -136,6 +136,7 @@ pub fn port(number: Option<u16>, container: &str) -> PortRow {
         mtu: 1500,
         io: "tap".into(),
         gso: if waiting { Gso::Off } else { Gso::Full },
+        worker: 0,
         rx_frames: 12,
         rx_bytes: 3456,
         tx_frames: 7,

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::as_both;
 use crate::harness::{Daemon, Host, run, skipped, wait_for};
+use crate::{as_both, by_two_workers};
 
 as_both!(
     an_address_is_the_same_again,
@@ -13,6 +13,7 @@ as_both!(
     a_guest_gets_a_lease_and_keeps_it,
     a_port_that_starves_the_pool_starves_itself,
 );
+by_two_workers!(a_client_gets_the_interface_s_address,);
 
 /// Network `blue` with DHCP, and these containers in it; `free` names its address.
 fn dhcp_lab(host: &Host, containers: &[&str]) -> String {

@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 
 use crate::harness::{As, Background, Daemon, Host, run, text, wait_for};
-use crate::{as_both, on_other_engine};
+use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(
     a_reload_says_what_the_host_refused,
@@ -43,6 +43,12 @@ on_other_engine!(
     no_frame_is_unaccounted_for,
     nothing_is_left_at_the_end,
     an_interface_changes_in_place,
+);
+by_two_workers!(
+    two_containers_ping_and_are_seen,
+    no_frame_is_unaccounted_for,
+    nothing_is_left_at_the_end,
+    the_lab_of_three_networks,
 );
 
 fn two_containers_ping_and_are_seen(host: Host) {

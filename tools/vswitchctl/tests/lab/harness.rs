@@ -58,6 +58,19 @@ macro_rules! on_other_engine {
     )+ } };
 }
 
+/// Makes `#[test]`s of functions, as root and with two workers, of which each reads every other port: what one worker does
+/// by itself is done between two. `VSWITCH_LAB_WORKERS=2` runs everything so, and nothing twice.
+#[macro_export]
+macro_rules! by_two_workers {
+    ($($name:ident),+ $(,)?) => { mod by_two_workers { $(
+        #[test]
+        fn $name() {
+            use $crate::harness::{As, Host};
+            if let Some(host) = Host::new(As::Root).and_then(Host::by_two_workers) { super::$name(host) }
+        }
+    )+ } };
+}
+
 /// Looks until `look` finds something.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -80,6 +93,8 @@ pub struct Host {
     pub control: PathBuf,
     /// `io` of the configurations of this test.
     pub io: Option<String>,
+    /// `workers` of the configurations of this test.
+    pub workers: Option<String>,
     user: Option<User>,
     _tun: Option<OpenTun>,
     namespaces: Vec<String>,
@@ -120,6 +135,7 @@ impl Host {
             tag,
             control,
             io: std::env::var("VSWITCH_LAB_IO").ok(),
+            workers: std::env::var("VSWITCH_LAB_WORKERS").ok(),
             user,
             _tun: tun,
             namespaces: Vec::new(),
@@ -131,6 +147,12 @@ impl Host {
     /// The same with [`OTHER_ENGINE`]; `None` where one is chosen for all.
     pub fn on_other_engine(mut self) -> Option<Self> {
         let chosen = self.io.replace(OTHER_ENGINE.to_owned());
+        chosen.is_none().then_some(self)
+    }
+
+    /// The same with two workers; `None` where a number is chosen for all.
+    pub fn by_two_workers(mut self) -> Option<Self> {
+        let chosen = self.workers.replace("2".to_owned());
         chosen.is_none().then_some(self)
     }
 
@@ -212,7 +234,10 @@ impl Host {
     pub fn configuration(&self, rest: &str) -> String {
         let dir = self.dir.display();
         let io = self.io.as_ref().map_or_else(String::new, |io| format!("io = \"{io}\"\n"));
-        format!("[daemon]\ncontrol = \"{dir}/run/control.sock\"\nstate = \"{dir}/state\"\n{io}{rest}")
+        let workers = self.workers.as_ref().map_or_else(String::new, |count| format!("workers = {count}\n"));
+        format!(
+            "[daemon]\ncontrol = \"{dir}/run/control.sock\"\nstate = \"{dir}/state\"\n{io}{workers}{rest}"
+        )
     }
 
     /// Network `blue` (10.1.0.0/24) with `create`d containers `a`, `b`, ...: addresses from 10.1.0.2 on.
@@ -547,6 +572,7 @@ impl Daemon {
             tag: String::new(),
             control: PathBuf::new(),
             io: None,
+            workers: None,
             user: None,
             _tun: None,
             namespaces: Vec::new(),

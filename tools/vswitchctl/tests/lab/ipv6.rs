@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::as_both;
 use crate::harness::{Daemon, Host, PYTHON, wait_for};
 use crate::traffic::{Stream, from};
 use crate::uplink::{Outside, TCP, TCP_CLIENT, TRY, UDP, UDP_CLIENT, python};
+use crate::{as_both, by_two_workers};
 
 as_both!(
     both_families_side_by_side,
@@ -19,6 +19,7 @@ as_both!(
     the_way_out_speaks_ipv6,
     a_host_without_ipv6_says_so_at_once,
 );
+by_two_workers!(both_families_side_by_side, the_way_out_speaks_ipv6,);
 
 /// Networks `blue` (fd00:1::/64: `a`, `c`) and `red` (fd00:2::/64: `b`), with more lines for each.
 fn two(host: &Host, blue: &str, red: &str) -> String {

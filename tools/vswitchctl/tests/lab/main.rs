@@ -20,4 +20,5 @@ mod trace;
 mod traffic;
 mod uplink;
 mod wire;
+mod workers;
 mod xdp;

@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use crate::as_both;
 use crate::harness::{Daemon, Host, random, run, skipped, wait_for};
+use crate::{as_both, by_two_workers};
 
 as_both!(containers_have_names, others_are_asked_of_the_host, who_asks_badly_harms_nobody);
+by_two_workers!(containers_have_names,);
 
 /// Two networks that do not reach each other, and an internal one; `silent` and `asks` have rules.
 fn lab(host: &Host) -> String {

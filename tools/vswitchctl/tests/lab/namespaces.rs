@@ -9,7 +9,7 @@ use crate::harness::{
     As, Contained, Daemon, Host, Train, arguments, children_of, cpu_seconds, descriptors, gone, names, run,
     skipped, text, wait_for,
 };
-use crate::{as_both, on_other_engine};
+use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(
     running_containers_are_served_by_every_form,
@@ -28,6 +28,7 @@ on_other_engine!(
     an_interface_deleted_inside_is_down_until_reload,
     the_engine_forwards_on_without_its_keeper,
 );
+by_two_workers!(a_namespace_dies_and_returns, an_interface_deleted_inside_is_down_until_reload,);
 
 /// A container at `netns` on network blue, to be added to a configuration.
 fn container(name: &str, netns: &str) -> String {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::as_both;
 use crate::harness::{As, Daemon, Host, PATIENCE, PYTHON, gone, random, run, text, wait_for};
 use crate::uplink::{Outside, UDP};
+use crate::{as_both, by_two_workers};
 
 as_both!(
     clients_reach_the_container_and_are_seen,
@@ -21,6 +21,7 @@ as_both!(
     publishing_at_run_time,
     listening_sockets_outlive_engine_and_keeper,
 );
+by_two_workers!(clients_reach_the_container_and_are_seen, l4_ports_come_and_go_with_their_container,);
 
 /// Answers each connection with who it comes from, at l4 ports 80 to 82.
 const WEB: &str = "\

@@ -1,8 +1,8 @@
 //! Networks with gateways: who reaches whom, what a router says when it cannot go on, and what comes back.
 
-use crate::as_both;
 use crate::harness::{Daemon, Host, wait_for};
 use crate::traffic::{Stream, from};
+use crate::{as_both, by_two_workers};
 
 as_both!(
     a_gateway_answers,
@@ -14,6 +14,12 @@ as_both!(
     a_route_by_a_container,
     a_reload_connects_and_separates,
     streams_between_networks_survive_the_engine,
+);
+by_two_workers!(
+    networks_that_may_reach_each_other,
+    a_network_that_may_only_answer,
+    a_router_says_why_not,
+    a_route_by_a_container,
 );
 
 /// Networks `blue` (10.1.0.0/24: `a`, `c`) and `red` (10.2.0.0/24: `b`), with more lines for each.

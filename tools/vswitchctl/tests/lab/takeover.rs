@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Daemon, Host, arguments, children_of, gone, text, wait_for};
 use crate::traffic::{Stream, arrivals, from, train};
-use crate::{as_both, on_other_engine};
+use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(
     an_upgrade_loses_no_stream,
@@ -17,6 +17,7 @@ as_both!(
 );
 
 on_other_engine!(an_upgrade_loses_no_stream,);
+by_two_workers!(an_upgrade_loses_no_stream,);
 
 /// What a container's kernel knows of its interface.
 fn identity(daemon: &Daemon) -> [(Value, Value, Value); 2] {

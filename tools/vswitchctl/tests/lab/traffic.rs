@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::basics::SEND;
 use crate::harness::{Background, Daemon, Host, run, text, wait_for};
-use crate::{as_both, on_other_engine};
+use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(
     tcp_passes_in_super_frames,
@@ -26,6 +26,12 @@ on_other_engine!(
     tcp_without_offloads_passes,
     datagrams_pass,
     jumbo_frames_pass,
+    streams_survive_reloads,
+    streams_survive_the_engine,
+    a_flood_harms_no_neighbour,
+);
+by_two_workers!(
+    tcp_passes_in_super_frames,
     streams_survive_reloads,
     streams_survive_the_engine,
     a_flood_harms_no_neighbour,

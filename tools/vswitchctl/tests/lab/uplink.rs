@@ -3,11 +3,12 @@
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Daemon, Host, random, run, wait_for};
-use crate::{as_both, on_other_engine};
+use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(streams_and_datagrams_leave_by_sockets, what_cannot_be_reached_is_said);
 
 on_other_engine!(streams_and_datagrams_leave_by_sockets,);
+by_two_workers!(streams_and_datagrams_leave_by_sockets,);
 
 /// A namespace that plays the outside, on a cable to the host's own.
 pub struct Outside {

@@ -161,6 +161,9 @@ pub struct PortRow {
     pub io: String,
     /// What becomes of frames larger than the MTU.
     pub gso: Gso,
+    /// The worker that reads it; all write to it.
+    #[serde(default)]
+    pub worker: u32,
     /// Frames from the container.
     pub rx_frames: u64,
     /// Bytes from the container.

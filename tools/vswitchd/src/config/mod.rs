@@ -64,6 +64,8 @@ pub const MAX_INTERFACES: usize = 4000;
 
 /// How many l4 ports of the host one daemon publishes.
 pub const MAX_PUBLISHED: usize = 4096;
+/// Most workers of one daemon.
+pub const MAX_WORKERS: u16 = 64;
 
 /// How many static routes one daemon serves.
 pub const MAX_ROUTES: usize = 4000;

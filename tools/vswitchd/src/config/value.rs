@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use switch::mac::MacAddr;
 
+use super::MAX_WORKERS;
 use super::model::{Io, Spoof, Uplink, Workers};
 use super::problem::{Problem, What, clip, nearest};
 
@@ -211,22 +212,22 @@ pub(super) fn io(text: &str) -> Result<Io, Problem> {
 pub(super) fn workers(text: &str) -> Result<Workers, Problem> {
     match text {
         "auto" => Ok(Workers::Auto),
-        _ => Err(Problem::invalid("workers", text, "it is \"auto\" or a number from 1")),
+        _ => Err(Problem::invalid(
+            "workers",
+            text,
+            format!("it is \"auto\" or a number from 1 to {MAX_WORKERS}"),
+        )),
     }
 }
 
 /// `workers` as a number.
 pub(super) fn worker_count(number: &Number) -> Result<Workers, Problem> {
     match number.value {
-        Some(1) => Ok(Workers::Count(1)),
-        Some(2..=1024) => {
-            let what = format!("`workers` = {}", number.text);
-            Err(Problem::not_supported(what, "; \"auto\" and 1 are"))
-        }
+        Some(count) if (1..=i64::from(MAX_WORKERS)).contains(&count) => Ok(Workers::Count(count as u16)),
         _ => Err(Problem::Invalid {
             key: "workers",
             found: number.text.clone(),
-            why: "it is \"auto\" or a number from 1".into(),
+            why: format!("it is \"auto\" or a number from 1 to {MAX_WORKERS}").into(),
         }),
     }
 }

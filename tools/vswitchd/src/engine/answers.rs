@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use switch::drop::DropReason;
 use switch::port::PortId;
-use switch::stats::Counter;
 use switch::tick::Tick;
 
 use super::control::Control;
@@ -14,7 +13,7 @@ use super::records::Bare;
 use crate::api::rows::{
     CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, LimitStatus,
     NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof, Stats, StatsRow,
-    Status, WorkerRow,
+    Status,
 };
 use crate::config;
 use switch::sys::tun::offload;
@@ -48,7 +47,7 @@ impl Control {
 
     pub(super) fn port_row(&self, id: PortId, port: &PortRecord) -> PortRow {
         let (state, reason) = port_state(port);
-        let counters = self.counters.sample(id).since(&port.base);
+        let counters = self.workers.sample(id).since(&port.base);
         PortRow {
             port: Some(id.0),
             network: self.networks.name(port.network).into(),
@@ -64,6 +63,7 @@ impl Control {
             mtu: port.spec.mtu,
             io: "tap".into(),
             gso: gso(port),
+            worker: u32::try_from(port.worker()).unwrap_or(u32::MAX),
             rx_frames: counters.rx_frames,
             rx_bytes: counters.rx_bytes,
             tx_frames: counters.tx_frames,
@@ -175,8 +175,7 @@ impl Control {
             pairs.filter(|(_, frames)| !by_port || **frames > 0).map(row).collect()
         };
         if !by_port {
-            let frames: Vec<u64> = self.counters.worker.drops.iter().map(Counter::get).collect();
-            return each(&frames, None);
+            return each(&self.workers.drops(), None);
         }
         self.ports
             .wanted()
@@ -187,7 +186,7 @@ impl Control {
                     container: port.container().into(),
                     iface: port.ifname().into(),
                 };
-                each(&self.counters.sample(id).since(&port.base).drops, Some(of))
+                each(&self.workers.sample(id).since(&port.base).drops, Some(of))
             })
             .collect()
     }
@@ -210,27 +209,8 @@ impl Control {
                 tx_bps: 0,
             })
         });
-        let worker = &self.counters.worker;
-        let workers = vec![WorkerRow {
-            worker: 0,
-            rx: worker.rx.get(),
-            generated: worker.generated.get(),
-            released: worker.released.get(),
-            forwarded: worker.forwarded.get(),
-            flooded: worker.flooded.get(),
-            copies: worker.copies.get(),
-            copies_lost: worker.copies_lost.get(),
-            segmented: worker.segmented.get(),
-            unlearned: worker.unlearned.get(),
-            local: worker.local.get(),
-            held: worker.held.get(),
-            drops: worker.dropped(),
-            batches: worker.batches.get(),
-            wakeups: worker.wakeups.get(),
-            spins: worker.spins.get(),
-        }];
         let at_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Stats { at_ms, ports: ports.collect(), workers }
+        Stats { at_ms, ports: ports.collect(), workers: self.workers.rows() }
     }
 
     pub(super) fn port_counts(&self) -> PortCounts {
@@ -262,7 +242,7 @@ impl Control {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             capabilities: super::capabilities(),
             io: self.io.clone(),
-            workers: 1,
+            workers: u32::try_from(self.workers.count()).unwrap_or(u32::MAX),
             config: self.begin.config_name.clone(),
             generation: self.generation,
             ports: self.port_counts(),

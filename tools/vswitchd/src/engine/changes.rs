@@ -127,6 +127,7 @@ impl Control {
         self.published.retry_failed();
         self.bring_about();
         self.retry_failed();
+        self.rebalance();
         let Some(reply) = reply else { return };
         let done = Done { changed: details.len() as u64, details };
         self.unsettled.push(Unsettled { port: None, reply, then: Then::Reloaded { done, failed } });

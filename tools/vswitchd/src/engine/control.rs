@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use router::tables::Tables;
 use switch::fdb::Flush;
-use switch::mailbox::{Event, Mailbox, silence};
+use switch::mailbox::{Event, silence};
 use switch::port::{NetworkId, PortId};
 use switch::punt::{Parcel, Punt};
 use switch::snapshot::Snapshot;
-use switch::stats::Counters;
 use switch::tick::Tick;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -33,6 +32,7 @@ use super::ports::{PortRecord, Ports, State};
 use super::published::PublishedPorts;
 use super::records::{Bare, ContainerRecord, Outcome, Then, Unsettled};
 use super::uplink::UplinkControl;
+use super::workers::Workers;
 use super::{hosts::Hosts, publish};
 use crate::api::Call;
 use crate::api::rows::IoStatus;
@@ -61,8 +61,9 @@ pub struct Control {
     pub(super) ports: Ports,
     pub(super) containers: BTreeMap<String, ContainerRecord>,
     pub(super) keeper: Arc<Keeper>,
-    pub(super) mailbox: Arc<Mailbox>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) workers: Workers,
+    /// Ports that are about to be asked to move to another worker.
+    pub(super) moving: Vec<PortId>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
     pub(super) io: IoStatus,
@@ -109,13 +110,11 @@ pub struct Parts {
     pub leases: Leases,
     /// The keeper.
     pub keeper: Arc<Keeper>,
-    /// The worker's mailbox.
-    pub mailbox: Arc<Mailbox>,
-    /// The worker's counters.
-    pub counters: Arc<Counters>,
-    /// What the worker reads.
+    /// The workers.
+    pub workers: Workers,
+    /// What they read.
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
-    /// What the worker's uplink reads and shows.
+    /// What their uplinks read and show.
     pub uplink: UplinkControl,
     /// How devices are read and written.
     pub io: IoStatus,
@@ -140,8 +139,7 @@ impl Control {
             objects,
             leases,
             keeper,
-            mailbox,
-            counters,
+            workers,
             snapshot,
             uplink,
             io,
@@ -163,8 +161,8 @@ impl Control {
             ports: Ports::default(),
             containers: BTreeMap::new(),
             keeper,
-            mailbox,
-            counters,
+            workers,
+            moving: Vec::new(),
             snapshot,
             uplink,
             io,
@@ -193,13 +191,22 @@ impl Control {
         control
     }
 
-    /// Works until told to end.
+    /// Works until told to end; the workers work on.
     pub async fn run(
         mut self,
+        calls: mpsc::Receiver<Call>,
+        asked: mpsc::Receiver<Box<Parcel>>,
+    ) -> (ExitCode, Workers) {
+        let code = self.work(calls, asked).await;
+        (code, self.workers)
+    }
+
+    async fn work(
+        &mut self,
         mut calls: mpsc::Receiver<Call>,
         mut asked: mpsc::Receiver<Box<Parcel>>,
     ) -> ExitCode {
-        let mailbox = Arc::clone(&self.mailbox);
+        let mailbox = Arc::clone(self.workers.first());
         #[expect(
             deprecated,
             reason = "its heir is unsafe; this descriptor is borrowed from the mailbox for all of `run`"
@@ -222,7 +229,7 @@ impl Control {
                     while let Ok(parcel) = asked.try_recv() {
                         self.serve_dhcp(parcel);
                     }
-                    self.mailbox.wake();
+                    mailbox.wake();
                 }
                 notice = keeper.listen(), if self.handover.is_some() => match notice {
                     Notice::Shutdown => return ExitCode::SUCCESS,
@@ -279,9 +286,9 @@ impl Control {
         }
     }
 
-    /// Takes in what a worker reported.
+    /// Takes in what workers reported.
     fn worker_events(&mut self) {
-        while let Some(event) = self.mailbox.next_event() {
+        while let Some(event) = self.workers.first().next_event() {
             match event {
                 Event::Gone(port) => self.port_died(port),
                 Event::Detached(port) => self.worker_let_go(port),
@@ -294,6 +301,8 @@ impl Control {
                         *gso_refused = true;
                     }
                 }
+                Event::Rests(port) => self.rests(port),
+                Event::Stays(port) => self.stays(port),
                 Event::LinkDown(port) => self.link_changed(port, true),
                 Event::LinkUp(port) => self.link_changed(port, false),
                 Event::AttachFailed(port, error) => {
@@ -367,7 +376,7 @@ impl Control {
             ));
             self.retired = Some(self.snapshot.swap(new));
             // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
-            self.mailbox.wake();
+            self.workers.wake();
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {
                     record.fdb.flush(Flush::PortGone(port));

@@ -27,17 +27,29 @@ pub enum IoError {
     Epoll(#[from] Errno),
 }
 
-/// The engine that the configuration asks for, for so many ports, and what `show status` says of it. With "auto" the probe
+/// The engine that the configuration asks for, for so many ports, and what `show status` says of it, in one of so many
+/// workers. With "auto" the probe
 /// decides, and what it found is said.
 ///
 /// "auto" prefers io_uring: of epoll's figures it has 1.34 of the highest rate of 64-byte UDP without loss, 1.33 of the
 /// flood, 1.13 of one TCP stream, 0.85 of two against each other, 0.98 of round trips and connects (`bench race l2 --peers
 /// vswitchd-epoll --peers vswitchd-uring`, 3 rounds, 2 cores, Linux 6.18).
-pub fn choose(wanted: Io, ports: usize, mailbox: &Arc<Mailbox>) -> Result<(Engine, IoStatus), IoError> {
-    let ring = || uring::probe().and_then(|()| UringIo::new(ports, Arc::clone(mailbox)));
+pub fn choose(
+    wanted: Io,
+    ports: usize,
+    workers: usize,
+    mailbox: &Arc<Mailbox>,
+) -> Result<(Engine, IoStatus), IoError> {
+    let ring = || -> Result<UringIo, Unusable> {
+        uring::probe()?;
+        let mut io = UringIo::new(ports, Arc::clone(mailbox))?;
+        io.share_cores(workers);
+        Ok(io)
+    };
     let by_ring = |io, why: &str| (Engine::Uring(Box::new(io)), status(IoEngine::Uring, why.into()));
     let by_epoll = |why| {
-        let io = EpollIo::new(ports, Arc::clone(mailbox))?;
+        let mut io = EpollIo::new(ports, Arc::clone(mailbox))?;
+        io.share_cores(workers);
         Ok((Engine::Epoll(Box::new(io)), status(IoEngine::Epoll, why)))
     };
     match wanted {
@@ -64,7 +76,7 @@ mod tests {
     #[test]
     fn what_was_chosen_says_why() {
         let mailbox = Arc::new(Mailbox::new(1).unwrap());
-        let said = |wanted| choose(wanted, 1, &mailbox).map(|(_, said)| said);
+        let said = |wanted| choose(wanted, 1, 1, &mailbox).map(|(_, said)| said);
         assert_eq!(said(Io::Epoll).unwrap(), status(IoEngine::Epoll, "io = epoll".into()));
         match said(Io::Uring) {
             Ok(said) => assert_eq!(said, status(IoEngine::Uring, "io = uring".into())),

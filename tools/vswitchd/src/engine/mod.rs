@@ -29,6 +29,7 @@ mod settle;
 mod store;
 mod trace;
 mod uplink;
+mod workers;
 
 pub use publish::all_up;
 
@@ -43,13 +44,13 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use router::tables::Tables;
 use switch::io::{Io, Wait};
-use switch::mailbox::{Command, Mailbox};
+use switch::mailbox::Mailbox;
+use switch::news::News;
 use switch::punt::{Punt, SLOTS as PARCELS};
 use switch::snapshot::Snapshot;
 use switch::stats::Counters;
 use switch::sys::caps;
 use switch::tick::Tick;
-use switch::worker::Worker;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::rows::IoStatus;
@@ -71,6 +72,7 @@ use leases::Leases;
 use objects::Objects;
 use reconcile::Adopted;
 use uplink::UplinkControl;
+use workers::{Worker, Workers};
 
 /// Frame buffers of a worker: a full batch, what waits for neighbours, and what is being made. The batch is taken from
 /// the same end always: 64 of them stay in a second-level cache where 256 do not.
@@ -227,54 +229,88 @@ fn text_of(fd: OwnedFd) -> std::io::Result<Vec<u8>> {
 /// The packet's way, at work, and what it shares with the control plane.
 struct Way {
     snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
-    mailbox: Arc<Mailbox>,
-    counters: Arc<Counters>,
+    workers: Workers,
     punt: Arc<Punt>,
     uplink: UplinkControl,
     io: IoStatus,
-    thread: JoinHandle<()>,
 }
 
 impl Way {
-    /// Starts a worker without ports.
-    fn begin(kind: config::Uplink, io: config::Io) -> Result<Self, EngineError> {
+    /// Starts workers without ports.
+    fn begin(daemon: &config::Daemon) -> Result<Self, EngineError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = workers::count(daemon.workers, cores);
+        let mailboxes = Mailbox::for_workers(count, ports::MAX_PORTS).map_err(std::io::Error::from)?;
+        let mailboxes: Vec<_> = mailboxes.into_iter().map(Arc::new).collect();
+        let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(std::io::Error::from)?);
+        let news = Arc::new(News::between(mailboxes.iter().cloned()));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        let mailbox = Arc::new(Mailbox::new(ports::MAX_PORTS).map_err(std::io::Error::from)?);
-        let (engine, io) = io::choose(io, ports::MAX_PORTS, &mailbox)?;
+        let mut way = Beginning { snapshot, punt, news, doors: Vec::new(), most: None, io: None };
+        let all = mailboxes.iter().enumerate().map(|(me, mailbox)| way.worker(daemon, me, mailbox));
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        let Beginning { snapshot, punt, doors, most, io, .. } = way;
+        let (first, io) = mailboxes.into_iter().next().zip(io).ok_or(EngineError::Protocol)?;
+        let (workers, uplink) = (Workers::new(first, all), UplinkControl::new(doors, most));
+        Ok(Self { snapshot, workers, punt, uplink, io })
+    }
+}
+
+/// What workers that begin have in common.
+struct Beginning {
+    snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    punt: Arc<Punt>,
+    news: Arc<News>,
+    /// Of each: where its uplink finds its settings, and what it shows.
+    doors: Vec<(Configured, Arc<Window>)>,
+    /// Connections that one of them may have.
+    most: Option<u32>,
+    io: Option<IoStatus>,
+}
+
+impl Beginning {
+    fn worker(
+        &mut self,
+        daemon: &config::Daemon,
+        me: usize,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<Worker, EngineError> {
+        let workers = self.news.workers();
+        let (engine, io) = io::choose(daemon.io, ports::MAX_PORTS, workers, mailbox)?;
         let (settings, window) = (Configured::default(), Arc::new(Window::default()));
-        let uplink = match kind {
+        let uplink = match daemon.uplink {
             config::Uplink::Sockets => {
-                Some(Uplink::new(Arc::clone(&settings), Arc::clone(&window), Tick::now())?)
+                Some(Uplink::new(Arc::clone(&settings), Arc::clone(&window), workers, Tick::now())?)
             }
             config::Uplink::None => None,
         };
-        let most = uplink.as_ref().map(Uplink::most);
-        let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(std::io::Error::from)?);
-        let house = House::new(ports::MAX_PORTS, uplink).with_services(Arc::clone(&punt));
+        (self.most, self.io) = (uplink.as_ref().map(Uplink::most), Some(io));
+        self.doors.push((settings, window));
+        let house = House::beside(ports::MAX_PORTS, uplink, Arc::clone(&self.news), me);
+        let house = house.with_services(Arc::clone(&self.punt));
         let (counters, thread) = match engine {
             Engine::Uring(mut io) => {
                 house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
-                work(*io, &snapshot, house)?
+                work(me, *io, &self.snapshot, house)?
             }
             Engine::Epoll(io) => {
                 house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
-                work(*io, &snapshot, house)?
+                work(me, *io, &self.snapshot, house)?
             }
         };
-        let uplink = UplinkControl::new(settings, window, most);
-        Ok(Self { snapshot, mailbox, counters, punt, uplink, io, thread })
+        Ok(Worker { mailbox: Arc::clone(mailbox), counters, thread })
     }
 }
 
 /// A worker on a thread of its own, until it is told to stop.
 fn work<I: Io + Send + 'static>(
+    me: usize,
     io: I,
     snapshot: &Arc<ArcSwap<Snapshot<Tables>>>,
     house: House,
 ) -> std::io::Result<(Arc<Counters>, JoinHandle<()>)> {
-    let mut worker = Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(snapshot), house);
+    let mut worker = switch::worker::Worker::new(io, SLOTS, ports::MAX_PORTS, Arc::clone(snapshot), house);
     let counters = Arc::clone(worker.counters());
-    let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || {
+    let thread = std::thread::Builder::new().name(format!("worker-{me}")).spawn(move || {
         while !worker.io.stopped() {
             if let Err(error) = worker.step(Wait::Sleep) {
                 tracing::error!(%error, "the worker's I/O engine broke");
@@ -298,7 +334,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         known,
         inherited,
     } = given;
-    let way = Way::begin(file.daemon.uplink, file.daemon.io)?;
+    let way = Way::begin(&file.daemon)?;
 
     if begin.stand_by {
         // All that could fail has been done; another daemon's engine serves until we are told.
@@ -320,7 +356,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
 
     let names = Arc::new(Shared::new(Resolvers::new(resolvers::PATH)));
     let (dhcp, asked) = mpsc::channel(PARCELS);
-    tokio::spawn(services::serve(Arc::clone(&way.punt), Arc::clone(&way.mailbox), Arc::clone(&names), dhcp));
+    let sender = Arc::clone(way.workers.first());
+    tokio::spawn(services::serve(Arc::clone(&way.punt), sender, Arc::clone(&names), dhcp));
 
     let keeper = Arc::new(Keeper::new(channel)?);
     let parts = Parts {
@@ -329,8 +366,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         objects,
         leases,
         keeper,
-        mailbox: Arc::clone(&way.mailbox),
-        counters: way.counters,
+        workers: way.workers,
         snapshot: way.snapshot,
         uplink: way.uplink,
         io: way.io,
@@ -342,13 +378,11 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     };
     let mut control = Control::new(parts);
     control.adopt(adopted, known);
-    let code = control.run(called, asked).await;
+    let (code, workers) = control.run(called, asked).await;
 
     let _ = end.send(());
     let _ = served.await;
-    if way.mailbox.tell(Command::Stop).is_ok() {
-        let _ = way.thread.join();
-    }
+    workers.stop();
     Ok(code)
 }
 

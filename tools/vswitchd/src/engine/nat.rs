@@ -79,7 +79,7 @@ impl Control {
         Ok(done(publish.len() as u64, text))
     }
 
-    /// Asks the worker, which answers when it has the time.
+    /// Asks the workers, which answer when they have the time.
     pub(super) fn connections(&mut self, filter: &ConnectionFilter, reply: oneshot::Sender<Reply>) {
         if let Some(container) = &filter.container
             && self.desired.container(container).is_none()
@@ -99,19 +99,27 @@ impl Control {
             }),
             l4_port: filter.port,
         };
-        let (sender, answer) = oneshot::channel();
-        let question = Question { query, rows: Vec::with_capacity(self.uplink.room()), reply: sender };
-        if self.uplink.window.ask(question).is_err() {
-            let error = ApiError::new(ApiErrorKind::Unavailable, "too many questions at once; try again");
-            return send(Some(reply), Err(error));
+        let mut answers = Vec::new();
+        for window in self.uplink.windows() {
+            let (sender, answer) = oneshot::channel();
+            let rows = Vec::with_capacity(self.uplink.room());
+            if window.ask(Question { query, rows, reply: sender }).is_err() {
+                let error = ApiError::new(ApiErrorKind::Unavailable, "too many questions at once; try again");
+                return send(Some(reply), Err(error));
+            }
+            answers.push(answer);
         }
-        self.mailbox.wake();
+        self.workers.wake();
         let container = filter.container.clone();
         self.jobs.spawn(async move {
-            match answer.await {
-                Ok(rows) => Outcome::Connections { rows, container, reply },
-                Err(_) => Outcome::Nothing,
+            let mut rows = Vec::new();
+            for answer in answers {
+                match answer.await {
+                    Ok(mut some) => rows.append(&mut some),
+                    Err(_) => return Outcome::Nothing,
+                }
             }
+            Outcome::Connections { rows, container, reply }
         });
     }
 

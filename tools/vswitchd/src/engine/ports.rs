@@ -39,6 +39,10 @@ pub struct PortRecord {
     pub adjusting: u32,
     /// Why it is not yet as it is wanted to be, though it is up: what the host said to the last change.
     pub refused: Option<String>,
+    /// What its number's counters said when loads were compared last.
+    pub weighed: PortSample,
+    /// Which worker reads it, and which one is to.
+    pub(super) reader: (usize, Option<usize>),
 }
 
 /// Where a port stands.
@@ -50,7 +54,7 @@ pub enum State {
     Up {
         /// What it turned out to be.
         info: AttachInfo,
-        /// Its TAP, which the worker has too: for a daemon that takes over when the keeper has died.
+        /// Its TAP, which the workers have too: for a daemon that takes over when the keeper has died.
         tap: Arc<OwnedFd>,
         /// The container set its link down.
         link_down: bool,
@@ -76,10 +80,10 @@ pub enum State {
         /// In words.
         reason: String,
     },
-    /// Not wanted any more; the id is free when worker and keeper have let go.
+    /// Not wanted any more; the id is free when workers and keeper have let go.
     Leaving {
-        /// The worker still holds it.
-        worker: bool,
+        /// So many workers still hold it.
+        workers: usize,
         /// The keeper still holds it.
         keeper: bool,
     },
@@ -98,7 +102,43 @@ impl PortRecord {
             base: PortSample::default(),
             adjusting: 0,
             refused: None,
+            weighed: PortSample::default(),
+            reader: (0, None),
         }
+    }
+
+    /// The worker that reads it.
+    pub const fn worker(&self) -> usize {
+        self.reader.0
+    }
+
+    /// The worker that is to read it next.
+    pub const fn moving(&self) -> Option<usize> {
+        self.reader.1
+    }
+
+    /// It is read by this worker, from its attachment on.
+    pub const fn read_by(&mut self, worker: usize) {
+        self.reader = (worker, None);
+    }
+
+    /// Its worker is asked to leave it to another.
+    pub const fn move_to(&mut self, worker: usize) {
+        self.reader.1 = Some(worker);
+    }
+
+    /// Its worker has left it; to whom, if it was asked.
+    pub const fn moved(&mut self) -> Option<usize> {
+        let to = self.reader.1.take();
+        if let Some(to) = to {
+            self.reader.0 = to;
+        }
+        to
+    }
+
+    /// Its worker goes on.
+    pub const fn stayed(&mut self) {
+        self.reader.1 = None;
     }
 
     /// Its addresses with prefix lengths, set or not.
@@ -197,6 +237,13 @@ impl Ports {
     /// All wanted ports, by id.
     pub fn wanted(&self) -> impl Iterator<Item = (PortId, &PortRecord)> {
         self.all().filter(|(_, port)| port.is_wanted())
+    }
+
+    /// The same, to be changed.
+    pub fn wanted_mut(&mut self) -> impl Iterator<Item = (PortId, &mut PortRecord)> {
+        let all = self.slots.iter_mut().enumerate();
+        let all = all.filter_map(|(index, slot)| Some((PortId(index as u16), slot.as_mut()?)));
+        all.filter(|(_, port)| port.is_wanted())
     }
 
     /// All records, leaving ones too.

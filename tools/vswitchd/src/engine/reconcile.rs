@@ -242,7 +242,7 @@ impl Control {
 
     /// Asks for an interface. One that waits goes on waiting until the answer comes.
     pub(super) fn attach(&mut self, port: PortId) {
-        let base = self.counters.sample(port);
+        let base = self.workers.sample(port);
         let Some(record) = self.ports.get_mut(port) else { return };
         if record.asked.is_some() {
             return;
@@ -250,7 +250,7 @@ impl Control {
         record.asked = Some(record.spec.clone());
         if !matches!(record.state, State::Waiting { .. }) {
             record.state = State::Attaching;
-            record.base = base;
+            (record.base, record.weighed) = (base, base);
         }
         let op = Op::Attach(record.spec.clone());
         self.ask(op, move |result| Outcome::Attached { port, result: result.and_then(tap_of) });
@@ -264,15 +264,15 @@ impl Control {
         self.ask(op, move |result| Outcome::Adjusted { port, before, result: result.map(|_| ()) });
     }
 
-    /// A port is not wanted any more. Its id is free when worker and keeper have let go.
+    /// A port is not wanted any more. Its id is free when workers and keeper have let go.
     fn leave(&mut self, port: PortId) {
         let Some(record) = self.ports.get_mut(port) else { return };
-        let worker = record.is_up();
+        let workers = if record.is_up() { self.workers.count() } else { 0 };
         let asked = record.asked.is_some();
-        record.state = State::Leaving { worker, keeper: true };
+        record.state = State::Leaving { workers, keeper: true };
         self.unpublished = true;
-        if worker && self.mailbox.tell(Command::Detach { port }).is_err() {
-            tracing::error!(port = port.0, "the worker does not listen");
+        if workers > 0 && !self.workers.tell_all(|_| Command::Detach { port }) {
+            tracing::error!(port = port.0, "a worker does not listen");
         }
         // While an attempt is under way the keeper is told when its answer comes.
         if !asked {

@@ -12,6 +12,7 @@ use super::control::Control;
 use super::ports::State;
 use super::reconcile::pause;
 use super::records::{Bare, Outcome};
+use super::workers;
 use crate::api::rows::{CommandState, Done};
 use crate::api::{Answer as ApiAnswer, ApiError, ApiErrorKind, Reply};
 use crate::wire::{Answer, AttachInfo, Op, Refusal, RefusalKind};
@@ -96,8 +97,9 @@ impl Control {
         }
     }
 
-    /// The worker serves a TAP from now on.
+    /// The workers serve a TAP from now on, of whom one reads it.
     pub(super) fn attached(&mut self, port: PortId, info: AttachInfo, tap: OwnedFd) {
+        let reader = workers::fewest(&self.ports, self.workers.count());
         let Some(record) = self.ports.get_mut(port) else { return };
         tracing::info!(
             container = record.container(),
@@ -106,25 +108,32 @@ impl Control {
             "interface is up"
         );
         let tap = Arc::new(tap);
-        let command = Command::Attach { port, tap: Arc::clone(&tap), gso: info.gso_writes };
+        record.read_by(reader);
+        let (for_all, gso) = (Arc::clone(&tap), info.gso_writes);
+        let told = self.workers.tell_all(|worker| Command::Attach {
+            port,
+            tap: Arc::clone(&for_all),
+            gso,
+            reads: worker == reader,
+        });
         record.state = State::Up { info, tap, link_down: false, gso_refused: false };
         self.unpublished = true;
-        if self.mailbox.tell(command).is_err() {
-            record.state = State::Failed { reason: "the worker does not listen".into() };
+        if !told {
+            record.state = State::Failed { reason: "a worker does not listen".into() };
         }
         self.restore_statics(port);
     }
 
     pub(super) fn worker_let_go(&mut self, port: PortId) {
-        if let Some(State::Leaving { worker, .. }) = self.state_mut(port) {
-            *worker = false;
+        if let Some(State::Leaving { workers, .. }) = self.state_mut(port) {
+            *workers = workers.saturating_sub(1);
         }
         self.free_if_left(port);
     }
 
     fn free_if_left(&mut self, port: PortId) {
         let Some(record) = self.ports.get(port) else { return };
-        if matches!(record.state, State::Leaving { worker: false, keeper: false }) {
+        if matches!(record.state, State::Leaving { workers: 0, keeper: false }) {
             self.forget_macs(Flush::PortGone(port));
             self.ports.remove(port);
             self.dhcp.forget(port);
@@ -132,14 +141,13 @@ impl Control {
         }
     }
 
-    /// The worker found that a TAP does not exist any more, and let it go. Whether its namespace died or somebody
+    /// The worker that reads it found that a TAP does not exist any more, and let it go. Whether its namespace died or somebody
     /// deleted the interface is for the keeper to see.
     pub(super) fn port_died(&mut self, port: PortId) {
         let Some(record) = self.ports.get_mut(port) else { return };
-        let State::Up { .. } = record.state else {
-            self.worker_let_go(port);
-            return;
-        };
+        if !record.is_up() {
+            return; // it leaves already, and every worker says when it has let go
+        }
         let State::Up { info, .. } = std::mem::replace(&mut record.state, State::Attaching) else { return };
         tracing::info!(container = record.container(), iface = record.ifname(), "interface is gone");
         let (spec, was) = (record.spec.clone(), info.netns_cookie);

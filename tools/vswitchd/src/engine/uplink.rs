@@ -1,6 +1,6 @@
 //! What the workers' uplink is told: registries -> one immutable value, and a nudge.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -20,18 +20,32 @@ use crate::uplink::Configured;
 
 /// The control plane's side of the uplink.
 pub struct UplinkControl {
-    settings: Configured,
-    pub window: Arc<Window>,
-    /// Most connections; `None`: no worker has an uplink.
+    /// Of each worker: where it finds its settings, and what it shows.
+    doors: Vec<(Configured, Arc<Window>)>,
+    /// Most connections of each worker; `None`: none has an uplink.
     most: Option<u32>,
     generation: u64,
 }
 
 impl UplinkControl {
-    /// Publishes to whoever reads `settings`, and looks through `window`. `most`: how many connections there may be, if
-    /// somebody does read.
-    pub fn new(settings: Configured, window: Arc<Window>, most: Option<u32>) -> Self {
-        Self { settings, window, most, generation: 0 }
+    /// Publishes to the workers that have these doors, and looks through them. `most`: how many connections each of them
+    /// may have, if they have an uplink.
+    pub fn new(doors: Vec<(Configured, Arc<Window>)>, most: Option<u32>) -> Self {
+        Self { doors, most, generation: 0 }
+    }
+
+    /// The windows of all workers.
+    pub fn windows(&self) -> impl Iterator<Item = &Arc<Window>> {
+        self.doors.iter().map(|(_, window)| window)
+    }
+
+    /// What all of them counted.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (name, count) in self.windows().flat_map(|window| window.counters()) {
+            *sums.entry(name.to_owned()).or_default() += count;
+        }
+        sums
     }
 
     /// Whether workers have an uplink.
@@ -39,7 +53,7 @@ impl UplinkControl {
         self.most.is_some()
     }
 
-    /// Room for all connections there may be.
+    /// Room for all connections of one worker there may be.
     pub fn room(&self) -> usize {
         self.most.unwrap_or(0) as usize
     }
@@ -72,30 +86,42 @@ impl Control {
         let mut published = Vec::new();
         for (key, record, sockets) in self.published.listening() {
             let Some(target) = self.target_of(key, &snapshot, &mut hidden) else { continue };
+            // Nobody's while it moves from one worker to another: clients wait in the listening socket's queue.
+            let reader = self.ports.get(target.link.port).filter(|port| port.moving().is_none());
+            let reader = reader.map(PortRecord::worker);
             let ports = (0..key.2.count).map(|step| target.port.saturating_add(step));
-            published.extend(sockets.iter().zip(ports).map(|(socket, port)| Published {
-                id: socket.id,
-                proto: number(key.2.protocol),
-                socket: Arc::clone(&socket.fd),
-                target: Target { port, ..target.clone() },
-                clients: Arc::clone(&record.clients),
+            published.extend(sockets.iter().zip(ports).map(|(socket, port)| {
+                let published = Published {
+                    id: socket.id,
+                    proto: number(key.2.protocol),
+                    ours: false,
+                    socket: Arc::clone(&socket.fd),
+                    target: Target { port, ..target.clone() },
+                    clients: Arc::clone(&record.clients),
+                };
+                (reader, published)
             }));
         }
         self.uplink.generation += 1;
-        let settings =
-            Settings { generation: self.uplink.generation, published: published.into_boxed_slice() };
-        self.uplink.settings.store(Arc::new(settings));
-        self.mailbox.wake();
+        let generation = self.uplink.generation;
+        for (worker, (settings, _)) in self.uplink.doors.iter().enumerate() {
+            let of = |(reader, published): &(Option<usize>, Published)| Published {
+                ours: *reader == Some(worker),
+                ..published.clone()
+            };
+            settings.store(Arc::new(Settings { generation, published: published.iter().map(of).collect() }));
+        }
+        self.workers.wake();
     }
 
     pub(super) fn uplink_status(&self) -> UplinkStatus {
         let runs = self.uplink.runs();
         UplinkStatus {
             kind: if runs { "sockets" } else { "none" }.into(),
-            connections: self.uplink.window.connections(),
-            max_connections: u64::from(self.uplink.most.unwrap_or(0)),
+            connections: self.uplink.windows().map(|window| window.connections()).sum(),
+            max_connections: u64::from(self.uplink.most.unwrap_or(0)) * self.uplink.doors.len() as u64,
             ping: if runs { no_ping() } else { None },
-            counters: self.uplink.window.counters().map(|(name, count)| (name.to_owned(), count)).collect(),
+            counters: self.uplink.counters(),
         }
     }
 
