@@ -43,7 +43,7 @@ fn mac(n: u8) -> MacAddr {
 
 fn port(n: u8) -> Port {
     let ip = std::net::Ipv4Addr::new(10, 0, 0, n).to_ipv6_mapped();
-    Port { network: NetworkId(0), mac: mac(n), addresses: Box::new([ip]) }
+    Port::new(NetworkId(0), mac(n), Box::new([ip]))
 }
 
 fn network(entries: u32) -> Network {
@@ -61,7 +61,9 @@ fn network(entries: u32) -> Network {
     Network {
         zone: 0,
         mtu: 1500,
+        vlan: 0,
         icc: true,
+        transparent: false,
         spoof: Spoof::Claimed,
         storm: 10_000,
         fdb: Arc::new(fdb),
@@ -82,7 +84,7 @@ fn hops(criterion: &mut Criterion) {
     group.bench_function("2 parse", |b| {
         b.iter(|| parse(black_box(&bytes), &VnetHdr::default(), PortId(0), 0));
     });
-    group.bench_function("3 admit", |b| b.iter(|| admit(black_box(&packet), &port, &network)));
+    group.bench_function("3 admit", |b| b.iter(|| admit(black_box(&mut packet.clone()), &port, &network)));
     group.bench_function("4 learn", |b| {
         b.iter(|| learn(black_box(&packet.meta), &network, NOW, &counters.worker));
     });

@@ -338,7 +338,7 @@ mod tests {
     fn a_router_advertisement_byte_for_byte() {
         let (frame, packet, nd) = written(|out| router_advertisement(&link_local(), &ADVERTISED, None, out));
         assert_eq!((packet.key.src, packet.key.dst), (LINK_LOCAL, ALL_NODES));
-        assert_eq!((packet.meta.ttl, packet.meta.vid()), (255, 7));
+        assert_eq!((packet.meta.ttl, packet.meta.vid), (255, 7));
         assert_eq!((nd.kind, nd.source_mac), (NdKind::RouterAdvertisement, Some(OUR_MAC)));
         let expected = [
             &[64, 0x40, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],

@@ -141,11 +141,13 @@ impl<I: Engine> Lab<I> {
     fn bare(ports: u16, storm: u32) -> Option<Self> {
         let mailbox = Arc::new(Mailbox::new(usize::from(ports)).unwrap());
         let io = I::new(usize::from(ports), &mailbox)?;
-        let port = |_| Some(Port { network: NetworkId(0), mac: MacAddr::ZERO, addresses: Box::default() });
+        let port = |_| Some(Port::new(NetworkId(0), MacAddr::ZERO, Box::default()));
         let network = Network {
             zone: 0,
             mtu: 9000,
+            vlan: 0,
             icc: true,
+            transparent: false,
             spoof: Spoof::Off,
             storm,
             fdb: Arc::new(Fdb::new(1024).unwrap()),

@@ -216,7 +216,8 @@ impl Teller<'_> {
                 let name = self.names.network(self.run.network);
                 format!("{name} has no gateway of ours: for the bridge")
             }
-            Step::Tagged(vid) => format!("in VLAN {vid}, where no gateway is: for the bridge"),
+            Step::Elsewhere(0) => "in no VLAN, and the gateway is in one: for the bridge".into(),
+            Step::Elsewhere(vid) => format!("in VLAN {vid}, where no gateway is: for the bridge"),
             Step::Neighbor => "ARP or neighbour discovery that concerns the gateway".into(),
             Step::GatewayMac(true) => "its destination MAC is the gateway's: to be routed".into(),
             Step::GatewayMac(false) => "its destination MAC is not the gateway's: for the bridge".into(),
