@@ -61,8 +61,10 @@ pub fn pop(meta: &mut Meta, pool: &mut Pool, frame: &Frame) -> Frame {
 /// Puts the tag of its VLAN in front, with the lowest priority (IEEE 802.1Q-2018 clause 6.9.4).
 #[cold]
 fn push(meta: &mut Meta, pool: &mut Pool, frame: &Frame) -> Frame {
-    let (Some(long), Some(macs)) =
-        (frame.grown(LEN), pool.bytes(frame).first_chunk::<PLACE>().copied()) else { return *frame };
+    let (Some(long), Some(macs)) = (frame.grown(LEN), pool.bytes(frame).first_chunk::<PLACE>().copied())
+    else {
+        return *frame;
+    };
     let header = moved(&pool.vnet(frame), |offset| offset.saturating_add(LEN));
     let tag = VlanTag { tpid: TPID, tci: meta.vid };
     let new = pool.bytes_mut(&long);

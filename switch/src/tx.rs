@@ -109,13 +109,7 @@ fn in_other_form<I: Io>(
     }
 }
 
-fn booked(
-    sent: Result<Sent, DropReason>,
-    out: PortId,
-    len: usize,
-    copies: &mut Copies,
-    books: &mut Books,
-) {
+fn booked(sent: Result<Sent, DropReason>, out: PortId, len: usize, copies: &mut Copies, books: &mut Books) {
     match sent {
         Ok(Sent::Now) => {
             copies.sent += 1;

@@ -85,6 +85,24 @@ impl Form {
 }
 
 impl Tagging {
+    /// The VLAN of its untagged frames; of a port that carries all they are in none.
+    pub const fn untagged(&self) -> Option<u16> {
+        match self {
+            Self::All => None,
+            Self::Access(vid) => Some(*vid),
+            Self::Trunk { native, .. } => *native,
+        }
+    }
+
+    /// The VLANs that it carries tagged; of a port that carries all none is named.
+    pub fn tagged(&self) -> impl Iterator<Item = u16> + '_ {
+        let vlans = match self {
+            Self::Trunk { vlans, .. } => Some(vlans.iter()),
+            Self::All | Self::Access(_) => None,
+        };
+        vlans.into_iter().flatten()
+    }
+
     /// Ingress (IEEE 802.1Q-2018 clauses 6.9.1 and 8.6.2): the VLAN of a frame that came in by this port.
     ///
     /// # Errors

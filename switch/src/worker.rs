@@ -211,8 +211,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
 
     fn desk(&mut self) -> (&mut P, Desk<'_, I>) {
         let view = self.snapshot.view();
-        let desk =
-            Desk { io: self.io, pool: self.pool, books: self.books, released: self.released, view };
+        let desk = Desk { io: self.io, pool: self.pool, books: self.books, released: self.released, view };
         (self.policy, desk)
     }
 

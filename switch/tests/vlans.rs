@@ -113,7 +113,8 @@ fn what_a_port_does_not_carry_is_refused_by_name() {
     ] {
         lab.refuses(port, &frame(tags), DropReason::VlanNotAllowed);
     }
-    for tags in [&[(0x8100, 4095)][..], &[(0x8100, 0), (0x8100, 10)], &[(0x8100, 10); 3], &[(0x88a8, 10); 8]] {
+    for tags in [&[(0x8100, 4095)][..], &[(0x8100, 0), (0x8100, 10)], &[(0x8100, 10); 3], &[(0x88a8, 10); 8]]
+    {
         for port in [0, 3, 4, 5] {
             lab.refuses(port, &frame(tags), DropReason::BadVlan);
         }
@@ -194,7 +195,8 @@ fn a_transparent_network_is_a_cable_to_bridges() {
     let mut opaque = lab();
     opaque.refuses(5, &ethernet(LLDP, mac(9), 0x88cc, b"LLDP"), DropReason::ReservedGroup);
     let mut lab = lab_with(Options { spoof: Spoof::Off, transparent: true, ..Options::default() });
-    let lldp = |last: u8, ethertype| ethernet(MacAddr([0x01, 0x80, 0xc2, 0, 0, last]), mac(9), ethertype, b"x");
+    let lldp =
+        |last: u8, ethertype| ethernet(MacAddr([0x01, 0x80, 0xc2, 0, 0, last]), mac(9), ethertype, b"x");
     for (last, ethertype) in [(0, 0x27), (2, 0x8809), (3, 0x888e), (0x0e, 0x88cc)] {
         // 0x27 is a length: STP is LLC.
         let frame = if ethertype == 0x27 {
@@ -203,7 +205,8 @@ fn a_transparent_network_is_a_cable_to_bridges() {
             lldp(last, ethertype)
         };
         // In a VLAN it stays there; between trunks and ports without VLANs it passes as by a cable.
-        let ports = |got: Vec<(u16, Vec<(u16, u16)>)>| got.into_iter().map(|(port, _)| port).collect::<Vec<_>>();
+        let ports =
+            |got: Vec<(u16, Vec<(u16, u16)>)>| got.into_iter().map(|(port, _)| port).collect::<Vec<_>>();
         assert_eq!(ports(shapes(&mut lab, 0, &frame)), [1, 3, 4, 5]);
         assert_eq!(shapes(&mut lab, 3, &frame), [(5, vec![])]);
         assert_eq!(shapes(&mut lab, 5, &frame), [(3, vec![])]);

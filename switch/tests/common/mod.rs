@@ -154,7 +154,9 @@ impl Lab {
         self.run();
         let ports = 0..self.ports;
         let taken = ports.map(|out| (out, self.worker.io.take(PortId(out))));
-        taken.flat_map(|(out, got)| got.into_iter().map(move |(header, frame)| (out, header, frame))).collect()
+        taken
+            .flat_map(|(out, got)| got.into_iter().map(move |(header, frame)| (out, header, frame)))
+            .collect()
     }
 
     pub fn inject(&mut self, port: u16, frame: &[u8]) {

@@ -237,6 +237,8 @@ pub fn ports(rows: &[PortRow]) -> String {
         words("IFACE"),
         words("MAC"),
         words("ADDRESSES"),
+        words("VLAN"),
+        words("ISOLATED"),
         words("STATE"),
         number("MTU"),
         words("IO"),
@@ -256,6 +258,8 @@ pub fn ports(rows: &[PortRow]) -> String {
             row.iface.clone(),
             row.mac.to_string(),
             addresses(row),
+            vlans(row),
+            yes(row.isolated),
             row.state.to_string(),
             row.mtu.to_string(),
             row.io.clone(),
@@ -275,6 +279,26 @@ pub fn ports(rows: &[PortRow]) -> String {
 pub fn addresses(row: &PortRow) -> String {
     let addresses: Vec<_> = row.addresses.iter().map(ToString::to_string).collect();
     addresses.join(",")
+}
+
+/// The VLANs of a port: `-` all, tagged; `10` untagged; `trunk:10,20-29` tagged; `trunk:20/native:10` both.
+fn vlans(row: &PortRow) -> String {
+    let mut spans: Vec<(u16, u16)> = Vec::new();
+    for vid in &row.trunk {
+        match spans.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*vid) => *last = *vid,
+            _ => spans.push((*vid, *vid)),
+        }
+    }
+    let span = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    let trunk = spans.iter().map(span).collect::<Vec<_>>().join(",");
+    match (row.vlan, trunk.as_str()) {
+        (native, "") => or_dash(native.as_ref()),
+        (None, trunk) => format!("trunk:{trunk}"),
+        (Some(native), trunk) => format!("trunk:{trunk}/native:{native}"),
+    }
 }
 
 /// `show networks` and `network ls`.

@@ -415,6 +415,8 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
     let options = NetworkOptions {
         subnet: create.subnet.map(|subnet| subnet.to_string()),
         subnet6: create.subnet6.map(|subnet| subnet.to_string()),
+        vlan: create.vlan.map(i64::from),
+        transparent: create.transparent,
         mtu: create.mtu.map(i64::from),
         icc: create.icc,
         dhcp: create.dhcp,
@@ -443,6 +445,10 @@ fn connection(interface: &Connect) -> (ContainerSpec, InterfaceOptions) {
         ip6: interface.ip6.map(|ip| ip.to_string()),
         mac: interface.mac.map(|mac| mac.to_string()),
         aliases: interface.aliases.clone(),
+        vlan: interface.vlan.map(i64::from),
+        trunk: (!interface.trunk.is_empty())
+            .then(|| interface.trunk.iter().copied().map(i64::from).collect()),
+        isolated: interface.isolated,
     };
     (container, options)
 }

@@ -78,6 +78,8 @@ pub struct Control {
     pub(super) left_out: Vec<String>,
     /// Ports that moved away from a network: its FDB forgets them once packets see it.
     pub(super) moved: Vec<(NetworkId, PortId)>,
+    /// Ports that are in other VLANs of their network: the same, for what was learned.
+    pub(super) relearned: Vec<(NetworkId, PortId)>,
     /// What was published before: dropped here, not on a packet's way.
     retired: Option<Arc<Snapshot<Tables>>>,
     /// Something is wanted or gone: [`Control::reconcile`] has work.
@@ -177,6 +179,7 @@ impl Control {
             releasing: BTreeSet::new(),
             left_out: Vec::new(),
             moved: Vec::new(),
+            relearned: Vec::new(),
             retired: None,
             unreconciled: false,
             unpublished: false,
@@ -371,6 +374,12 @@ impl Control {
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {
                     record.fdb.flush(Flush::PortGone(port));
+                }
+            }
+            for (network, port) in self.relearned.drain(..) {
+                if let Some(record) = self.networks.get(network) {
+                    record.fdb.flush(Flush::Port(port));
+                    record.neighbors.flush(port);
                 }
             }
             self.publish_names();
