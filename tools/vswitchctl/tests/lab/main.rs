@@ -19,5 +19,6 @@ mod takeover;
 mod trace;
 mod traffic;
 mod uplink;
+mod vlan;
 mod wire;
 mod xdp;
