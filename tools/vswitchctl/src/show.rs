@@ -306,6 +306,7 @@ pub fn networks(rows: &[NetworkRow]) -> String {
     let columns = [
         words("NAME"),
         words("SUBNET"),
+        number("VLAN"),
         number("MTU"),
         words("ICC"),
         words("SPOOF"),
@@ -319,6 +320,7 @@ pub fn networks(rows: &[NetworkRow]) -> String {
         [
             row.name.clone(),
             subnets(row),
+            or_dash(row.vlan.as_ref()),
             row.mtu.to_string(),
             yes(row.icc),
             row.spoof.to_string(),
@@ -344,9 +346,11 @@ pub fn network(detail: &NetworkDetail) -> String {
     let head = list([
         ("name", row.name.clone()),
         ("subnet", subnets(row)),
+        ("vlan", or_dash(row.vlan.as_ref())),
         ("mtu", row.mtu.to_string()),
         ("icc", yes(row.icc)),
         ("spoof", row.spoof.to_string()),
+        ("transparent", yes(row.transparent)),
         ("ageing", row.ageing.to_string()),
         ("storm", row.storm.to_string()),
         ("origin", row.origin.to_string()),

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 
+use crate::addresses::{script, udhcpc};
 use crate::basics::SEND;
 use crate::harness::{Daemon, Host, PYTHON, wait_for};
 use crate::uplink::{Outside, TCP, TCP_CLIENT, python};
@@ -13,6 +14,7 @@ as_both!(
     access_ports_and_trunks_meet_in_their_vlan,
     super_frames_pass_with_and_without_a_tag,
     the_gateway_is_in_its_vlan,
+    addresses_come_by_dhcp_in_the_gateways_vlan,
     a_reload_moves_a_port_to_another_vlan,
     isolated_ports_reach_all_but_each_other,
     a_transparent_network_passes_what_bridges_say,
@@ -213,6 +215,29 @@ fn the_gateway_is_in_its_vlan(mut host: Host) {
         let seen = python(&daemon, name, TCP_CLIENT, &[&outside.far]);
         assert_eq!(seen.trim(), format!("seen as {}", outside.near));
     }
+    daemon.assert_conserved();
+    daemon.stop();
+}
+
+fn addresses_come_by_dhcp_in_the_gateways_vlan(host: Host) {
+    let script = script(&host);
+    let script = script.to_str().unwrap();
+    let configuration = lab(
+        &host,
+        "vlan = 10\ndhcp = true",
+        &[("vm", "vlan = 10"), ("n", "vlan = 10\ntrunk = [20]"), ("x", "vlan = 20")],
+    );
+    let daemon = host.start(&configuration);
+    for (name, address) in [("vm", "10.1.0.2"), ("n", "10.1.0.3")] {
+        let got = udhcpc(&daemon, name, "eth0", script);
+        assert!(got.starts_with(&format!("got bound eth0 {address}/24 ")), "{got}");
+    }
+    daemon.ping("vm", "10.1.0.3");
+    daemon.ping("vm", "10.1.0.1");
+    let words =
+        ["busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-s", script, "-t", "1", "-T", "1", "-A", "1"];
+    let output = daemon.try_exec("x", &words);
+    assert!(!output.status.success(), "nobody answers in VLAN 20");
     daemon.assert_conserved();
     daemon.stop();
 }

@@ -358,7 +358,7 @@ impl Plan<'_, '_> {
                         Some(gateway) => {
                             Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway })
                         }
-                        None => publishable(uplink, network),
+                        None => publishable(uplink, network).and_then(|()| port.raw.vlans.reach(network)),
                     };
                     if plan.reporter.check(&span, checked).is_none() {
                         continue;

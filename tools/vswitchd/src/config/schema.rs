@@ -121,6 +121,7 @@ pub(super) static NETWORK: Schema = Schema {
         key("storm", Kind::Number, "`storm = 10000`"),
         key("vlan", Kind::Number, "`vlan = 10`"),
         key("transparent", Kind::Flag, "`transparent = true`"),
+        key("snooping", Kind::NotYet, "`snooping`"),
         key("vni", Kind::NotYet, "`vni`"),
     ],
     synonyms: &[

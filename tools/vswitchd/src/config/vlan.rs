@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::edit::InterfaceOptions;
+use super::model::Network;
 use super::problem::Problem;
 use super::report::{At, Reporter};
 use super::schema::Section;
@@ -43,7 +44,16 @@ impl Vlans {
         Self { vlan, trunk }
     }
 
-    /// The same, as asked for at run time.
+    /// Whether the gateway of `network` is in one of them: what is published leads by it.
+    pub fn reach(&self, network: &Network) -> Result<(), Problem> {
+        let all = self.vlan.is_none() && self.trunk.is_empty();
+        if all || network.vlan.is_some_and(|vlan| self.vlan == Some(vlan) || self.trunk.contains(&vlan)) {
+            return Ok(());
+        }
+        Err(Problem::PublishOtherVlan { network: network.name.clone(), vlan: network.vlan })
+    }
+
+    /// The keys, as asked for at run time.
     pub fn asked(options: &InterfaceOptions) -> Result<Self, Problem> {
         let vlan = options.vlan.map(|vlan| vid("vlan", &vlan.into())).transpose()?;
         let mut trunk = Vec::new();
