@@ -54,7 +54,7 @@ pub enum Tagging {
     /// All, tagged; what is untagged is in none (VLAN 0).
     #[default]
     All,
-    /// This one, untagged.
+    /// This one, untagged; 0: what has no tag, and nothing else.
     Access(u16),
     /// Some, tagged.
     Trunk {
@@ -88,7 +88,7 @@ impl Tagging {
     /// The VLAN of its untagged frames; of a port that carries all they are in none.
     pub const fn untagged(&self) -> Option<u16> {
         match self {
-            Self::All => None,
+            Self::All | Self::Access(0) => None,
             Self::Access(vid) => Some(*vid),
             Self::Trunk { native, .. } => *native,
         }
@@ -175,6 +175,7 @@ mod tests {
         for (tagging, untagged, priority, ten, thirty) in [
             (Tagging::All, Ok(0), Ok(0), Ok(10), Ok(30)),
             (Tagging::Access(10), Ok(10), Ok(10), no, no),
+            (Tagging::Access(0), Ok(0), Ok(0), no, no),
             (trunk(None), no, no, Ok(10), no),
             (trunk(Some(30)), Ok(30), Ok(30), Ok(10), no),
         ] {
@@ -189,6 +190,7 @@ mod tests {
         for (tagging, zero, ten, thirty) in [
             (Tagging::All, un, tag, tag),
             (Tagging::Access(10), None, un, None),
+            (Tagging::Access(0), un, None, None),
             (trunk(None), None, tag, None),
             (trunk(Some(30)), None, tag, un),
         ] {

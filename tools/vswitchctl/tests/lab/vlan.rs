@@ -125,6 +125,9 @@ fn access_ports_and_trunks_meet_in_their_vlan(host: Host) {
         assert!(known.contains(&entry), "no {entry:?} in {known:?}");
     }
     assert!(known.contains(&(10, "02:42:0a:01:00:02".into(), "a".into())), "{known:?}");
+    // A static entry without `--vlan` is where the port's untagged frames are.
+    daemon.ctl(&["fdb", "add", "blue", "02:00:00:00:00:79", "a"]);
+    assert!(fdb(&daemon).contains(&(10, "02:00:00:00:00:79".into(), "a".into())));
     // What it does not carry.
     let before = daemon.dropped("vlan_not_allowed");
     assert_eq!(echo(&daemon, "t", "30", "10.1.0.2", "56"), "silence");

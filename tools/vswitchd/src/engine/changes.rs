@@ -292,9 +292,11 @@ impl Control {
         });
     }
 
-    fn fdb_add(&mut self, add: FdbAdd) -> Reply {
+    fn fdb_add(&mut self, mut add: FdbAdd) -> Reply {
         let record = self.networks.named(&add.network).ok_or_else(|| no_network(&add.network))?;
         let port = self.port_in(&add.network, &add.container, add.interface.as_deref())?;
+        // What is behind a port and speaks without a tag is in the port's VLAN.
+        add.vlan = add.vlan.or_else(|| self.ports.get(port)?.tagging.untagged());
         let added = record.fdb.add_static(add.vlan.unwrap_or(0), add.mac, port, Tick::now());
         added.map_err(|error| ApiError::new(ApiErrorKind::Invalid, error.to_string()))?;
         let text = format!("{} is behind port {port} for good", add.mac);

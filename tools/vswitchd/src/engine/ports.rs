@@ -11,7 +11,7 @@ use switch::port::{NetworkId, PortId};
 use switch::stats::PortSample;
 use switch::vlan::Tagging;
 
-use crate::config::{Container, Interface};
+use crate::config::{Container, HOST, Interface};
 use crate::wire::{AttachInfo, AttachSpec};
 
 /// Most ports of one daemon.
@@ -112,7 +112,9 @@ impl PortRecord {
     pub fn ruled(&mut self, interface: &Interface) -> bool {
         self.reserved = reserved(interface);
         self.isolated = interface.isolated;
-        let tagging = tagging(interface);
+        // The host's kernel is in one VLAN, or where there is none.
+        let host = self.container() == HOST;
+        let tagging = if host { Tagging::Access(interface.vlan.unwrap_or(0)) } else { tagging(interface) };
         let changed = tagging != self.tagging;
         self.tagging = tagging;
         changed
