@@ -224,7 +224,6 @@ pub(super) static INTERFACE: Schema = Schema {
         ("native", "vlan"),
         ("nativevlan", "vlan"),
         ("pvid", "vlan"),
-        ("vlans", "trunk"),
         ("trunks", "trunk"),
         ("tagged", "trunk"),
         ("protected", "isolated"),
