@@ -42,7 +42,7 @@ fn mac(n: u8) -> MacAddr {
 
 fn port(n: u8) -> Port {
     let ip = std::net::Ipv4Addr::new(10, 0, 0, n).to_ipv6_mapped();
-    Port { network: NetworkId(0), mac: mac(n), addresses: Box::new([ip]) }
+    Port::new(NetworkId(0), mac(n), Box::new([ip]))
 }
 
 fn network(entries: u32) -> Network {
@@ -60,7 +60,9 @@ fn network(entries: u32) -> Network {
     Network {
         zone: 0,
         mtu: 1500,
+        vlan: 0,
         icc: true,
+        transparent: false,
         spoof: Spoof::Claimed,
         storm: 10_000,
         fdb: Arc::new(fdb),
@@ -108,7 +110,7 @@ impl Hops {
     }
 
     fn admit(&mut self) {
-        let _ = black_box(admit(black_box(&self.packet), &self.port, &self.network));
+        let _ = black_box(admit(black_box(&mut self.packet), &self.port, &self.network));
     }
 
     fn learn(&mut self) {

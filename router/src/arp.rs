@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr};
-use switch::flow::{Arp, VlanTag};
+use switch::flow::Arp;
 use switch::mac::MacAddr;
 use switch::parse::ETHERTYPE_ARP;
 
@@ -16,7 +16,7 @@ const REQUEST: u16 = 1;
 ///
 /// `None` where it is no request, asks from a group address (the reply would go to everybody), or `out` is too short.
 /// A probe (RFC 5227 section 2.1.1) is answered like any other: the prober learns that the address is taken.
-pub fn reply(request: &Arp, mac: MacAddr, vlan: Option<VlanTag>, out: &mut [u8]) -> Option<usize> {
+pub fn reply(request: &Arp, mac: MacAddr, out: &mut [u8]) -> Option<usize> {
     if request.operation != REQUEST || request.sender_mac.is_group() {
         return None;
     }
@@ -25,7 +25,7 @@ pub fn reply(request: &Arp, mac: MacAddr, vlan: Option<VlanTag>, out: &mut [u8])
         sender: (mac, request.target_ip),
         target: (request.sender_mac, request.sender_ip),
     };
-    message.write(request.sender_mac, vlan, out)
+    message.write(request.sender_mac, out)
 }
 
 /// Writes a request for the MAC of `target` to `out`: broadcast, or to the MAC `to` that is known and shall be
@@ -35,7 +35,7 @@ pub fn reply(request: &Arp, mac: MacAddr, vlan: Option<VlanTag>, out: &mut [u8])
 pub fn request(origin: &Origin, target: Ipv4Addr, to: Option<MacAddr>, out: &mut [u8]) -> Option<usize> {
     let sender = (origin.mac, origin.address.to_ipv4_mapped()?);
     let message = Message { operation: ArpOperation::Request, sender, target: (MacAddr::ZERO, target) };
-    message.write(to.unwrap_or(MacAddr::BROADCAST), origin.vlan, out)
+    message.write(to.unwrap_or(MacAddr::BROADCAST), out)
 }
 
 /// Writes an announcement (RFC 5227 section 2.3) of our own address to `out`, to everybody; returns its length in
@@ -53,7 +53,7 @@ struct Message {
 }
 
 impl Message {
-    fn write(&self, dst: MacAddr, vlan: Option<VlanTag>, out: &mut [u8]) -> Option<usize> {
+    fn write(&self, dst: MacAddr, out: &mut [u8]) -> Option<usize> {
         let repr = ArpRepr::EthernetIpv4 {
             operation: self.operation,
             source_hardware_addr: hardware(self.sender.0),
@@ -61,7 +61,7 @@ impl Message {
             target_hardware_addr: hardware(self.target.0),
             target_protocol_addr: self.target.1,
         };
-        let link = Link { src: self.sender.0, dst, vlan };
+        let link = Link { src: self.sender.0, dst };
         let (len, body) = build::ethernet(out, &link, ETHERTYPE_ARP, repr.buffer_len())?;
         repr.emit(&mut ArpPacket::new_unchecked(body));
         Some(len)
@@ -94,21 +94,13 @@ mod tests {
 
     #[test]
     fn a_reply_goes_to_who_asked() {
-        let tag = VlanTag { tpid: 0x8100, tci: 10 };
-        for vlan in [None, Some(tag)] {
-            let (packet, arp) = written(|out| reply(&QUESTION, OUR_MAC, vlan, out));
-            assert_eq!((packet.meta.src, packet.meta.dst, packet.meta.vlan), (OUR_MAC, HOST_MAC, vlan));
-            let expected = Arp {
-                operation: 2,
-                sender_mac: OUR_MAC,
-                sender_ip: OURS,
-                target_mac: HOST_MAC,
-                target_ip: HOST,
-            };
-            assert_eq!(arp, expected);
-        }
+        let (packet, arp) = written(|out| reply(&QUESTION, OUR_MAC, out));
+        assert_eq!((packet.meta.src, packet.meta.dst, packet.meta.vlan), (OUR_MAC, HOST_MAC, None));
+        let expected =
+            Arp { operation: 2, sender_mac: OUR_MAC, sender_ip: OURS, target_mac: HOST_MAC, target_ip: HOST };
+        assert_eq!(arp, expected);
         let probe = Arp { sender_ip: Ipv4Addr::UNSPECIFIED, ..QUESTION };
-        assert_eq!(written(|out| reply(&probe, OUR_MAC, None, out)).1.target_ip, Ipv4Addr::UNSPECIFIED);
+        assert_eq!(written(|out| reply(&probe, OUR_MAC, out)).1.target_ip, Ipv4Addr::UNSPECIFIED);
     }
 
     #[test]
@@ -118,7 +110,7 @@ mod tests {
             Arp { sender_mac: MacAddr([1, 0, 0x5e, 0, 0, 1]), ..QUESTION },
             Arp { operation: 2, ..QUESTION },
         ] {
-            assert_eq!(reply(&arp, OUR_MAC, None, &mut [0; 100]), None);
+            assert_eq!(reply(&arp, OUR_MAC, &mut [0; 100]), None);
         }
     }
 

@@ -1,4 +1,5 @@
-//! The headers in front of what the router says itself: Ethernet, one tag, IPv4 or IPv6.
+//! The headers in front of what the router says itself: Ethernet, IPv4 or IPv6. None has a tag: on its way out a frame
+//! gets the form that its port wants, in the gateway's VLAN.
 //!
 //! smoltcp's setters index into their buffer, so each gets a slice that was cut to its header's length before.
 
@@ -6,12 +7,10 @@ use std::net::Ipv6Addr;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{EthernetAddress, EthernetFrame, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr};
-use switch::flow::VlanTag;
 use switch::mac::MacAddr;
 use switch::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 
 const ETHERNET_LEN: usize = 14;
-const TAG_LEN: usize = 4;
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
 
@@ -25,8 +24,6 @@ pub struct Origin {
     pub mac: MacAddr,
     /// The gateway's address in that network; IPv4 is v4-mapped, as in a [`switch::flow::FlowKey`].
     pub address: Ipv6Addr,
-    /// The tag that frames carry there.
-    pub vlan: Option<VlanTag>,
 }
 
 /// The link header of a frame that we make.
@@ -34,7 +31,6 @@ pub struct Origin {
 pub(crate) struct Link {
     pub src: MacAddr,
     pub dst: MacAddr,
-    pub vlan: Option<VlanTag>,
 }
 
 /// The IP header of a packet that we make; addresses v4-mapped for IPv4.
@@ -66,19 +62,14 @@ pub(crate) fn ethernet<'a>(
     ethertype: u16,
     payload: usize,
 ) -> Option<(usize, &'a mut [u8])> {
-    let head = if link.vlan.is_some() { ETHERNET_LEN + TAG_LEN } else { ETHERNET_LEN };
-    let len = head.checked_add(payload)?;
+    let len = ETHERNET_LEN.checked_add(payload)?;
     let frame = out.get_mut(..len)?;
     frame.fill(0);
-    let (head, payload) = frame.split_at_mut_checked(head)?;
-    let mut header = EthernetFrame::new_unchecked(&mut *head);
+    let (head, payload) = frame.split_at_mut_checked(ETHERNET_LEN)?;
+    let mut header = EthernetFrame::new_unchecked(head);
     header.set_dst_addr(hardware(link.dst));
     header.set_src_addr(hardware(link.src));
-    header.set_ethertype(link.vlan.map_or(ethertype, |tag| tag.tpid).into());
-    if let Some(tag) = link.vlan {
-        *field(head, ETHERNET_LEN)? = tag.tci.to_be_bytes();
-        *field(head, ETHERNET_LEN + 2)? = ethertype.to_be_bytes();
-    }
+    header.set_ethertype(ethertype.into());
     Some((len, payload))
 }
 

@@ -16,8 +16,8 @@ use crate::source::Belongs;
 pub enum Step {
     /// The network has no gateway of ours.
     NoGateway,
-    /// It carries this VLAN, and a gateway is on the untagged side of its network.
-    Tagged(u16),
+    /// It is in this VLAN, and the gateway is in another; or it has a second tag.
+    Elsewhere(u16),
     /// ARP or neighbour discovery that concerns the gateway.
     Neighbor,
     /// Whether its destination MAC is the gateway's.

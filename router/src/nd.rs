@@ -8,7 +8,7 @@ use smoltcp::wire::{
     Icmpv6Packet, Icmpv6Repr, NdiscNeighborFlags, NdiscOption, NdiscOptionRepr, NdiscPrefixInfoFlags,
     NdiscPrefixInformation, NdiscRepr, NdiscRouterFlags,
 };
-use switch::flow::{Body, NdKind, Packet, VlanTag};
+use switch::flow::{Body, NdKind, Packet};
 use switch::mac::MacAddr;
 use switch::parse::PROTO_ICMPV6;
 
@@ -46,17 +46,12 @@ pub const fn multicast_mac(group: Ipv6Addr) -> MacAddr {
 ///
 /// A solicitation for duplicate address detection is answered to all nodes (RFC 4861 section 7.2.4). `None` where it
 /// is no neighbour solicitation, asks from a group MAC (the answer would go to everybody), or `out` is too short.
-pub fn advertisement(
-    solicitation: &Packet,
-    mac: MacAddr,
-    vlan: Option<VlanTag>,
-    out: &mut [u8],
-) -> Option<usize> {
+pub fn advertisement(solicitation: &Packet, mac: MacAddr, out: &mut [u8]) -> Option<usize> {
     let Body::Nd(nd) = solicitation.meta.body else { return None };
     if nd.kind != NdKind::NeighborSolicitation {
         return None;
     }
-    let origin = Origin { mac, address: nd.target, vlan };
+    let origin = Origin { mac, address: nd.target };
     let src = solicitation.key.src;
     if src.is_unspecified() {
         return announce(&origin, out);
@@ -222,7 +217,7 @@ fn dns_option(advertised: &Advertised<'_>, place: &mut [u8]) -> Option<()> {
 
 fn headers(origin: &Origin, (dst, mac): (Ipv6Addr, MacAddr)) -> (Ip, Link) {
     let ip = Ip { src: origin.address, dst, proto: PROTO_ICMPV6, tos: 0, hops: HOPS };
-    (ip, Link { src: origin.mac, dst: mac, vlan: origin.vlan })
+    (ip, Link { src: origin.mac, dst: mac })
 }
 
 fn write(origin: &Origin, to: (Ipv6Addr, MacAddr), repr: NdiscRepr<'_>, out: &mut [u8]) -> Option<usize> {
@@ -270,7 +265,7 @@ mod tests {
         let group = solicited_node(OURS6);
         for (option, to) in [(&SOURCE[..], MacAddr([2, 0, 0, 0, 0, 0x77])), (&[], HOST_MAC)] {
             let question = ask(HOST6, group, option);
-            let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, None, out));
+            let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, out));
             assert_eq!((packet.meta.src, packet.meta.dst), (OUR_MAC, to));
             assert_eq!((packet.key.src, packet.key.dst), (OURS6, HOST6));
             assert_eq!((nd.kind, nd.target, nd.flags), (NdKind::NeighborAdvertisement, OURS6, 0xe0));
@@ -281,7 +276,7 @@ mod tests {
     #[test]
     fn a_probe_for_duplicates_is_answered_to_all() {
         let question = ask(Ipv6Addr::UNSPECIFIED, solicited_node(OURS6), &[]);
-        let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, None, out));
+        let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, out));
         assert_eq!((packet.key.dst, packet.meta.dst), (ALL_NODES, MacAddr([0x33, 0x33, 0, 0, 0, 1])));
         assert_eq!((nd.flags, nd.target_mac), (0xa0, Some(OUR_MAC)));
         let (_, again, nd_again) = written(|out| announce(&origin6(), out));
@@ -291,9 +286,9 @@ mod tests {
     #[test]
     fn an_answer_never_goes_to_a_group() {
         let question = ask(HOST6, solicited_node(OURS6), &[1, 1, 0x33, 0x33, 0, 0, 0, 1]);
-        assert_eq!(advertisement(&question, OUR_MAC, None, &mut [0; 200]), None);
+        assert_eq!(advertisement(&question, OUR_MAC, &mut [0; 200]), None);
         let echo = parse(&icmp6(HOST6, OURS6, 9, &crate::testing::echo(128, &[])));
-        assert_eq!(advertisement(&echo, OUR_MAC, None, &mut [0; 200]), None);
+        assert_eq!(advertisement(&echo, OUR_MAC, &mut [0; 200]), None);
     }
 
     #[test]
@@ -312,7 +307,7 @@ mod tests {
     }
 
     fn link_local() -> Origin {
-        Origin { address: LINK_LOCAL, vlan: Some(VlanTag { tpid: 0x8100, tci: 7 }), ..origin6() }
+        Origin { address: LINK_LOCAL, ..origin6() }
     }
 
     const PREFIX: Prefix = Prefix {
@@ -338,7 +333,7 @@ mod tests {
     fn a_router_advertisement_byte_for_byte() {
         let (frame, packet, nd) = written(|out| router_advertisement(&link_local(), &ADVERTISED, None, out));
         assert_eq!((packet.key.src, packet.key.dst), (LINK_LOCAL, ALL_NODES));
-        assert_eq!((packet.meta.ttl, packet.meta.vid()), (255, 7));
+        assert_eq!(packet.meta.ttl, 255);
         assert_eq!((nd.kind, nd.source_mac), (NdKind::RouterAdvertisement, Some(OUR_MAC)));
         let expected = [
             &[64, 0x40, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..],
@@ -350,7 +345,7 @@ mod tests {
             &OURS6.octets(),
         ]
         .concat();
-        assert_eq!(frame[18 + 40 + 4..], expected);
+        assert_eq!(frame[14 + 40 + 4..], expected);
     }
 
     #[test]

@@ -35,9 +35,9 @@ pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step
         return None;
     };
     let meta = &packet.meta;
-    // A gateway is on the untagged side of its network; what carries a VLAN is not for it.
-    if meta.vid() != 0 {
-        why(Step::Tagged(meta.vid()));
+    // A gateway is in one VLAN of its network. What has a tag behind that of the VLAN is in another one there.
+    if meta.vid != here.network.vlan || meta.inner_vlan.is_some() {
+        why(Step::Elsewhere(meta.vid));
         return None;
     }
     if let Some(verdict) = neighbor(packet, gateway) {
@@ -60,8 +60,8 @@ pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step
 }
 
 fn is_ethernet_2(meta: &Meta) -> bool {
-    let tags = 4 * (u16::from(meta.vlan.is_some()) + u16::from(meta.inner_vlan.is_some()));
-    matches!(meta.l3, L3::V4 | L3::V6) && meta.l3_off == ETHERNET_LEN.saturating_add(tags)
+    let tag = if meta.vlan.is_some() { switch::tag::LEN } else { 0 };
+    matches!(meta.l3, L3::V4 | L3::V6) && meta.l3_off == ETHERNET_LEN.saturating_add(tag)
 }
 
 /// RFC 2131 section 4.1: by broadcast to all, or by a client that knows its subnet to all of it. Nobody else on the
@@ -208,7 +208,7 @@ fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl
     why(Step::NextHop(address, known));
     let Some(known) = known else { return hold };
     // Aged out of the FDB although it answers: asking again teaches the bridge as well.
-    let out = network.fdb.lookup(0, known.mac);
+    let out = network.fdb.lookup(network.vlan, known.mac);
     why(Step::Fdb(known.mac, out));
     let Some(out) = out else { return hold };
     let fits = length(meta) <= network.mtu;

@@ -410,12 +410,12 @@ fn answer<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) {
     let Place { gateway, port, .. } = *place;
     match &packet.meta.body {
         Body::Arp(request) if gateway.has(request.target_ip.to_ipv6_mapped()) => {
-            desk.make(To::Port(port), None, |buffer, _| arp::reply(request, gateway.mac, None, buffer));
+            desk.make(To::Port(port), None, |buffer, _| arp::reply(request, gateway.mac, buffer));
         }
         Body::Nd(solicited)
             if solicited.kind == NdKind::NeighborSolicitation && gateway.has(solicited.target) =>
         {
-            desk.make(To::Port(port), None, |buffer, _| nd::advertisement(packet, gateway.mac, None, buffer));
+            desk.make(To::Port(port), None, |buffer, _| nd::advertisement(packet, gateway.mac, buffer));
         }
         _ => {}
     }

@@ -115,7 +115,7 @@ impl Gateway {
         let address = self.source(other)?;
         let v4 = address.to_ipv4_mapped().is_some();
         let prefix = if v4 { self.prefix_len } else { self.prefix6_len };
-        Some((Origin { mac: self.mac, address, vlan: None }, prefix))
+        Some((Origin { mac: self.mac, address }, prefix))
     }
 
     /// The address that it speaks to `other` from: of the same family, and link-local to link-local ones.

@@ -22,7 +22,7 @@ pub const FAR6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 7);
 pub const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 pub fn origin() -> Origin {
-    Origin { mac: OUR_MAC, address: OURS.to_ipv6_mapped(), vlan: None }
+    Origin { mac: OUR_MAC, address: OURS.to_ipv6_mapped() }
 }
 
 pub fn origin6() -> Origin {

@@ -70,7 +70,7 @@ fn origins() -> [Origin; 3] {
     let v4 = Ipv4Addr::new(10, 1, 0, 1).to_ipv6_mapped();
     let addresses =
         [v4, Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)];
-    addresses.map(|address| Origin { mac: MAC, address, vlan: None })
+    addresses.map(|address| Origin { mac: MAC, address })
 }
 
 /// Asserts that what was written is a frame of that length, by the parser's judgement.
@@ -97,11 +97,11 @@ fn everything(
         }
     }
     if let Body::Arp(question) = meta.body
-        && let Some(len) = arp::reply(&question, MAC, meta.vlan, out)
+        && let Some(len) = arp::reply(&question, MAC, out)
     {
         is_sound(out, len);
     }
-    if let Some(len) = nd::advertisement(packet, MAC, meta.vlan, out) {
+    if let Some(len) = nd::advertisement(packet, MAC, out) {
         is_sound(out, len);
     }
     for index in 0..fragment::count(frame, meta, mtu).min(70) {

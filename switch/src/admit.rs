@@ -1,4 +1,4 @@
-//! Third hop: what a port may send at all. What is not admitted teaches us nothing.
+//! Third hop: what a port may send at all, and in which VLAN. What is not admitted teaches us nothing.
 //!
 //! The parser looked through VLAN tags, LLC/SNAP and extension headers, so a claim wrapped in them is judged like a
 //! bare one.
@@ -13,28 +13,37 @@ use crate::snapshot::{Network, Owner, Port, Spoof};
 
 /// MAC control frames (PAUSE): IEEE 802.3 annex 31B, link-local by nature.
 const ETHERTYPE_MAC_CONTROL: u16 = 0x8808;
+/// Whom they are for.
+const MAC_CONTROL: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0, 0, 1]);
 
-/// Whether the packet may enter `network` by `port`.
+/// Whether the packet may enter `network` by `port`, and in which VLAN, which its meta says from then on.
 ///
 /// # Errors
 /// The reason why not.
-pub fn admit(packet: &Packet, port: &Port, network: &Network) -> Result<(), DropReason> {
-    let meta = &packet.meta;
+pub fn admit(packet: &mut Packet, port: &Port, network: &Network) -> Result<(), DropReason> {
+    let meta = &mut packet.meta;
     // IEEE 802.1D-2004 section 7.8: only individual addresses are learned; Linux drops the frame, and so do we.
     if meta.src.is_group() || meta.src == MacAddr::ZERO {
         return Err(DropReason::BadSourceMac);
     }
-    // IEEE 802.1D-2004 section 7.12.6.
-    if meta.dst.is_reserved_group() || meta.ethertype == ETHERTYPE_MAC_CONTROL {
+    if is_reserved(meta, network) {
         return Err(DropReason::ReservedGroup);
     }
+    meta.vid = port.tagging.classify(meta)?;
     if l3_len(meta) > network.mtu {
         return Err(DropReason::ExceedsMtu);
     }
     match network.spoof {
         Spoof::Off => Ok(()),
-        Spoof::Claimed | Spoof::Strict => Identity { port, network, id: meta.port }.check(packet),
+        Spoof::Claimed | Spoof::Strict => Identity { port, network, id: packet.meta.port }.check(packet),
     }
+}
+
+/// What no bridge relays: IEEE 802.1Q-2018 table 8-1. A network that stands for a cable does (STP, LACP, 802.1X, LLDP),
+/// but PAUSE, which is about the speed of one link.
+fn is_reserved(meta: &Meta, network: &Network) -> bool {
+    let pause = meta.dst == MAC_CONTROL || meta.ethertype == ETHERTYPE_MAC_CONTROL;
+    pause || (meta.dst.is_reserved_group() && !network.transparent)
 }
 
 /// Bytes behind the Ethernet header of the frame, or of one segment of a super-frame: what an MTU speaks of.

@@ -13,7 +13,7 @@ pub fn bridge(meta: &Meta, network: &Network) -> Verdict {
     if meta.dst.is_group() {
         return Verdict::Flood;
     }
-    match network.fdb.lookup(meta.vid(), meta.dst) {
+    match network.fdb.lookup(meta.vid, meta.dst) {
         Some(out) if out == meta.port => Verdict::Drop(DropReason::SamePort),
         Some(out) => Verdict::Forward(Action { out, hop: None }),
         None => Verdict::Flood,

@@ -39,6 +39,8 @@ drop_reasons! {
     BadLength = "bad_length",
     /// more than two VLAN tags, or the reserved VLAN 4095
     BadVlan = "bad_vlan",
+    /// a VLAN that the port it came by, or the one it would leave by, does not carry; or no tag where one is needed
+    VlanNotAllowed = "vlan_not_allowed",
     /// offload fields of the virtio header that contradict the frame
     BadOffload = "bad_offload",
     /// ARP that is not Ethernet and IPv4, or is cut off, or has an unknown operation
@@ -57,7 +59,7 @@ drop_reasons! {
     MalformedNd = "malformed_nd",
     /// source address is a group, all zero, or a reserved group address
     BadSourceMac = "bad_source_mac",
-    /// destination in 01:80:c2:00:00:00 to :0f, or a MAC control frame: never relayed
+    /// destination in 01:80:c2:00:00:00 to :0f, or a MAC control frame: relayed by no bridge (the former by a `transparent` network)
     ReservedGroup = "reserved_group",
     /// source MAC belongs to another port or a gateway
     SpoofedMac = "spoofed_mac",
@@ -73,6 +75,8 @@ drop_reasons! {
     SamePort = "same_port",
     /// `icc = false`: containers of this network may not talk to each other
     IccDenied = "icc_denied",
+    /// between two ports that are `isolated` and may talk to others only
+    Isolated = "isolated",
     /// a source or destination address that is never routed (RFC 6890)
     Martian = "martian",
     /// a source address that does not lead back to where the packet came from (RFC 3704): of another network, or behind another container
@@ -103,7 +107,7 @@ drop_reasons! {
     StaleEntry = "stale_entry",
     /// for the host's leg in the network, but neither ARP nor for the host's address there
     NotForHost = "not_for_host",
-    /// flooded, but the network has no other port
+    /// flooded, but the network has no other port (in this VLAN)
     NoOtherPort = "no_other_port",
     /// arrived on a port that has just been removed
     PortGone = "port_gone",

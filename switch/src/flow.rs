@@ -60,6 +60,8 @@ pub struct Meta {
     pub dst: MacAddr,
     /// Source MAC.
     pub src: MacAddr,
+    /// The VLAN it belongs to, 0: none. As its outer tag says, until [`crate::admit`] asks the port.
+    pub vid: u16,
     /// Outer VLAN tag. VID 0 is a priority tag and means untagged (IEEE 802.1Q-2018 section 9.6).
     pub vlan: Option<VlanTag>,
     /// Inner tag of QinQ (802.1ad).
@@ -96,16 +98,6 @@ pub struct Meta {
     pub tcp: Option<TcpMeta>,
     /// The typed body of the messages that routers and filters must understand.
     pub body: Body,
-}
-
-impl Meta {
-    /// The VLAN of the FDB key: the outer VID, 0 for untagged and priority-tagged frames.
-    pub const fn vid(&self) -> u16 {
-        match self.vlan {
-            Some(tag) => tag.vid(),
-            None => 0,
-        }
-    }
 }
 
 /// One 802.1Q or 802.1ad tag.

@@ -63,6 +63,17 @@ impl Frame {
         Self { slot: self.slot, start: self.start + cut, len: self.len - cut, port: self.port }
     }
 
+    /// The same frame with `bytes` more in front, which hold whatever was there; `None`: there is no room.
+    #[must_use]
+    pub const fn grown(&self, bytes: u16) -> Option<Self> {
+        let more = bytes as u32;
+        // Room is left for the virtio header.
+        if self.start < more + VnetHdr::LEN as u32 {
+            return None;
+        }
+        Some(Self { slot: self.slot, start: self.start - more, len: self.len + more, port: self.port })
+    }
+
     /// Where its bytes are in the slot.
     const fn range(&self) -> Range<usize> {
         self.start as usize..(self.start + self.len) as usize

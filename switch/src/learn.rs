@@ -8,7 +8,7 @@ use crate::tick::Tick;
 
 /// Learns the source of an admitted frame. Writes only what changed (IEEE 802.1D-2004 section 7.8).
 pub fn learn(meta: &Meta, network: &Network, now: Tick, counters: &WorkerCounters) {
-    if let Learned::Full = network.fdb.learn(meta.vid(), meta.src, meta.port, now) {
+    if let Learned::Full = network.fdb.learn(meta.vid, meta.src, meta.port, now) {
         counters.unlearned.add(1);
     }
 }

@@ -9,7 +9,8 @@ use crate::frame::{FillError, Frame, Pool};
 use crate::io::Io;
 use crate::parse::parse;
 use crate::port::{NetworkId, PortId};
-use crate::snapshot::{Network, Snapshot};
+use crate::snapshot::{Network, Snapshot, View};
+use crate::tag;
 use crate::tick::Tick;
 use crate::tx;
 use crate::verdict::{Hop, Task, Verdict};
@@ -145,6 +146,7 @@ pub struct Desk<'a, I> {
     pub(crate) pool: &'a mut Pool,
     pub(crate) books: &'a mut Books,
     pub(crate) released: &'a mut Vec<Frame>,
+    pub(crate) view: View<'a>,
 }
 
 impl<I: Io> Desk<'_, I> {
@@ -163,7 +165,7 @@ impl<I: Io> Desk<'_, I> {
         self.pool.vnet(frame)
     }
 
-    /// Makes a frame: `fill` gets a buffer of at least 64 KiB from the Ethernet header on, and the bytes of `about`
+    /// Makes a frame, in the VLAN of the gateway of the network that it goes to: `fill` gets a buffer of at least 64 KiB from the Ethernet header on, and the bytes of `about`
     /// where there is one, and says how long the frame is; `None`: there is nothing to send.
     pub fn make(
         &mut self,
@@ -184,18 +186,20 @@ impl<I: Io> Desk<'_, I> {
         match (parse(self.pool.bytes(&frame), &self.pool.vnet(&frame), nobody, 0), to) {
             (Ok(packet), To::Port(out)) => {
                 // Counted; nobody waits for it.
-                let _ = tx::forward(self.io, self.pool, &frame, &packet.meta, out, self.books);
+                let _ = self.give(&frame, packet, out);
             }
             (Ok(mut packet), To::Flood(network, except)) => {
                 packet.meta.port = except.unwrap_or(nobody);
-                tx::flood(self.io, self.pool, &frame, &packet, network, self.books);
+                packet.meta.vid = network.vlan;
+                tag::settle(&mut packet.meta, self.pool, &frame);
+                tx::flood(self.io, self.pool, &frame, &packet, (network, self.view), self.books);
             }
             (Err(reason), _) => self.books.counters.drop_frame(nobody, reason),
         }
         self.pool.release(&frame);
     }
 
-    /// Makes a frame with its virtio header: `fill` writes both and says how long they are together; 0: there is nothing
+    /// Makes a frame with its virtio header, in the VLAN of the gateway there: `fill` writes both and says how long they are together; 0: there is nothing
     /// to send.
     ///
     /// # Errors
@@ -214,7 +218,7 @@ impl<I: Io> Desk<'_, I> {
         };
         self.books.counters.worker.generated.add(1);
         let sent = match parse(self.pool.bytes(&frame), &self.pool.vnet(&frame), nobody, 0) {
-            Ok(packet) => tx::forward(self.io, self.pool, &frame, &packet.meta, out, self.books),
+            Ok(packet) => self.give(&frame, packet, out),
             Err(reason) => {
                 self.books.counters.drop_frame(out, reason);
                 Err(reason)
@@ -222,6 +226,17 @@ impl<I: Io> Desk<'_, I> {
         };
         self.pool.release(&frame);
         sent
+    }
+
+    /// A frame of ours goes to one port.
+    fn give(&mut self, frame: &Frame, mut packet: Packet, out: PortId) -> Result<(), DropReason> {
+        let Some((port, home)) = self.view.port(out).zip(self.view.home(out)) else {
+            self.books.counters.drop_frame(out, DropReason::TxDown);
+            return Err(DropReason::TxDown);
+        };
+        packet.meta.vid = home.vlan;
+        tag::settle(&mut packet.meta, self.pool, frame);
+        tx::forward(self.io, self.pool, frame, &mut packet.meta, (out, port), self.books)
     }
 
     /// A ring keeps what is queued: where that is all there is, it goes out now.

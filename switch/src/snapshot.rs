@@ -11,6 +11,7 @@ use crate::fdb::Fdb;
 use crate::flow::{L3, Packet};
 use crate::mac::MacAddr;
 use crate::port::{NetworkId, PortId};
+use crate::vlan::Tagging;
 
 /// Ports and networks, by index.
 ///
@@ -38,9 +39,33 @@ impl<T> Snapshot<T> {
         self.ports.get(port.index())?.as_ref()
     }
 
+    /// Ports and networks without the tables.
+    pub fn view(&self) -> View<'_> {
+        View { ports: &self.ports, networks: &self.networks }
+    }
+
     /// The network, if it is configured.
     pub fn network(&self, network: NetworkId) -> Option<&Network> {
         self.networks.get(network.index())?.as_ref()
+    }
+}
+
+/// What is the same in every snapshot, whatever tables it has: by this a frame on its way out gets its form.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    ports: &'a [Option<Port>],
+    networks: &'a [Option<Network>],
+}
+
+impl<'a> View<'a> {
+    /// The port, if it is configured.
+    pub fn port(&self, port: PortId) -> Option<&'a Port> {
+        self.ports.get(port.index())?.as_ref()
+    }
+
+    /// The network that the port belongs to.
+    pub fn home(&self, port: PortId) -> Option<&'a Network> {
+        self.networks.get(self.port(port)?.network.index())?.as_ref()
     }
 }
 
@@ -53,6 +78,17 @@ pub struct Port {
     pub mac: MacAddr,
     /// The addresses given to its container, IPv4 v4-mapped, and the link-local one that its MAC makes.
     pub addresses: Box<[Ipv6Addr]>,
+    /// The VLANs it carries.
+    pub tagging: Tagging,
+    /// It may talk to the gateway and to ports that are not isolated, and to no other.
+    pub isolated: bool,
+}
+
+impl Port {
+    /// A port that carries all VLANs and is not isolated.
+    pub const fn new(network: NetworkId, mac: MacAddr, addresses: Box<[Ipv6Addr]>) -> Self {
+        Self { network, mac, addresses, tagging: Tagging::All, isolated: false }
+    }
 }
 
 /// A network: one bridge domain.
@@ -62,8 +98,12 @@ pub struct Network {
     pub zone: u16,
     /// Largest IP packet, bytes; super-frames are judged by their segments.
     pub mtu: u32,
+    /// The VLAN in which its gateway is, 0: where frames have no tag.
+    pub vlan: u16,
     /// Containers of this network may talk to each other.
     pub icc: bool,
+    /// Frames that bridges say to each other (IEEE 802.1Q-2018 table 8-1) pass as by a cable.
+    pub transparent: bool,
     /// Who may use which address.
     pub spoof: Spoof,
     /// Broadcast, multicast and unknown frames per second and port; 0: no limit.

@@ -1,4 +1,5 @@
-//! Eighth hop: into the out port, or ports. What is only queued is booked when its outcome is known ([`Books`]).
+//! Eighth hop: into the out port, or ports, in the form that each of them wants. What is only queued is booked when its
+//! outcome is known ([`Books`]).
 
 use crate::books::{Books, Copies, Ticket};
 use crate::drop::DropReason;
@@ -6,9 +7,11 @@ use crate::flow::{Meta, Packet};
 use crate::frame::{Frame, Pool};
 use crate::io::{Io, Sent};
 use crate::port::PortId;
-use crate::snapshot::Network;
+use crate::snapshot::{Network, Port, View};
+use crate::tag;
+use crate::vlan::Form;
 
-/// To one port.
+/// To one port, which must carry its VLAN. The frame was not written anywhere yet.
 ///
 /// # Errors
 /// Why the port did not take it; it has been counted.
@@ -16,13 +19,20 @@ pub fn forward<I: Io>(
     io: &mut I,
     pool: &mut Pool,
     frame: &Frame,
-    meta: &Meta,
-    out: PortId,
+    meta: &mut Meta,
+    (out, port): (PortId, &Port),
     books: &mut Books,
 ) -> Result<(), DropReason> {
-    match io.tx(pool, out, frame, meta, Ticket::ALONE, books) {
-        Ok(Sent::Now) => books.forwarded(out, frame.len()),
-        Ok(Sent::Queued) => {}
+    let sent = match port.tagging.form(meta) {
+        Some(form) => {
+            let frame = tag::shape(form, meta, pool, frame);
+            io.tx(pool, out, &frame, meta, Ticket::ALONE, books).map(|sent| (sent, frame.len()))
+        }
+        None => Err(DropReason::VlanNotAllowed),
+    };
+    match sent {
+        Ok((Sent::Now, len)) => books.forwarded(out, len),
+        Ok((Sent::Queued, _)) => {}
         Err(reason) => {
             books.counters.drop_frame(out, reason);
             return Err(reason);
@@ -31,13 +41,14 @@ pub fn forward<I: Io>(
     Ok(())
 }
 
-/// To every member of the network but the one it came from. The frame counts once, its copies apart.
+/// To every member of the network that carries its VLAN, but the one it came from. The frame counts once, its copies
+/// apart.
 pub fn flood<I: Io>(
     io: &mut I,
     pool: &mut Pool,
     frame: &Frame,
     packet: &Packet,
-    network: &Network,
+    (network, view): (&Network, View<'_>),
     books: &mut Books,
 ) {
     let meta = &packet.meta;
@@ -46,20 +57,97 @@ pub fn flood<I: Io>(
         books.open()
     });
     let Some(ticket) = ticket else { return books.counters.drop_frame(meta.port, DropReason::TxFull) };
+    let audience = Audience::new(packet, network, view);
     let mut copies = Copies::default();
-    let spared = network.claims.spared(packet);
-    for &out in network.members.iter().filter(|&&out| out != meta.port && Some(out) != spared) {
-        match io.tx(pool, out, frame, meta, ticket, books) {
-            Ok(Sent::Now) => {
-                copies.sent += 1;
-                books.taken(out, frame.len());
+    // Once queued a frame must not change. In a VLAN that is tagged on some ports and not on others it goes to those of its
+    // own form first, and to the others as a second frame.
+    let form = Form::of(meta);
+    let mut others = false;
+    for &out in &network.members {
+        match audience.form(out) {
+            Ok(other) if other != form => others = true,
+            Ok(_) => {
+                let sent = io.tx(pool, out, frame, meta, ticket, books);
+                booked(sent, out, frame.len(), &mut copies, books);
             }
-            Ok(Sent::Queued) => copies.queued += 1,
-            Err(reason) => {
-                copies.lost = Some(reason);
-                books.copy_lost(out, reason);
-            }
+            Err(why) => copies.lost = copies.lost.or(why),
         }
     }
+    if others {
+        in_other_form(io, pool, frame, &audience, (ticket, &mut copies), books);
+    }
     books.close(ticket, meta.port, copies);
+}
+
+/// To those who are to have it in the form that it has not.
+#[cold]
+fn in_other_form<I: Io>(
+    io: &mut I,
+    pool: &mut Pool,
+    frame: &Frame,
+    audience: &Audience<'_>,
+    (ticket, copies): (Ticket, &mut Copies),
+    books: &mut Books,
+) {
+    let meta = &audience.packet.meta;
+    let other = tag::copy(meta, pool, frame).or_else(|| {
+        io.flush(pool, books); // a ring keeps what is queued: where that is all there is, it goes out now
+        tag::copy(meta, pool, frame)
+    });
+    let form = Form::of(meta);
+    for &out in &audience.network.members {
+        if audience.form(out).is_ok_and(|other| other != form) {
+            let sent = match &other {
+                Some((frame, meta)) => io.tx(pool, out, frame, meta, ticket, books),
+                None => Err(DropReason::TxFull),
+            };
+            booked(sent, out, other.map_or(0, |(frame, _)| frame.len()), copies, books);
+        }
+    }
+    if let Some((frame, _)) = &other {
+        pool.release(frame);
+    }
+}
+
+fn booked(sent: Result<Sent, DropReason>, out: PortId, len: usize, copies: &mut Copies, books: &mut Books) {
+    match sent {
+        Ok(Sent::Now) => {
+            copies.sent += 1;
+            books.taken(out, len);
+        }
+        Ok(Sent::Queued) => copies.queued += 1,
+        Err(reason) => {
+            copies.lost = Some(reason);
+            books.copy_lost(out, reason);
+        }
+    }
+}
+
+/// Who is to have a flooded frame, and in which form.
+struct Audience<'a> {
+    packet: &'a Packet,
+    network: &'a Network,
+    view: View<'a>,
+    isolated: bool,
+    spared: Option<PortId>,
+}
+
+impl<'a> Audience<'a> {
+    fn new(packet: &'a Packet, network: &'a Network, view: View<'a>) -> Self {
+        let isolated = view.port(packet.meta.port).is_some_and(|from| from.isolated);
+        Self { packet, network, view, isolated, spared: network.claims.spared(packet) }
+    }
+
+    /// The form in which `out` has it; or why not, where there is more to say than that it is none of its business.
+    #[inline]
+    fn form(&self, out: PortId) -> Result<Form, Option<DropReason>> {
+        if out == self.packet.meta.port || Some(out) == self.spared {
+            return Err(None);
+        }
+        let port = self.view.port(out).ok_or(None)?;
+        if self.isolated && port.isolated {
+            return Err(Some(DropReason::Isolated));
+        }
+        port.tagging.form(&self.packet.meta).ok_or(None)
+    }
 }

@@ -15,6 +15,7 @@ use crate::io::{BATCH, Batch, Io, Wait};
 use crate::learn::learn;
 use crate::parse::parse;
 use crate::policy::{Desk, Fate, Here, Policy};
+use crate::port::PortId;
 use crate::snapshot::{Published, Snapshot};
 use crate::stats::Counters;
 use crate::tick::Tick;
@@ -136,7 +137,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let here = Here { snapshot: self.snapshot, id: port.network, network, now: self.now };
 
         let mut packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
-        admit(&packet, port, network)?; // 3. admit
+        admit(&mut packet, port, network)?; // 3. admit
         learn(&packet.meta, network, self.now, &self.books.counters.worker); // 4. learn
         let verdict = self.policy.decide(&packet, &here); // 5. decide
         let verdict = self.policy.track(verdict, &packet, &here);
@@ -152,7 +153,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
             }
             Verdict::Flood => {
                 let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
-                tx::flood(self.io, self.pool, &frame, &packet, network, self.books); // 8. tx
+                tx::flood(self.io, self.pool, &frame, &packet, (network, self.snapshot.view()), self.books); // 8. tx
             }
             Verdict::Local(task) => self.serve(task, frame, &packet, &here)?,
         }
@@ -169,23 +170,32 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
     ) -> Result<(), DropReason> {
         // An entry may name a port that moved to another network since it was learned: no frame follows it.
         let there = action.hop.map_or(here.id, |hop| hop.network);
-        if self.snapshot.port(action.out).is_none_or(|out| out.network != there) {
-            return Err(DropReason::StaleEntry);
-        }
-        let to = action.hop.map_or(Some(here.network), |hop| self.snapshot.network(hop.network));
-        if to.is_some_and(|to| !to.claims.may_reach(action.out, packet)) {
+        let known = self.snapshot.port(action.out).filter(|out| out.network == there);
+        let (out, to) = known.zip(self.snapshot.network(there)).ok_or(DropReason::StaleEntry)?;
+        if !to.claims.may_reach(action.out, packet) {
             return Err(DropReason::NotForHost);
+        }
+        // The gateway is no way around it: what it routes back into the network they are both on is stopped as well.
+        if out.isolated && there == here.id && self.is_isolated(packet.meta.port) {
+            return Err(DropReason::Isolated);
         }
         let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
         if let Some(task) = fragments(action) {
-            // Of what is done to a frame the tag goes here; the rest is done to each fragment.
+            // Of what is done to a frame its tag goes here; the rest is done to each fragment.
             let frame = apply(hop, meta, self.pool, frame, |_, _, _| Ok(()))?;
             return self.serve(task, &frame, packet, here);
         }
         let frame = apply(hop, meta, self.pool, frame, P::edit)?; // 7. apply
+        if hop.is_some() {
+            meta.vid = to.vlan;
+        }
         // Booked there, one way or the other.
-        let _ = tx::forward(self.io, self.pool, &frame, &packet.meta, action.out, self.books); // 8. tx
+        let _ = tx::forward(self.io, self.pool, &frame, meta, (action.out, out), self.books); // 8. tx
         Ok(())
+    }
+
+    fn is_isolated(&self, port: PortId) -> bool {
+        self.snapshot.port(port).is_some_and(|port| port.isolated)
     }
 
     fn serve(
@@ -204,7 +214,8 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
     }
 
     fn desk(&mut self) -> (&mut P, Desk<'_, I>) {
-        let desk = Desk { io: self.io, pool: self.pool, books: self.books, released: self.released };
+        let view = self.snapshot.view();
+        let desk = Desk { io: self.io, pool: self.pool, books: self.books, released: self.released, view };
         (self.policy, desk)
     }
 

@@ -23,6 +23,7 @@ use switch::mac::MacAddr;
 use switch::mailbox::{Command, Event, Mailbox};
 use switch::port::PortId;
 use switch::sys::netns;
+use switch::vlan::Tagging;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 use zerocopy::IntoBytes;
@@ -36,6 +37,7 @@ on_each!(
     who_sends_little_waits_for_one_batch_of_a_flooder,
     several_flooders_get_their_parts,
     a_flood_goes_to_many_and_is_booked_once,
+    a_flood_in_two_forms_is_booked_once,
     batches_of_frames_for_many_are_short,
     who_does_not_read_loses_his_own,
     a_number_that_is_given_again_hears_nothing_of_before,
@@ -76,10 +78,15 @@ impl<I: Engine> Lab<I> {
 
     /// Ports that nobody is behind.
     fn bare(ports: u16, storm: u32) -> Option<Self> {
+        Self::with(ports, storm, |_| Tagging::All)
+    }
+
+    /// The same, with VLANs.
+    fn with(ports: u16, storm: u32, tagging: impl Fn(u16) -> Tagging) -> Option<Self> {
         let mailbox = Arc::new(Mailbox::new(usize::from(ports)).unwrap());
         let io = I::new(usize::from(ports), &mailbox)?;
         let decide: Decide = |packet, network| bridge(&packet.meta, network);
-        let snapshot = Arc::new(ArcSwap::from_pointee(one_network(ports, storm)));
+        let snapshot = Arc::new(ArcSwap::from_pointee(one_network(ports, storm, tagging)));
         let worker = Worker::new(io, SLOTS, usize::from(ports), snapshot, decide);
         Some(Self { worker, mailbox, ends: Vec::new() })
     }
@@ -269,6 +276,50 @@ mod run {
         let worker = &lab.worker.counters().worker;
         assert_eq!(worker.flooded.get() - before, 3);
         assert_eq!(worker.copies.get() - copies, 3 * 299);
+        lab.nothing_leaked();
+    }
+
+    /// A VLAN that is tagged on some ports and not on others: each has its form, in order, and a frame is one frame.
+    pub fn a_flood_in_two_forms_is_booked_once<I: Engine>() {
+        let tagging = |port| match port {
+            0 | 1 => Tagging::Access(10),
+            2 => Tagging::Trunk { vlans: Arc::new([10].into_iter().collect()), native: None },
+            _ => Tagging::All,
+        };
+        let Some(mut lab) = Lab::<I>::with(4, 0, tagging) else { return };
+        lab.ends = (0..4).map(|port| lab.plug(port)).collect();
+        lab.settle();
+        let frame = |number: u8, tags: &[(u16, u16)]| {
+            common::tagged(MacAddr::BROADCAST, mac(1), tags, 0x88b5, &[number; 1500])
+        };
+        let frames = 40;
+        // Of what there is no slot for, and of what the receivers' sockets do not hold, copies are lost by name.
+        let untagged = (0..frames).take_while(|number| lab.send(0, &frame(*number, &[]))).count() as u8;
+        assert!(untagged > 5, "{untagged} sent");
+        lab.settle();
+        let mut copies = 0;
+        for port in 1..4u16 {
+            let tags: &[(u16, u16)] = if port == 1 { &[] } else { &[(0x8100, 10)] };
+            let mut heard = 0..untagged;
+            while let Some(got) = lab.take(port) {
+                copies += 1;
+                assert!(
+                    heard.any(|number| frame(number, tags) == got),
+                    "port {port}: not in its form, or not in order"
+                );
+            }
+        }
+        let counters = &lab.worker.counters().worker;
+        assert_eq!((counters.flooded.get(), counters.copies.get()), (u64::from(untagged), copies));
+        assert_eq!(copies + counters.copies_lost.get(), 3 * u64::from(untagged));
+        assert_eq!(copies, 3 * u64::from(untagged), "there was room for all");
+        lab.nothing_leaked();
+        // And back, from a trunk to ports that know no tag.
+        assert!(lab.send(2, &frame(7, &[(0x8100, 10)])));
+        lab.settle();
+        assert_eq!(lab.take(0), Some(frame(7, &[])));
+        assert_eq!(lab.take(1), Some(frame(7, &[])));
+        assert_eq!(lab.take(3), Some(frame(7, &[(0x8100, 10)])));
         lab.nothing_leaked();
     }
 

@@ -77,11 +77,13 @@ impl Lab {
                 return None;
             }
         };
-        let port = |_| Some(Port { network: NetworkId(0), mac: MacAddr::ZERO, addresses: Box::default() });
+        let port = |_| Some(Port::new(NetworkId(0), MacAddr::ZERO, Box::default()));
         let network = Network {
             zone: 0,
             mtu: 1500,
+            vlan: 0,
             icc: true,
+            transparent: false,
             spoof: Spoof::Off,
             storm: 0,
             fdb: Arc::new(Fdb::new(64).unwrap()),

@@ -27,6 +27,7 @@ use switch::policy::{Desk, Fate, Here, Policy};
 use switch::port::PortId;
 use switch::snapshot::Published;
 use switch::verdict::{Task, Verdict};
+use switch::vlan::Tagging;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 
@@ -116,7 +117,7 @@ impl<I: Engine> Lab<I> {
     fn bare(ports: u16, leaves: bool) -> Option<Self> {
         let mailboxes = Mailbox::for_workers(2, usize::from(ports)).unwrap();
         let mailboxes: Vec<_> = mailboxes.into_iter().map(Arc::new).collect();
-        let snapshot: Published = Arc::new(ArcSwap::from_pointee(one_network(ports, 0)));
+        let snapshot: Published = Arc::new(ArcSwap::from_pointee(one_network(ports, 0, |_| Tagging::All)));
         let door = Arc::new(Door::default());
         let worker = |mailbox| {
             let (io, door) = (I::new(usize::from(ports), mailbox)?, Arc::clone(&door));

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use switch::drop::DropReason;
-use switch::flow::{FlowKey, Packet, VlanTag};
+use switch::flow::{FlowKey, Packet};
 use switch::mac::MacAddr;
 use switch::port::PortId;
 pub use switch::verdict::Unreachable;
@@ -64,8 +64,6 @@ pub struct Link {
     pub mac: MacAddr,
     /// The MAC of its gateway, which our frames come from.
     pub gateway_mac: MacAddr,
-    /// The tag its frames carry.
-    pub vlan: Option<VlanTag>,
     /// Largest IP packet of its network, bytes.
     pub mtu: u16,
 }

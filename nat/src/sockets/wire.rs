@@ -14,6 +14,8 @@ use zerocopy::IntoBytes;
 use super::cx::Cutter;
 use super::types::Link;
 
+/// Bytes of an Ethernet header; a tag is put on when the frame is on its way out.
+const ETHERNET_LEN: usize = 14;
 /// Bytes of a TCP header without options.
 pub(super) const TCP_LEN: usize = 20;
 /// Bytes of a UDP header.
@@ -104,11 +106,7 @@ pub(super) fn datagram_max(key: &FlowKey) -> usize {
 impl Wire<'_> {
     /// Bytes from the virtio header to the L4 header.
     pub fn l4_at(&self) -> usize {
-        VnetHdr::LEN + self.l2_len() + ip_len(self.key)
-    }
-
-    fn l2_len(&self) -> usize {
-        if self.link.vlan.is_some() { 18 } else { 14 }
+        VnetHdr::LEN + ETHERNET_LEN + ip_len(self.key)
     }
 
     /// A TCP segment, or a super-frame of segments of `mss` bytes, with `payload` bytes that stand in `out` at
@@ -192,7 +190,7 @@ impl Wire<'_> {
 
     /// Whether a frame of `len` bytes from the virtio header on is one that the container's network takes.
     pub fn fits(&self, len: usize) -> bool {
-        len <= VnetHdr::LEN + self.l2_len() + usize::from(self.link.mtu)
+        len <= VnetHdr::LEN + ETHERNET_LEN + usize::from(self.link.mtu)
     }
 
     /// Takes the datagram of a frame that [`Wire::udp`] or [`Wire::echo`] wrote, from its L4 header on and with its
@@ -226,7 +224,7 @@ impl Wire<'_> {
         let proto = if v4 { self.key.proto } else { FRAGMENT };
         self.until_l4(&mut to, VnetHdr::default(), proto, piece.len().checked_add(head)?)?;
         if v4 {
-            let header = to.bytes.get_mut(VnetHdr::LEN + self.l2_len()..self.l4_at())?;
+            let header = to.bytes.get_mut(VnetHdr::LEN + ETHERNET_LEN..self.l4_at())?;
             let [id0, id1] = (id as u16).to_be_bytes();
             let [f0, f1] = ((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes();
             header.get_mut(4..8)?.copy_from_slice(&[id0, id1, f0, f1]);
@@ -285,10 +283,6 @@ impl Wire<'_> {
         to.put(vnet.as_bytes())?;
         to.put(&self.link.mac.0)?;
         to.put(&self.link.gateway_mac.0)?;
-        if let Some(tag) = self.link.vlan {
-            to.put(&tag.tpid.to_be_bytes())?;
-            to.put(&tag.tci.to_be_bytes())?;
-        }
         let ethertype = if is_v4(self.key) { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
         to.put(&ethertype.to_be_bytes())?;
         ip(to, self.key.dst, self.key.src, proto, l4_len)
@@ -326,18 +320,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use switch::checksum::complete;
-    use switch::flow::{Csum, Gso, VlanTag};
+    use switch::flow::{Csum, Gso};
     use switch::mac::MacAddr;
     use switch::parse::parse;
     use switch::port::PortId;
     use zerocopy::FromBytes;
 
-    fn link(vlan: bool) -> Link {
+    fn link() -> Link {
         Link {
             port: PortId(3),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             gateway_mac: MacAddr([2, 0, 0, 0, 0, 254]),
-            vlan: vlan.then_some(VlanTag { tpid: 0x8100, tci: 7 }),
             mtu: 1500,
         }
     }
@@ -371,8 +364,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tcp_is_what_a_receiver_reads(v4: bool, vlan: bool, payload in 0..65_000usize, mss in 88..9000u16, seq: u32, scale: bool) {
-            let (link, key) = (link(vlan), key(v4, PROTO_TCP));
+        fn tcp_is_what_a_receiver_reads(v4: bool, payload in 0..65_000usize, mss in 88..9000u16, seq: u32, scale: bool) {
+            let (link, key) = (link(), key(v4, PROTO_TCP));
             let wire = Wire { link: &link, key: &key };
             let syn = (payload == 0).then_some((1460, scale.then_some(7)));
             let header = Tcp { seq, ack: !seq, flags: flag::ACK, window: 77, syn };
@@ -392,8 +385,8 @@ mod tests {
         }
 
         #[test]
-        fn udp_and_echo_are_what_a_receiver_reads(v4: bool, vlan: bool, payload in 0..1400usize) {
-            let link = link(vlan);
+        fn udp_and_echo_are_what_a_receiver_reads(v4: bool, payload in 0..1400usize) {
+            let link = link();
             let udp = key(v4, PROTO_UDP);
             let mut out = vec![0xa5; 2000];
             let len = Wire { link: &link, key: &udp }.udp(&mut out, payload).unwrap();
@@ -411,7 +404,7 @@ mod tests {
     proptest! {
         #[test]
         fn fragments_are_a_datagram_in_pieces(v4: bool, udp: bool, payload in 1400..66_000usize, mtu in 1280..9000u16) {
-            let link = Link { mtu, ..link(false) };
+            let link = Link { mtu, ..link() };
             let key = key(v4, if udp { PROTO_UDP } else if v4 { PROTO_ICMP } else { PROTO_ICMPV6 });
             let wire = Wire { link: &link, key: &key };
             let payload = payload.min(datagram_max(&key) - UDP_LEN);

@@ -37,7 +37,7 @@ pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 254);
 /// smoltcp speaks to `::1` only as `::1`, so on the line the loopback has this name.
 pub const LOCALHOST6: Ipv6Addr = Ipv6Addr::new(0xfd09, 1, 0, 0, 0, 0, 0, 1);
 pub const PORT: PortId = PortId(3);
-pub const LINK: Link = Link { port: PORT, mac: MAC, gateway_mac: GATEWAY_MAC, vlan: None, mtu: 1500 };
+pub const LINK: Link = Link { port: PORT, mac: MAC, gateway_mac: GATEWAY_MAC, mtu: 1500 };
 
 /// What is wrong with the line, in percent of frames.
 #[derive(Clone, Copy, Default)]

@@ -133,7 +133,7 @@ fn write(frame: &[u8], packet: &Packet, problem: Problem, origin: &Origin, out: 
     let original = frame.get(usize::from(meta.l3_off)..meta.l3_end as usize)?;
     let quote_max = if v4 { V4_QUOTE_MAX } else { V6_QUOTE_MAX };
     let quoted = original.get(..original.len().min(quote_max))?;
-    let link = Link { src: origin.mac, dst: meta.src, vlan: origin.vlan };
+    let link = Link { src: origin.mac, dst: meta.src };
     let ip = Ip {
         src: origin.address,
         dst: packet.key.src,

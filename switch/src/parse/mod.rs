@@ -131,6 +131,7 @@ fn assemble(input: Input<'_>, link: Link, net: Net, l4: L4) -> Result<Packet, Dr
             port: input.port,
             dst: link.dst,
             src: link.src,
+            vid: link.vlan.map_or(0, VlanTag::vid),
             vlan: link.vlan,
             inner_vlan: link.inner_vlan,
             ethertype: link.ethertype,

@@ -14,6 +14,7 @@ use switch::mailbox::Mailbox;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Claims, Network, Port, Snapshot, Spoof};
 use switch::sys::{netns, tun};
+use switch::vlan::Tagging;
 use switch::vnet::VnetHdr;
 
 /// An engine of descriptors.
@@ -71,12 +72,16 @@ macro_rules! on_each {
 }
 
 /// Ports `0..ports` on one network.
-pub fn one_network(ports: u16, storm: u32) -> Snapshot {
-    let port = |_| Some(Port { network: NetworkId(0), mac: MacAddr::ZERO, addresses: Box::default() });
+pub fn one_network(ports: u16, storm: u32, tagging: impl Fn(u16) -> Tagging) -> Snapshot {
+    let port = |port| {
+        Some(Port { tagging: tagging(port), ..Port::new(NetworkId(0), MacAddr::ZERO, Box::default()) })
+    };
     let network = Network {
         zone: 0,
         mtu: 9000,
+        vlan: 0,
         icc: true,
+        transparent: false,
         spoof: Spoof::Off,
         storm,
         fdb: Arc::new(Fdb::new(1024).unwrap()),

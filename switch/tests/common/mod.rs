@@ -36,13 +36,25 @@ pub struct Options {
     pub spoof: Spoof,
     pub storm: u32,
     pub fdb: usize,
+    /// Where the gateway is.
+    pub vlan: u16,
+    pub transparent: bool,
     /// The port of the first network behind which the host is.
     pub host: Option<u16>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mtu: 1500, icc: true, spoof: Spoof::Claimed, storm: 0, fdb: 8192, host: None }
+        Self {
+            mtu: 1500,
+            icc: true,
+            spoof: Spoof::Claimed,
+            storm: 0,
+            fdb: 8192,
+            vlan: 0,
+            transparent: false,
+            host: None,
+        }
     }
 }
 
@@ -74,15 +86,14 @@ impl Lab {
             for port in &members {
                 claims.macs.insert(mac(port.0 + 1), Owner::Port(*port));
                 claims.ips.insert(ip(port.0 + 1).to_ipv6_mapped(), Owner::Port(*port));
-                ports.push(Some(Port {
-                    network: NetworkId(index as u16),
-                    mac: mac(port.0 + 1),
-                    addresses: Box::new([ip(port.0 + 1).to_ipv6_mapped()]),
-                }));
+                let addresses = Box::new([ip(port.0 + 1).to_ipv6_mapped()]);
+                ports.push(Some(Port::new(NetworkId(index as u16), mac(port.0 + 1), addresses)));
             }
             nets.push(Some(Network {
                 zone: index as u16,
                 mtu: options.mtu,
+                vlan: options.vlan,
+                transparent: options.transparent,
                 icc: options.icc,
                 spoof: options.spoof,
                 storm: options.storm,
@@ -109,8 +120,6 @@ impl Lab {
     /// control plane does when a link goes down.
     pub fn set_up(&mut self, up: &[bool]) {
         let old = self.snapshot.load_full();
-        let port =
-            |port: &Port| Port { network: port.network, mac: port.mac, addresses: port.addresses.clone() };
         let network = |index: usize, network: &Network| {
             let belongs = |id: &usize| up[*id] && old.ports[*id].as_ref().unwrap().network.index() == index;
             let down = (0..up.len()).filter(|id| !up[*id]);
@@ -125,10 +134,29 @@ impl Lab {
         let networks = old.networks.iter().enumerate();
         self.snapshot.store(Arc::new(Snapshot {
             generation: old.generation + 1,
-            ports: old.ports.iter().map(|slot| slot.as_ref().map(port)).collect(),
+            ports: old.ports.clone(),
             networks: networks.map(|(index, slot)| slot.as_ref().map(|old| network(index, old))).collect(),
             tables: (),
         }));
+    }
+
+    /// Changes a port.
+    pub fn change(&mut self, port: u16, change: impl Fn(&mut Port)) {
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        change(snapshot.ports[usize::from(port)].as_mut().unwrap());
+        snapshot.generation += 1;
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Sends one frame; what came out where.
+    pub fn sent(&mut self, port: u16, header: &VnetHdr, frame: &[u8]) -> Vec<(u16, VnetHdr, Vec<u8>)> {
+        self.worker.io.inject(PortId(port), header, frame);
+        self.run();
+        let ports = 0..self.ports;
+        let taken = ports.map(|out| (out, self.worker.io.take(PortId(out))));
+        taken
+            .flat_map(|(out, got)| got.into_iter().map(move |(header, frame)| (out, header, frame)))
+            .collect()
     }
 
     pub fn inject(&mut self, port: u16, frame: &[u8]) {

@@ -34,7 +34,7 @@ fn tcp_over_v4() {
     let meta = packet.meta;
     assert_eq!(packet.key, key4(TCP, SPORT, DPORT));
     assert_eq!((meta.src, meta.dst), (MacAddr(MAC_A), MacAddr(MAC_B)));
-    assert_eq!((meta.vlan, meta.inner_vlan, meta.vid()), (None, None, 0));
+    assert_eq!((meta.vlan, meta.inner_vlan, meta.vid), (None, None, 0));
     assert_eq!((meta.ethertype, meta.l3), (0x0800, L3::V4));
     assert_eq!((meta.l3_off, meta.l4_off, meta.headers_len), (14, 34, 66));
     assert_eq!((meta.l3_end, meta.frame_len), (71, 74));
@@ -61,9 +61,9 @@ fn tags_move_everything_but_the_key() {
     assert_eq!(packet.key, key4(TCP, SPORT, DPORT));
     assert_eq!(packet.meta.vlan, Some(VlanTag { tpid: 0x88a8, tci: 100 }));
     assert_eq!(packet.meta.inner_vlan, Some(VlanTag { tpid: 0x8100, tci: 10 }));
-    assert_eq!((packet.meta.vid(), packet.meta.l3_off, packet.meta.ethertype), (100, 22, 0x0800));
+    assert_eq!((packet.meta.vid, packet.meta.l3_off, packet.meta.ethertype), (100, 22, 0x0800));
     let priority = named("vlan-0-priority").meta;
-    assert_eq!((priority.vid(), priority.vlan), (0, Some(VlanTag { tpid: 0x8100, tci: 0x6000 })));
+    assert_eq!((priority.vid, priority.vlan), (0, Some(VlanTag { tpid: 0x8100, tci: 0x6000 })));
 }
 
 #[test]

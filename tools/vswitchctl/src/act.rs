@@ -87,14 +87,39 @@ pub fn network(client: &Client, as_json: bool, change: Network) -> Result<String
 }
 
 fn create_body(create: Create) -> NetworkCreate {
-    let Create { name, subnet, subnet6, mtu, icc, internal, dhcp, ageing, fdb_limit, spoof, storm } = create;
-    let (internal, dhcp) = (internal.then_some(true), dhcp.then_some(true));
-    NetworkCreate { name, subnet, subnet6, mtu, icc, internal, dhcp, ageing, fdb_limit, spoof, storm }
+    NetworkCreate {
+        name: create.name,
+        subnet: create.subnet,
+        subnet6: create.subnet6,
+        vlan: create.vlan,
+        transparent: create.transparent.then_some(true),
+        mtu: create.mtu,
+        icc: create.icc,
+        internal: create.internal.then_some(true),
+        dhcp: create.dhcp.then_some(true),
+        ageing: create.ageing,
+        fdb_limit: create.fdb_limit,
+        spoof: create.spoof,
+        storm: create.storm,
+    }
 }
 
 fn connect_body(connect: Connect) -> api::Connect {
-    let Connect { network: _, container, netns, create, interface, ip, ip6, mac, aliases } = connect;
-    api::Connect { container, netns, create, interface, ip, ip6, mac, aliases }
+    let Connect {
+        network: _,
+        container,
+        netns,
+        create,
+        interface,
+        ip,
+        ip6,
+        mac,
+        aliases,
+        vlan,
+        trunk,
+        isolated,
+    } = connect;
+    api::Connect { container, netns, create, interface, ip, ip6, mac, aliases, vlan, trunk, isolated }
 }
 
 /// What a user wants to know of a new interface: what it is called, and what it was given.

@@ -254,6 +254,12 @@ pub struct Create {
     /// IPv6 subnet
     #[arg(long, value_name = "PREFIX")]
     pub subnet6: Option<IpNet>,
+    /// The VLAN its gateway is in
+    #[arg(long, value_parser = vlan())]
+    pub vlan: Option<u16>,
+    /// What bridges say to each other (STP, LACP, LLDP) passes
+    #[arg(long)]
+    pub transparent: bool,
     /// MTU, bytes
     #[arg(long)]
     pub mtu: Option<u32>,
@@ -308,6 +314,15 @@ pub struct Connect {
     /// Another name of the container in the network; may be given several times
     #[arg(long = "alias", value_name = "NAME")]
     pub aliases: Vec<String>,
+    /// The VLAN of its untagged frames [default: without --trunk it carries all VLANs, tagged]
+    #[arg(long, value_parser = vlan())]
+    pub vlan: Option<u16>,
+    /// The VLANs that it carries tagged, with commas
+    #[arg(long, value_name = "VLAN,...", value_delimiter = ',', value_parser = vlan())]
+    pub trunk: Vec<u16>,
+    /// Apart from other isolated interfaces of the network
+    #[arg(long)]
+    pub isolated: bool,
 }
 
 fn vlan() -> clap::builder::RangedI64ValueParser<u16> {

@@ -237,6 +237,8 @@ pub fn ports(rows: &[PortRow]) -> String {
         words("IFACE"),
         words("MAC"),
         words("ADDRESSES"),
+        words("VLAN"),
+        words("ISOLATED"),
         words("STATE"),
         number("MTU"),
         words("IO"),
@@ -256,6 +258,8 @@ pub fn ports(rows: &[PortRow]) -> String {
             row.iface.clone(),
             row.mac.to_string(),
             addresses(row),
+            vlans(row),
+            yes(row.isolated),
             row.state.to_string(),
             row.mtu.to_string(),
             row.io.clone(),
@@ -277,11 +281,32 @@ pub fn addresses(row: &PortRow) -> String {
     addresses.join(",")
 }
 
+/// The VLANs of a port: `-` all, tagged; `10` untagged; `trunk:10,20-29` tagged; `trunk:20/native:10` both.
+fn vlans(row: &PortRow) -> String {
+    let mut spans: Vec<(u16, u16)> = Vec::new();
+    for vid in &row.trunk {
+        match spans.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*vid) => *last = *vid,
+            _ => spans.push((*vid, *vid)),
+        }
+    }
+    let span = |(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    let trunk = spans.iter().map(span).collect::<Vec<_>>().join(",");
+    match (row.vlan, trunk.as_str()) {
+        (native, "") => or_dash(native.as_ref()),
+        (None, trunk) => format!("trunk:{trunk}"),
+        (Some(native), trunk) => format!("trunk:{trunk}/native:{native}"),
+    }
+}
+
 /// `show networks` and `network ls`.
 pub fn networks(rows: &[NetworkRow]) -> String {
     let columns = [
         words("NAME"),
         words("SUBNET"),
+        number("VLAN"),
         number("MTU"),
         words("ICC"),
         words("SPOOF"),
@@ -295,6 +320,7 @@ pub fn networks(rows: &[NetworkRow]) -> String {
         [
             row.name.clone(),
             subnets(row),
+            or_dash(row.vlan.as_ref()),
             row.mtu.to_string(),
             yes(row.icc),
             row.spoof.to_string(),
@@ -320,9 +346,11 @@ pub fn network(detail: &NetworkDetail) -> String {
     let head = list([
         ("name", row.name.clone()),
         ("subnet", subnets(row)),
+        ("vlan", or_dash(row.vlan.as_ref())),
         ("mtu", row.mtu.to_string()),
         ("icc", yes(row.icc)),
         ("spoof", row.spoof.to_string()),
+        ("transparent", yes(row.transparent)),
         ("ageing", row.ageing.to_string()),
         ("storm", row.storm.to_string()),
         ("origin", row.origin.to_string()),

@@ -205,7 +205,6 @@ impl Uplink {
             port: packet.meta.port,
             mac: packet.meta.src,
             gateway_mac: gateway.mac,
-            vlan: None,
             mtu: u16::try_from(here.network.mtu).unwrap_or(u16::MAX),
         };
         let mut out = Out { desk, router, snapshot: here.snapshot, now: here.now, frame: Some(frame) };

@@ -35,6 +35,9 @@ struct Shape {
     /// Who may open connections to whom.
     ways: [bool; 6],
     fdb_limit: u16,
+    /// What each port says of VLANs, and each network of its gateway's.
+    vlans: [&'static str; 6],
+    gateways: [&'static str; 3],
 }
 
 const NETWORKS: usize = 3;
@@ -50,12 +53,13 @@ impl Shape {
                 others.filter(|_| *ways.next().unwrap()).map(|to| format!("\"n{to}\"")).collect();
             text += &format!(
                 "[[network]]\nname = \"n{n}\"\nsubnet = \"10.{n}.0.0/24\"\nroutes_to = [{}]\nspoof = \"{}\"\n\
-                 icc = {}\nmtu = {}\nfdb_limit = {}\n",
+                 icc = {}\nmtu = {}\nfdb_limit = {}\n{}\n",
                 to.join(", "),
                 self.spoof[n],
                 self.icc[n],
                 self.mtu[n],
-                self.fdb_limit
+                self.fdb_limit,
+                self.gateways[n]
             );
         }
         text += "[[route]]\nnetwork = \"n1\"\ndestination = \"10.8.0.0/16\"\nvia = \"10.1.0.11\"\n";
@@ -63,7 +67,8 @@ impl Shape {
             let (network, host) = (port / 2, 10 + port % 2);
             text += &format!(
                 "[[container]]\nname = \"c{port}\"\n[[container.interface]]\nnetwork = \"n{network}\"\n\
-                 ip = \"10.{network}.0.{host}\"\n"
+                 ip = \"10.{network}.0.{host}\"\n{}\n",
+                self.vlans[usize::from(port)]
             );
         }
         text
@@ -72,14 +77,33 @@ impl Shape {
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let spoof = prop::sample::select(vec!["claimed", "strict", "off"]);
+    let vlans = prop::sample::select(vec![
+        "",
+        "",
+        "",
+        "vlan = 1",
+        "trunk = [1, 2]",
+        "vlan = 1\ntrunk = [2]",
+        "isolated = true",
+    ]);
     (
         prop::array::uniform3(spoof),
         prop::array::uniform3(prop::bool::weighted(0.8)),
         prop::array::uniform3(prop::sample::select(vec![1500u16, 600, 1400])),
         prop::array::uniform6(prop::bool::weighted(0.6)),
         prop::sample::select(vec![64u16, 8192]),
+        prop::array::uniform6(vlans),
+        prop::array::uniform3(prop::sample::select(vec!["", "", "", "vlan = 1", "transparent = true"])),
     )
-        .prop_map(|(spoof, icc, mtu, ways, fdb_limit)| Shape { spoof, icc, mtu, ways, fdb_limit })
+        .prop_map(|(spoof, icc, mtu, ways, fdb_limit, vlans, gateways)| Shape {
+            spoof,
+            icc,
+            mtu,
+            ways,
+            fdb_limit,
+            vlans,
+            gateways,
+        })
 }
 
 /// A frame of a few addresses that exist and a few that do not.
@@ -381,6 +405,8 @@ const OPEN: Shape = Shape {
     mtu: [1500, 1400, 1500],
     ways: [true, false, false, false, false, false],
     fdb_limit: 8192,
+    vlans: [""; 6],
+    gateways: [""; 3],
 };
 
 #[test]

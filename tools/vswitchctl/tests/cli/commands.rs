@@ -83,6 +83,20 @@ fn changes_ask_for_what_they_say() {
             },
         ),
         (
+            "network connect blue db --vlan 10 --trunk 20,21 --isolated",
+            "eth0 02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 waiting (/run/netns/db: No such file or directory)\n",
+            Request::Connect {
+                network: blue(),
+                interface: Connect {
+                    container: "db".into(),
+                    vlan: Some(10),
+                    trunk: vec![20, 21],
+                    isolated: true,
+                    ..Connect::default()
+                },
+            },
+        ),
+        (
             "network disconnect blue web",
             "",
             Request::Disconnect {

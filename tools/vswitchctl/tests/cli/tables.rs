@@ -47,9 +47,9 @@ fn ports() {
     assert_eq!(
         daemon.good("show ports"),
         "\
-PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 STATE    MTU IO  GSO  RX-FRAMES RX-BYTES TX-FRAMES TX-BYTES DROPS REASON
-   3 blue    web       eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 up      1500 tap full        12     3456         7      890     1 -
-   - blue    db        eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 waiting 1500 tap off         12     3456         7      890     1 /run/netns/db: No such file or directory
+PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 VLAN                     ISOLATED STATE    MTU IO  GSO  RX-FRAMES RX-BYTES TX-FRAMES TX-BYTES DROPS REASON
+   3 blue    web       eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 -                        no       up      1500 tap full        12     3456         7      890     1 -
+   - blue    db        eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 trunk:20-22,40/native:10 yes      waiting 1500 tap off         12     3456         7      890     1 /run/netns/db: No such file or directory
 "
     );
     assert_eq!(daemon.good("show ports --network red").lines().count(), 1);
@@ -59,9 +59,9 @@ PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 STATE  
 fn networks() {
     let daemon = Daemon::start();
     let table = "\
-NAME SUBNET       MTU ICC SPOOF   AGEING    FDB STORM PORTS ORIGIN
-blue 10.1.0.0/24 1500 yes claimed    300 2/8192 10000     2 file
-red  10.1.0.0/24 1500 yes claimed    300 2/8192 10000     2 file
+NAME SUBNET      VLAN  MTU ICC SPOOF   AGEING    FDB STORM PORTS ORIGIN
+blue 10.1.0.0/24    - 1500 yes claimed    300 2/8192 10000     2 file
+red  10.1.0.0/24    - 1500 yes claimed    300 2/8192 10000     2 file
 ";
     assert_eq!(daemon.good("network ls"), table);
     assert_eq!(daemon.good("show networks"), table);
@@ -69,17 +69,19 @@ red  10.1.0.0/24 1500 yes claimed    300 2/8192 10000     2 file
     assert_eq!(
         daemon.good("network inspect blue"),
         "\
-name    blue
-subnet  10.1.0.0/24
-mtu     1500
-icc     yes
-spoof   claimed
-ageing  300
-storm   10000
-origin  file
+name         blue
+subnet       10.1.0.0/24
+vlan         -
+mtu          1500
+icc          yes
+spoof        claimed
+transparent  no
+ageing       300
+storm        10000
+origin       file
 
-PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 STATE  MTU IO  GSO  RX-FRAMES RX-BYTES TX-FRAMES TX-BYTES DROPS REASON
-   3 blue    web       eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 up    1500 tap full        12     3456         7      890     1 -
+PORT NETWORK CONTAINER IFACE MAC               ADDRESSES                 VLAN ISOLATED STATE  MTU IO  GSO  RX-FRAMES RX-BYTES TX-FRAMES TX-BYTES DROPS REASON
+   3 blue    web       eth0  02:42:0a:01:00:0a 10.1.0.10/24,fd00:1::a/64 -    no       up    1500 tap full        12     3456         7      890     1 -
 
 ADDRESS    MAC               CLIENT         CONTAINER IFACE LEFT STATE
 10.1.0.254 02:00:00:00:00:07 01020000000007 web       eth0  3599 bound

@@ -72,7 +72,7 @@ bound|renew)
 esac
 ";
 
-fn script(host: &Host) -> PathBuf {
+pub fn script(host: &Host) -> PathBuf {
     let script = host.write("dhcp.sh", SCRIPT);
     let mut permissions = std::fs::metadata(&script).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
@@ -82,7 +82,7 @@ fn script(host: &Host) -> PathBuf {
 
 /// What a client in a container was told.
 #[track_caller]
-fn udhcpc(daemon: &Daemon, container: &str, interface: &str, script: &str) -> String {
+pub fn udhcpc(daemon: &Daemon, container: &str, interface: &str, script: &str) -> String {
     let mut words = vec!["busybox", "udhcpc", "-i", interface, "-f", "-q", "-n", "-s", script, "-O", "mtu"];
     words.extend(["-t", "5", "-T", "1", "-A", "1"]);
     let output = daemon.try_exec(container, &words);

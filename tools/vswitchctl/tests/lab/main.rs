@@ -19,6 +19,7 @@ mod takeover;
 mod trace;
 mod traffic;
 mod uplink;
+mod vlan;
 mod wire;
 mod workers;
 mod xdp;

@@ -98,6 +98,9 @@ const LINES: &[&str] = &[
     "control = \"a\"",
     "state = \"/var/../a\"",
     "vlan = 10",
+    "trunk = [10, 20]",
+    "isolated = true",
+    "transparent = true",
     "[[route]]",
     "]",
 ];

@@ -219,6 +219,12 @@ pub struct NetworkCreate {
     pub subnet: Option<IpNet>,
     /// IPv6 subnet.
     pub subnet6: Option<IpNet>,
+    /// The VLAN its gateway is in, 1 to 4094.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// What bridges say to each other (STP, LACP, LLDP) passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transparent: Option<bool>,
     /// MTU, bytes.
     pub mtu: Option<u32>,
     /// Whether its containers may talk to each other.
@@ -261,6 +267,15 @@ pub struct Connect {
     /// Other names of the container in the network.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// The VLAN of its untagged frames, 1 to 4094; without it and `trunk` it carries all VLANs, tagged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The VLANs that it carries tagged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<u16>,
+    /// It may talk to the gateway and to interfaces that are not isolated, and to no other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
 }
 
 /// L4 ports of the host for a container.

@@ -151,6 +151,15 @@ pub struct PortRow {
     pub mac: MacAddr,
     /// Its addresses with prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// The VLAN of its untagged frames; `null`: they are in none, or refused on a trunk.
+    #[serde(default)]
+    pub vlan: Option<u16>,
+    /// The VLANs that it carries tagged; empty where `vlan` is `null`: all.
+    #[serde(default)]
+    pub trunk: Vec<u16>,
+    /// Whether it is apart from others that are isolated.
+    #[serde(default)]
+    pub isolated: bool,
     /// State.
     pub state: PortState,
     /// Why it is not up; `null` when it is.
@@ -185,6 +194,12 @@ pub struct NetworkRow {
     pub subnet: Option<IpNet>,
     /// IPv6 subnet; `null`: none.
     pub subnet6: Option<IpNet>,
+    /// The VLAN its gateway is in; `null`: where frames have no tag.
+    #[serde(default)]
+    pub vlan: Option<u16>,
+    /// Whether what bridges say to each other passes.
+    #[serde(default)]
+    pub transparent: bool,
     /// MTU, bytes.
     pub mtu: u32,
     /// Whether its containers may talk to each other.

@@ -12,6 +12,7 @@ use super::registry::{Ips, Registry, needs_gateway4};
 use super::resolve::{default_routes, unknown_network, way_out};
 use super::routing::AddressPlan;
 use super::value::{self, Number};
+use super::vlan::{Vlans, vid};
 use super::zones::{overlap_problem, overlaps, zones_of};
 use super::{Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths, value6};
 use crate::ipam::Memory;
@@ -25,6 +26,10 @@ pub struct NetworkOptions {
     pub subnet: Option<String>,
     /// IPv6 prefix.
     pub subnet6: Option<String>,
+    /// The gateway's VLAN.
+    pub vlan: Option<i64>,
+    /// What bridges say to each other passes.
+    pub transparent: Option<bool>,
     /// Bytes.
     pub mtu: Option<i64>,
     /// Containers may talk to each other.
@@ -67,6 +72,12 @@ pub struct InterfaceOptions {
     pub mac: Option<String>,
     /// Other names of the container in the network.
     pub aliases: Vec<String>,
+    /// The VLAN of its untagged frames.
+    pub vlan: Option<i64>,
+    /// The VLANs that it carries tagged.
+    pub trunk: Option<Vec<i64>>,
+    /// Apart from others that are isolated.
+    pub isolated: bool,
 }
 
 impl Network {
@@ -84,6 +95,9 @@ impl Network {
         take(&mut problems, &mut network.subnet, subnet);
         let subnet6 = options.subnet6.as_deref().map(|text| value6::subnet6(text).map(Some));
         take(&mut problems, &mut network.subnet6, subnet6);
+        let vlan = number(options.vlan).map(|number| vid("vlan", &number).map(Some));
+        take(&mut problems, &mut network.vlan, vlan);
+        take(&mut problems, &mut network.transparent, options.transparent.map(Ok));
         take(&mut problems, &mut network.mtu, number(options.mtu).map(|number| value::mtu(&number)));
         if network.subnet6.is_some() {
             problems.extend(value6::mtu6(network.mtu).err());
@@ -338,7 +352,8 @@ impl Config {
         };
         let aliases = self.new_aliases(&network.name, container, &name, &options.aliases)?;
         let dhcp = network.dhcp && options.ip.is_none();
-        Ok(Interface { dhcp, aliases, ..interface(network, name, &ips, mac) })
+        let (Vlans { vlan, trunk }, isolated) = (Vlans::asked(options)?, options.isolated);
+        Ok(Interface { dhcp, aliases, vlan, trunk, isolated, ..interface(network, name, &ips, mac) })
     }
 
     fn new_aliases(

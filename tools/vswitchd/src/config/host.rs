@@ -44,6 +44,9 @@ impl Network {
             publish: Vec::new(),
             dhcp: false,
             aliases: Vec::new(),
+            vlan: self.vlan,
+            trunk: Vec::new(),
+            isolated: false,
         })
     }
 }

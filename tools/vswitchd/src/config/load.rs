@@ -13,6 +13,7 @@ use super::model::{Daemon, Network, Uplink};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
+use super::vlan::{Vlans, vid};
 use super::{Egress, Paths, Publish, egress, value, value6};
 use crate::wire::NetnsRef;
 
@@ -76,6 +77,8 @@ pub(super) struct RawInterface {
     pub aliases: Vec<At<String>>,
     /// Without those that are wrong by themselves.
     pub publish: Vec<At<Publish>>,
+    pub vlans: Vlans,
+    pub isolated: bool,
     pub span: Range<usize>,
 }
 
@@ -217,6 +220,9 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
     if let Some(internal) = section.flag("internal") {
         network.internal = internal.value;
     }
+    let vlan = section.number("vlan");
+    network.vlan = vlan.and_then(|at| reporter.check(&at.span, vid("vlan", &at.value)));
+    network.transparent = section.flag("transparent").is_some_and(|at| at.value);
     let dhcp = section.flag("dhcp").filter(|at| at.value).map(|at| at.span);
     network.dhcp = dhcp.is_some();
     nat(section, uplink, reporter);
@@ -307,6 +313,8 @@ fn interface(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawInterface
         mac: setting(section, "mac", reporter, |text| value::mac("mac", text)),
         aliases: names(section, reporter),
         publish: publish(section, reporter),
+        vlans: Vlans::of(section, reporter),
+        isolated: section.flag("isolated").is_some_and(|at| at.value),
         span: section.span.clone(),
     }
 }

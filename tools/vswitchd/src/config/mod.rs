@@ -30,6 +30,7 @@ mod schema;
 mod syntax;
 mod value;
 mod value6;
+mod vlan;
 mod words;
 mod zones;
 

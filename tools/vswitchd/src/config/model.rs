@@ -133,6 +133,11 @@ pub struct Network {
     pub gateway_mac: Option<MacAddr>,
     /// The host's own address in it, where it has one: see [`Network::host_leg`].
     pub host_address: Option<Ipv4Addr>,
+    /// The VLAN its gateway and the host's leg are in; without: where frames have no tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// What bridges say to each other (STP, LACP, 802.1X, LLDP) passes.
+    pub transparent: bool,
     /// Bytes of an IP packet, 68 to 65521.
     pub mtu: u16,
     /// Whether containers of this network may talk to each other.
@@ -164,6 +169,8 @@ impl Network {
             gateway6: None,
             gateway_mac: None,
             host_address: None,
+            vlan: None,
+            transparent: false,
             mtu: 1500,
             icc: true,
             internal: false,
@@ -304,6 +311,14 @@ pub struct Interface {
     /// What it is called in the network beside its container's name; each once there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// The VLAN of its untagged frames. Without it and `trunk` it carries all VLANs, tagged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The VLANs that it carries tagged, in order and each once, not `vlan`; empty with `vlan`: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<u16>,
+    /// It may talk to the gateway and to interfaces that are not isolated, and to no other of its network.
+    pub isolated: bool,
     /// Where the container's default route points, on at most one of its interfaces.
     pub default_via: Option<Ipv4Addr>,
     /// The same for IPv6; the interface need not be the same one.

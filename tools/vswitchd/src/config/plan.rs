@@ -16,6 +16,7 @@ use super::publish::{HostPorts, Publish, publishable};
 use super::registry::{Had, Ips, Registry, check_host, check_host_address, needs_gateway, needs_gateway4};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
+use super::vlan::Vlans;
 use super::{Context, Family};
 use crate::ipam::Memory;
 
@@ -45,7 +46,9 @@ impl Port {
         let aliases = self.raw.aliases.into_iter().map(|at| at.value).collect();
         let dhcp = network.dhcp && *self.raw.ips.get(Family::V4) == Ok(None);
         let made = interface(network, self.name, &self.ips, self.mac);
-        Interface { aliases, publish: self.publish, dhcp, ..made }
+        let Vlans { vlan, trunk } = self.raw.vlans;
+        let isolated = self.raw.isolated;
+        Interface { aliases, publish: self.publish, dhcp, vlan, trunk, isolated, ..made }
     }
 }
 
@@ -355,7 +358,7 @@ impl Plan<'_, '_> {
                         Some(gateway) => {
                             Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway })
                         }
-                        None => publishable(uplink, network),
+                        None => publishable(uplink, network).and_then(|()| port.raw.vlans.reach(network)),
                     };
                     if plan.reporter.check(&span, checked).is_none() {
                         continue;
@@ -400,6 +403,9 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         dhcp: false,
         mac,
         aliases: Vec::new(),
+        vlan: None,
+        trunk: Vec::new(),
+        isolated: false,
         default_via: None,
         default_via6: None,
         publish: Vec::new(),

@@ -422,6 +422,17 @@ pub enum Problem {
         /// Its gateway.
         gateway: IpAddr,
     },
+    /// An l4 port is published on an interface that is not in its gateway's VLAN.
+    #[error(
+        "`publish` needs the gateway, and that of network `{network}` is {}, which this interface does not carry: publish \
+         on another one, or change its `vlan` or the network's", .vlan.map_or("where frames have no tag".into(), |vlan| format!("in VLAN {vlan}"))
+    )]
+    PublishOtherVlan {
+        /// The network.
+        network: String,
+        /// Its gateway's VLAN.
+        vlan: Option<u16>,
+    },
     /// A container without a place to publish on.
     #[error("container `{container}` has no interface{} to publish on", .interface.as_ref().map_or_else(String::new, |name| format!(" `{name}`")))]
     NoInterface {

@@ -14,6 +14,7 @@ use super::MAX_PUBLISHED;
 use super::model::{Config, Interface, Network, Uplink};
 use super::problem::{Owner, Problem, What};
 use super::registry::needs_gateway;
+use super::vlan::Vlans;
 use super::zones::GatewayBy;
 use crate::api::rows::text;
 
@@ -301,6 +302,7 @@ impl Config {
     fn can_publish(&self, interface: &Interface) -> Result<(), Problem> {
         let Some(network) = self.network(&interface.network) else { return Ok(()) };
         publishable(self.daemon.uplink, network)?;
+        Vlans { vlan: interface.vlan, trunk: interface.trunk.clone() }.reach(network)?;
         match network
             .first_gateway()
             .filter(|gateway| self.gateway_by(network, *gateway) == GatewayBy::Container)

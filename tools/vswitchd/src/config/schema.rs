@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Advice, Problem, clip, nearest};
 use super::report::{At, Reporter};
 use super::value::Number;
+use super::vlan::Numbers;
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,7 @@ pub(super) enum Kind {
     Number,
     Flag,
     Texts,
+    Numbers,
     /// An array of texts, or the text `"all"`.
     TextsOrAll,
     TextOrNumber,
@@ -117,9 +119,10 @@ pub(super) static NETWORK: Schema = Schema {
         key("fdb_limit", Kind::Number, "`fdb_limit = 8192`"),
         key("spoof", Kind::Text, "`spoof = \"claimed\"`"),
         key("storm", Kind::Number, "`storm = 10000`"),
-        key("vlan", Kind::NotYet, "`vlan`"),
+        key("vlan", Kind::Number, "`vlan = 10`"),
+        key("transparent", Kind::Flag, "`transparent = true`"),
+        key("snooping", Kind::NotYet, "`snooping`"),
         key("vni", Kind::NotYet, "`vni`"),
-        key("transparent", Kind::NotYet, "`transparent`"),
     ],
     synonyms: &[
         ("cidr", "subnet"),
@@ -148,6 +151,8 @@ pub(super) static NETWORK: Schema = Schema {
         ("agingtime", "ageing"),
         ("vlanid", "vlan"),
         ("vid", "vlan"),
+        ("tag", "vlan"),
+        ("forwardbpdu", "transparent"),
     ],
 };
 
@@ -185,9 +190,9 @@ pub(super) static INTERFACE: Schema = Schema {
         key("mac", Kind::Text, "`mac = \"02:42:0a:01:00:0a\"`"),
         key("aliases", Kind::Texts, "`aliases = [\"www\"]`"),
         key("publish", Kind::Texts, "`publish = [\"8080:80\"]`"),
-        key("vlan", Kind::NotYet, "`vlan`"),
-        key("trunk", Kind::NotYet, "`trunk`"),
-        key("isolated", Kind::NotYet, "`isolated`"),
+        key("vlan", Kind::Number, "`vlan = 10`"),
+        key("trunk", Kind::Numbers, "`trunk = [10, 20]`"),
+        key("isolated", Kind::Flag, "`isolated = true`"),
     ],
     synonyms: &[
         ("address", "ip"),
@@ -215,6 +220,13 @@ pub(super) static INTERFACE: Schema = Schema {
         ("vlanid", "vlan"),
         ("vid", "vlan"),
         ("tag", "vlan"),
+        ("access", "vlan"),
+        ("native", "vlan"),
+        ("nativevlan", "vlan"),
+        ("pvid", "vlan"),
+        ("trunks", "trunk"),
+        ("tagged", "trunk"),
+        ("protected", "isolated"),
         ("ports", "publish"),
         ("alias", "aliases"),
         ("networkaliases", "aliases"),
@@ -356,12 +368,7 @@ impl<'t> Section<'t> {
 
     pub fn number(&self, name: &str) -> Option<At<Number>> {
         let value = self.get(name)?;
-        let integer = value.get_ref().as_integer()?;
-        let number = Number {
-            text: clip(&integer.to_string()),
-            value: i64::from_str_radix(integer.as_str(), integer.radix()).ok(),
-        };
-        Some(At { value: number, span: value.span() })
+        Some(At { value: number_of(value.get_ref())?, span: value.span() })
     }
 
     pub fn flag(&self, name: &str) -> Option<At<bool>> {
@@ -373,6 +380,14 @@ impl<'t> Section<'t> {
         let value = self.get(name)?;
         let texts = value.get_ref().as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
         Some(At { value: texts.collect::<Option<_>>()?, span: value.span() })
+    }
+
+    /// The numbers of an array with their places.
+    pub fn numbers(&self, name: &str) -> Option<Numbers> {
+        let value = self.get(name)?;
+        let items = value.get_ref().as_array()?.iter();
+        let numbers = items.map(|item| Some(At { value: number_of(item.get_ref())?, span: item.span() }));
+        Some((numbers.collect::<Option<_>>()?, value.span()))
     }
 
     /// The texts of an array with their places.
@@ -439,6 +454,10 @@ impl Key {
             (Kind::Texts, DeValue::Array(items)) => {
                 ("an array of texts", items.iter().find(|item| !item.get_ref().is_str()))
             }
+            (Kind::Numbers, DeValue::Array(items)) => {
+                ("an array of numbers", items.iter().find(|item| !item.get_ref().is_integer()))
+            }
+            (Kind::Numbers, _) => ("an array of numbers", Some(value)),
             (Kind::Tables, DeValue::Array(items)) => {
                 ("an array of tables", items.iter().find(|item| !item.get_ref().is_table()))
             }
@@ -477,6 +496,14 @@ impl Key {
         let words: Vec<_> = words.map(|word| format!("\"{word}\"")).collect();
         format!("`{} = [{}]`", self.name, words.join(", ")).into()
     }
+}
+
+fn number_of(value: &DeValue<'_>) -> Option<Number> {
+    let integer = value.as_integer()?;
+    Some(Number {
+        text: clip(&integer.to_string()),
+        value: i64::from_str_radix(integer.as_str(), integer.radix()).ok(),
+    })
 }
 
 // Plain enough to be shown as what a network may be called.

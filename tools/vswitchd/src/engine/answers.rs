@@ -58,6 +58,9 @@ impl Control {
                 .addresses()
                 .filter_map(|(address, prefix)| ipnet::IpNet::new(address, prefix).ok())
                 .collect(),
+            vlan: port.tagging.untagged(),
+            trunk: port.tagging.tagged().collect(),
+            isolated: port.isolated,
             state,
             reason,
             mtu: port.spec.mtu,
@@ -89,6 +92,8 @@ impl Control {
             name: network.name.clone(),
             subnet: network.subnet.map(Into::into),
             subnet6: network.subnet6.map(Into::into),
+            vlan: network.vlan,
+            transparent: network.transparent,
             mtu: u32::from(network.mtu),
             icc: network.icc,
             spoof: match network.spoof {

@@ -293,9 +293,11 @@ impl Control {
         });
     }
 
-    fn fdb_add(&mut self, add: FdbAdd) -> Reply {
+    fn fdb_add(&mut self, mut add: FdbAdd) -> Reply {
         let record = self.networks.named(&add.network).ok_or_else(|| no_network(&add.network))?;
         let port = self.port_in(&add.network, &add.container, add.interface.as_deref())?;
+        // What is behind a port and speaks without a tag is in the port's VLAN.
+        add.vlan = add.vlan.or_else(|| self.ports.get(port)?.tagging.untagged());
         let added = record.fdb.add_static(add.vlan.unwrap_or(0), add.mac, port, Tick::now());
         added.map_err(|error| ApiError::new(ApiErrorKind::Invalid, error.to_string()))?;
         let text = format!("{} is behind port {port} for good", add.mac);
@@ -416,6 +418,8 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
     let options = NetworkOptions {
         subnet: create.subnet.map(|subnet| subnet.to_string()),
         subnet6: create.subnet6.map(|subnet| subnet.to_string()),
+        vlan: create.vlan.map(i64::from),
+        transparent: create.transparent,
         mtu: create.mtu.map(i64::from),
         icc: create.icc,
         dhcp: create.dhcp,
@@ -444,6 +448,10 @@ fn connection(interface: &Connect) -> (ContainerSpec, InterfaceOptions) {
         ip6: interface.ip6.map(|ip| ip.to_string()),
         mac: interface.mac.map(|mac| mac.to_string()),
         aliases: interface.aliases.clone(),
+        vlan: interface.vlan.map(i64::from),
+        trunk: (!interface.trunk.is_empty())
+            .then(|| interface.trunk.iter().copied().map(i64::from).collect()),
+        isolated: interface.isolated,
     };
     (container, options)
 }

@@ -79,6 +79,8 @@ pub struct Control {
     pub(super) left_out: Vec<String>,
     /// Ports that moved away from a network: its FDB forgets them once packets see it.
     pub(super) moved: Vec<(NetworkId, PortId)>,
+    /// Ports that are in other VLANs of their network: the same, for what was learned.
+    pub(super) relearned: Vec<(NetworkId, PortId)>,
     /// What was published before: dropped here, not on a packet's way.
     retired: Option<Arc<Snapshot<Tables>>>,
     /// Something is wanted or gone: [`Control::reconcile`] has work.
@@ -175,6 +177,7 @@ impl Control {
             releasing: BTreeSet::new(),
             left_out: Vec::new(),
             moved: Vec::new(),
+            relearned: Vec::new(),
             retired: None,
             unreconciled: false,
             unpublished: false,
@@ -380,6 +383,12 @@ impl Control {
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {
                     record.fdb.flush(Flush::PortGone(port));
+                }
+            }
+            for (network, port) in self.relearned.drain(..) {
+                if let Some(record) = self.networks.get(network) {
+                    record.fdb.flush(Flush::Port(port));
+                    record.neighbors.flush(port);
                 }
             }
             self.publish_names();

@@ -9,8 +9,9 @@ use ipnet::IpNet;
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::stats::PortSample;
+use switch::vlan::Tagging;
 
-use crate::config::{Container, Interface};
+use crate::config::{Container, HOST, Interface};
 use crate::wire::{AttachInfo, AttachSpec};
 
 /// Most ports of one daemon.
@@ -29,6 +30,10 @@ pub struct PortRecord {
     pub reserved: Vec<(IpAddr, u8)>,
     /// The MAC given to the container.
     pub mac: MacAddr,
+    /// The VLANs it carries.
+    pub tagging: Tagging,
+    /// Apart from others that are isolated.
+    pub isolated: bool,
     /// Where it stands.
     pub state: State,
     /// What the keeper was asked for and has not answered yet.
@@ -97,6 +102,8 @@ impl PortRecord {
             network,
             reserved: Vec::new(),
             mac,
+            tagging: Tagging::All,
+            isolated: false,
             state: State::Attaching,
             asked: None,
             base: PortSample::default(),
@@ -139,6 +146,18 @@ impl PortRecord {
     /// Its worker goes on.
     pub const fn stayed(&mut self) {
         self.reader.1 = None;
+    }
+
+    /// What the switch does with its frames, as `interface` says; whether it is in other VLANs than before.
+    pub fn ruled(&mut self, interface: &Interface) -> bool {
+        self.reserved = reserved(interface);
+        self.isolated = interface.isolated;
+        // The host's kernel is in one VLAN, or where there is none.
+        let host = self.container() == HOST;
+        let tagging = if host { Tagging::Access(interface.vlan.unwrap_or(0)) } else { tagging(interface) };
+        let changed = tagging != self.tagging;
+        self.tagging = tagging;
+        changed
     }
 
     /// Its addresses with prefix lengths, set or not.
@@ -262,8 +281,17 @@ impl Ports {
     }
 }
 
+/// The VLANs of an interface.
+fn tagging(interface: &Interface) -> Tagging {
+    match (interface.vlan, interface.trunk.as_slice()) {
+        (None, []) => Tagging::All,
+        (Some(vlan), []) => Tagging::Access(vlan),
+        (native, trunk) => Tagging::Trunk { vlans: Arc::new(trunk.iter().copied().collect()), native },
+    }
+}
+
 /// The addresses of an interface that are not set.
-pub fn reserved(interface: &Interface) -> Vec<(IpAddr, u8)> {
+fn reserved(interface: &Interface) -> Vec<(IpAddr, u8)> {
     let asked_for = interface.ip.filter(|_| interface.dhcp);
     asked_for.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect()
 }

@@ -9,7 +9,7 @@ use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
 use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
-use super::ports::{PortRecord, Ports, reserved, spec};
+use super::ports::{PortRecord, Ports, spec};
 use super::routing::{self, Ours};
 use crate::config::{self, Config, HOST};
 use crate::ipam::Memory;
@@ -36,7 +36,7 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
         let Some(network) = networks.find(&interface.network) else { continue };
         let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
         let mut record = PortRecord::attaching(spec(container, interface, mtu), network, interface.mac);
-        record.reserved = reserved(interface);
+        record.ruled(interface);
         if ports.insert(record).is_err() {
             break; // a configuration has no more interfaces than there are ports
         }
@@ -115,7 +115,11 @@ fn claim_leases(claims: &mut Claims, network: &str, ports: &Ports, memory: &Memo
 }
 
 fn port(record: &PortRecord) -> Port {
-    Port { network: record.network, mac: record.mac, addresses: addresses(record).collect() }
+    Port {
+        tagging: record.tagging.clone(),
+        isolated: record.isolated,
+        ..Port::new(record.network, record.mac, addresses(record).collect())
+    }
 }
 
 /// What it was given, and the link-local address that kernels make of its MAC.
@@ -137,6 +141,8 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
     Network {
         zone: id.0,
         mtu: u32::from(config.mtu),
+        vlan: config.vlan.unwrap_or(0),
+        transparent: config.transparent,
         icc: config.icc,
         spoof: match config.spoof {
             config::Spoof::Claimed => Spoof::Claimed,

@@ -10,7 +10,7 @@ use switch::mailbox::Command;
 use switch::port::{NetworkId, PortId};
 
 use super::control::Control;
-use super::ports::{self, PortRecord, State, spec};
+use super::ports::{PortRecord, State, spec};
 use super::records::{Bare, ContainerRecord, Outcome};
 use crate::config::{Container, HOST, Interface};
 use crate::handover::Known;
@@ -85,6 +85,13 @@ impl Control {
 
     fn put_networks(&mut self) {
         for network in &self.desired.networks {
+            if let Some(id) = self.networks.find(&network.name)
+                && self.networks.get(id).is_some_and(|record| record.config.vlan != network.vlan)
+            {
+                // Its gateway is in another VLAN, and so is whoever it knows.
+                let members = self.ports.all().filter(|(_, port)| port.network == id);
+                self.relearned.extend(members.map(|(port, _)| (id, port)));
+            }
             if let Err(error) = self.networks.put(network) {
                 tracing::error!(network = network.name, %error, "no forwarding database");
             }
@@ -132,21 +139,24 @@ impl Control {
         let Some((want, network, mac)) = self.wanted_interface(&container.name, &interface.name) else {
             return;
         };
-        let reserved = ports::reserved(interface);
         let existing = self
             .ports
             .all()
             .find(|(_, port)| port.container() == container.name && port.ifname() == interface.name)
             .map(|(id, _)| id);
         let Some(id) = existing else {
-            match self.ports.insert(PortRecord { reserved, ..PortRecord::attaching(want, network, mac) }) {
+            let mut record = PortRecord::attaching(want, network, mac);
+            record.ruled(interface);
+            match self.ports.insert(record) {
                 Ok(port) => self.attach(port),
                 Err(_) => tracing::error!(container = container.name, "no switch port is left"),
             }
             return;
         };
         let Some(port) = self.ports.get_mut(id) else { return };
-        port.reserved = reserved;
+        if port.ruled(interface) {
+            self.relearned.push((port.network, id));
+        }
         if !port.is_wanted() || (port.spec == want && port.network == network) {
             return; // leaving: made anew when the old one is gone; or nothing changed
         }

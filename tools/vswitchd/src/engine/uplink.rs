@@ -151,7 +151,6 @@ fn link(id: PortId, port: &PortRecord, gateway: &Gateway) -> Link {
         port: id,
         mac: port.mac,
         gateway_mac: gateway.mac,
-        vlan: None,
         mtu: u16::try_from(port.spec.mtu).unwrap_or(u16::MAX),
     }
 }

@@ -109,10 +109,11 @@ pub fn run(
         out,
     };
     if let (Ok(packet), Some(from), Some(before)) =
-        (&run.packet, snapshot.port(port), snapshot.network(network))
+        (&mut run.packet, snapshot.port(port), snapshot.network(network))
     {
         run.admitted = Some(admit(packet, from, before));
-        let lookup = |fdb: &Fdb| fdb.lookup(packet.meta.vid(), packet.meta.src);
+        let (vid, src) = (packet.meta.vid, packet.meta.src);
+        let lookup = |fdb: &Fdb| fdb.lookup(vid, src);
         let after = copy.load().network(network).map(|network| lookup(&network.fdb));
         run.learned =
             after.filter(|_| run.admitted == Some(Ok(()))).map(|after| (lookup(&before.fdb), after));
@@ -132,9 +133,11 @@ fn next_network(
     frame: &[u8],
     now: Tick,
 ) -> Option<NetworkId> {
-    let id = snapshot.port(port)?.network;
+    let from = snapshot.port(port)?;
+    let id = from.network;
     let network = snapshot.network(id)?;
-    let packet = parse(frame, vnet, port, network.zone).ok()?;
+    let mut packet = parse(frame, vnet, port, network.zone).ok()?;
+    admit(&mut packet, from, network).ok()?;
     match policy::decide(&packet, &Here { snapshot, id, network, now }, &mut |_| ()) {
         Verdict::Forward(action) => action.hop.map(|hop| hop.network),
         _ => None,

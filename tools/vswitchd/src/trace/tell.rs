@@ -13,6 +13,7 @@ use switch::port::{NetworkId, PortId};
 use switch::punt::Service;
 use switch::snapshot::{Network, Owner, Snapshot, Spoof};
 use switch::verdict::{Action, Hop as Way, Task, Unreachable, Verdict};
+use switch::vlan::Form;
 use switch::vnet::VnetHdr;
 
 use super::Run;
@@ -138,13 +139,15 @@ impl Teller<'_> {
         let name = self.names.network(self.run.network);
         let Err(reason) = admitted else {
             let size = format!("no larger than the MTU of {name}, {mtu}");
-            return vec![match network.spoof {
+            let judged = match network.spoof {
                 Spoof::Off => format!("{size}; nobody asks whose the addresses are (spoof = \"off\")"),
                 _ => format!("{size}; its addresses are not another's (spoof = \"{spoof}\")"),
-            }];
+            };
+            return self.in_vlan(&packet.meta).into_iter().chain([judged]).collect();
         };
         let mut lines = vec![dropped(reason)];
         match reason {
+            DropReason::VlanNotAllowed => lines.extend(self.carried()),
             DropReason::ExceedsMtu => lines.push(format!("the MTU of {name} is {mtu}")),
             DropReason::SpoofedMac => lines.push(self.owner(
                 &packet.meta.src.to_string(),
@@ -159,6 +162,24 @@ impl Teller<'_> {
             _ => {}
         }
         lines
+    }
+
+    /// The VLAN it is in, where it is in one.
+    fn in_vlan(&self, meta: &Meta) -> Option<String> {
+        let by = if Form::of(meta) == Form::Tagged { "by its tag" } else { "by its port" };
+        (meta.vid != 0).then(|| format!("in VLAN {}, {by}", meta.vid))
+    }
+
+    /// What the port takes instead.
+    fn carried(&self) -> Option<String> {
+        let tagging = &self.snapshot.port(self.run.port)?.tagging;
+        let untagged = tagging.untagged().map_or("no frames without a tag".into(), |vid| {
+            format!("frames without a tag, which are in VLAN {vid}")
+        });
+        let vids: Vec<String> = tagging.tagged().map(|vid| vid.to_string()).collect();
+        let tagged =
+            if vids.is_empty() { "none with one".into() } else { format!("the tags {}", vids.join(", ")) };
+        Some(format!("its port takes {untagged}, and {tagged}"))
     }
 
     fn owner(&self, what: &str, owner: Option<Owner>, spoof: &str) -> String {
@@ -216,7 +237,8 @@ impl Teller<'_> {
                 let name = self.names.network(self.run.network);
                 format!("{name} has no gateway of ours: for the bridge")
             }
-            Step::Tagged(vid) => format!("in VLAN {vid}, where no gateway is: for the bridge"),
+            Step::Elsewhere(0) => "in no VLAN, and the gateway is in one: for the bridge".into(),
+            Step::Elsewhere(vid) => format!("in VLAN {vid}, where no gateway is: for the bridge"),
             Step::Neighbor => "ARP or neighbour discovery that concerns the gateway".into(),
             Step::GatewayMac(true) => "its destination MAC is the gateway's: to be routed".into(),
             Step::GatewayMac(false) => "its destination MAC is not the gateway's: for the bridge".into(),
@@ -362,7 +384,7 @@ impl Teller<'_> {
             format!("MACs {} > {}", way.src, way.dst),
         ];
         if packet.meta.vlan.is_some() {
-            lines.push("its priority tag is taken off".into());
+            lines.push("its tag is taken off".into());
         }
         if let (Some(before), Some(after)) = (mss(self.frame, &packet.meta), mss(bytes, &after.meta))
             && before != after
@@ -380,10 +402,43 @@ impl Teller<'_> {
         if let Some(reason) = late {
             return vec![dropped(reason)];
         }
+        let mut lines = self.forms();
         let gso = |vnet: &VnetHdr| vnet.gso_type != VnetHdr::GSO_NONE;
         let super_frames = self.run.out.iter().any(|(_, vnet, _)| gso(vnet));
         let whole = self.run.packet.as_ref().is_ok_and(|packet| packet.meta.gso != Gso::None);
-        if super_frames && whole { vec!["as one super-frame".into()] } else { Vec::new() }
+        if super_frames && whole {
+            lines.push("as one super-frame".into());
+        }
+        lines
+    }
+
+    /// In which form a frame of a VLAN leaves by which ports.
+    fn forms(&self) -> Vec<String> {
+        let bridged =
+            matches!(self.run.verdict, Some(Verdict::Forward(Action { hop: None, .. }) | Verdict::Flood));
+        let Some(vid) = self.run.packet.as_ref().ok().map(|packet| packet.meta.vid).filter(|vid| *vid != 0)
+        else {
+            return Vec::new();
+        };
+        let is_tagged = |port: PortId, bytes: &[u8], vnet: &VnetHdr| {
+            parse(bytes, vnet, port, 0).is_ok_and(|packet| packet.meta.vid == vid)
+        };
+        let mut lines = Vec::new();
+        for (tagged, text) in
+            [(true, format!("with the tag of VLAN {vid}")), (false, "without its tag".into())]
+        {
+            let to: Vec<String> = self
+                .run
+                .out
+                .iter()
+                .filter(|(port, vnet, bytes)| is_tagged(*port, bytes, vnet) == tagged)
+                .map(|(port, ..)| self.names.port(*port))
+                .collect();
+            if bridged && !to.is_empty() {
+                lines.push(format!("{text} to {}", to.join(", ")));
+            }
+        }
+        lines
     }
 
     /// What came out; equal packets once, with all their ports.

@@ -351,7 +351,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
     let text =
         containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
     let network = |name: &str, subnet: Value, spoof: &str| {
-        json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "host_address": null, "mtu": 1500,
+        json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "host_address": null, "transparent": false, "mtu": 1500,
                 "icc": true, "internal": false, "routes_to": [], "dhcp": false, "ageing": 300,
                 "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
     };
@@ -364,12 +364,35 @@ fn shown_as_json_with_texts_as_users_write_them() {
             "containers": [{
                 "name": "a", "netns": "a", "create": false, "command": [], "egress": [],
                 "interfaces": [{ "network": "blue", "name": "eth0", "ip": "10.1.0.2/24", "ip6": null, "dhcp": false,
-                                 "mac": "02:42:0a:01:00:02", "default_via": "10.1.0.1",
+                                 "mac": "02:42:0a:01:00:02", "isolated": false, "default_via": "10.1.0.1",
                                  "default_via6": null, "publish": [] }],
             }],
             "routes": [],
         })
     );
+}
+
+#[test]
+fn vlans_of_interfaces_and_gateways() {
+    let text = containers(&[
+        ("a", &["vlan = 10"]),
+        ("t", &["trunk = [20, 10, 4094]\nisolated = true"]),
+        ("n", &["vlan = 1\ntrunk = [2]"]),
+        ("all", &[""]),
+    ]);
+    let text = text.replace("name = \"blue\"\n", "name = \"blue\"\nvlan = 10\ntransparent = true\n");
+    let config = valid(&text.replace("subnet = ", "host_address = \"10.1.0.9\"\nsubnet = "));
+    let network = config.network("blue").unwrap();
+    assert_eq!((network.vlan, network.transparent), (Some(10), true));
+    let said: Vec<_> = config.interfaces().map(|(_, i)| (i.vlan, i.trunk.as_slice(), i.isolated)).collect();
+    let expected: [(Option<u16>, &[u16], bool); 4] =
+        [(Some(10), &[], false), (None, &[10, 20, 4094], true), (Some(1), &[2], false), (None, &[], false)];
+    assert_eq!(said, expected);
+    let leg = &config.host().unwrap().interfaces[0];
+    assert_eq!((leg.vlan, leg.trunk.len()), (Some(10), 0), "the host is where the gateway is");
+    let shown = serde_json::to_value(&config).unwrap();
+    assert_eq!(shown["containers"][1]["interfaces"][0]["trunk"], json!([10, 20, 4094]));
+    assert_eq!(shown["networks"][0]["vlan"], 10);
 }
 
 #[test]

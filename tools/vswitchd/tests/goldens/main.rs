@@ -100,6 +100,7 @@ goldens! {
     spoof_off in "spoof-off";
     reserved in "reserved";
     vlan in "vlan";
+    vlans in "vlans";
     llc_snap in "llc-snap";
     mtu in "mtu";
     storm in "storm";

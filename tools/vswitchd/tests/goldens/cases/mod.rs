@@ -10,7 +10,7 @@ pub use bridge::{ageing, fdb_limit, groups, icc_false, learning, same_addresses,
 pub use routing::{egress, reverse_path, routing};
 pub use routing6::routing6;
 pub use spoof::{spoof_claimed, spoof_off, spoof_strict};
-pub use wire::{llc_snap, malformed, mtu, reserved, vlan};
+pub use wire::{llc_snap, malformed, mtu, reserved, vlan, vlans};
 
 use switch::mac::MacAddr;
 

@@ -15,6 +15,10 @@ use super::{packet, packet_of, plain};
 const C_TAG: u16 = 0x8100;
 const S_TAG: u16 = 0x88a8;
 const OLD_S_TAG: u16 = 0x9100;
+const LLDP: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0, 0, 0x0e]);
+const PAUSE: MacAddr = MacAddr([0x01, 0x80, 0xc2, 0, 0, 1]);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0x42, 10, 1, 0, 1]);
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xa);
 
 /// IEEE 802.1D-2004 section 7.12.6, and PAUSE.
@@ -35,6 +39,77 @@ pub fn reserved(s: &mut Script<'_>) {
     let wrapped = tagged(s.mac("b"), s.mac("a"), &[(C_TAG, 5)], 0x8808, &[0, 1, 0xff, 0xff]);
     s.send("a", "PAUSE on a VLAN", wrapped);
     s.send("b", "a was not learned from any of these but the flooded one", packet(s, "b", "a"));
+}
+
+/// What ports and the gateway make of tags where they have VLANs of their own.
+pub fn vlans(s: &mut Script<'_>) {
+    let mac = |s: &Script<'_>, name: &str| s.mac(name);
+    let on = |s: &Script<'_>, from: &str, to: MacAddr, tags: &[(u16, u16)]| {
+        tagged(to, s.mac(from), tags, EXPERIMENTAL, b"on a VLAN")
+    };
+    let all = MacAddr::BROADCAST;
+    s.send("a", "from an access port: to its VLAN, tagged on trunks", on(s, "a", all, &[]));
+    s.send("c", "from one of another VLAN", on(s, "c", all, &[]));
+    s.send("t", "from a trunk: untagged to access ports", on(s, "t", mac(s, "a"), &[(C_TAG, 10)]));
+    s.send(
+        "a",
+        "and back with a tag, though it comes with a priority",
+        on(s, "a", mac(s, "t"), &[(C_TAG, 0xe000)]),
+    );
+    s.send("n", "its untagged frames are in VLAN 10", on(s, "n", mac(s, "a"), &[]));
+    s.send("a", "and come back untagged", on(s, "a", mac(s, "n"), &[]));
+    s.send("n", "VLAN 20 is tagged there", on(s, "n", mac(s, "c"), &[(C_TAG, 20)]));
+    s.send("c", "and comes back tagged", on(s, "c", mac(s, "n"), &[]));
+    s.send(
+        "all",
+        "QinQ: the outer tag goes, the inner one stays",
+        on(s, "all", mac(s, "c"), &[(S_TAG, 20), (C_TAG, 7)]),
+    );
+    s.send("c", "an access port takes no tag: refused", on(s, "c", all, &[(C_TAG, 20)]));
+    s.send("t", "a trunk takes no frame without one: refused", on(s, "t", all, &[]));
+    s.send("t", "nor what it does not carry: refused", on(s, "t", all, &[(C_TAG, 30)]));
+    s.send("n", "its native VLAN is not tagged: refused", on(s, "n", all, &[(C_TAG, 10)]));
+    s.send("b", "isolated: heard by all but the other one", on(s, "b", all, &[]));
+    s.send("i", "isolated, to one that is: refused", on(s, "i", mac(s, "b"), &[]));
+    s.send("a", "to an isolated one", on(s, "a", mac(s, "b"), &[]));
+    s.send("a", "LLDP in VLAN 10", ethernet(LLDP, s.mac("a"), 0x88cc, b"a"));
+    s.send(
+        "t",
+        "LLDP from a trunk, to those without a VLAN of their own",
+        ethernet(LLDP, s.mac("t"), 0x88cc, b"t"),
+    );
+    s.send("a", "PAUSE: refused", ethernet(PAUSE, s.mac("a"), 0x8808, &[0, 1, 0, 9]));
+    let asks = |s: &Script<'_>, who: &str| arp(1, (s.mac(who), s.ip(who)), (MacAddr::ZERO, GATEWAY));
+    for (who, tags) in [("a", &[][..]), ("n", &[]), ("t", &[(C_TAG, 10)]), ("all", &[(C_TAG, 10)])] {
+        s.send(
+            who,
+            "asks for the gateway, which answers in its VLAN",
+            tagged(all, s.mac(who), tags, ARP, &asks(s, who)),
+        );
+    }
+    s.send("c", "asks for it in another VLAN: no answer", tagged(all, s.mac("c"), &[], ARP, &asks(s, "c")));
+    s.send(
+        "all",
+        "asks for it without a tag: no answer",
+        tagged(all, s.mac("all"), &[], ARP, &asks(s, "all")),
+    );
+    let ping = |s: &Script<'_>, who: &str, tags: &[(u16, u16)]| {
+        let packet = ipv4(s.ip(who), GATEWAY, 1, &[8, 0, 0xf7, 0xf7, 0, 4, 0, 4]);
+        tagged(GATEWAY_MAC, s.mac(who), tags, IPV4, &packet)
+    };
+    s.send("t", "pings it", ping(s, "t", &[(C_TAG, 0x600a)]));
+    s.send("a", "pings it with a priority", ping(s, "a", &[(C_TAG, 0x6000)]));
+    s.send("t", "two tags are not for it", ping(s, "t", &[(C_TAG, 10), (C_TAG, 10)]));
+    let routed = |s: &Script<'_>, from: &str, to: &str| {
+        let packet = ipv4(s.ip(from), s.ip(to), UDP, &udp(b"by the gateway"));
+        ethernet(GATEWAY_MAC, s.mac(from), IPV4, &packet)
+    };
+    s.send("a", "back into its network, by the gateway, untagged", routed(s, "a", "n"));
+    let answer = arp(2, (s.mac("b"), s.ip("b")), (GATEWAY_MAC, GATEWAY));
+    s.send("b", "an answer that nobody asked for", ethernet(GATEWAY_MAC, s.mac("b"), ARP, &answer));
+    s.send("a", "to t, by the gateway: untagged becomes tagged", routed(s, "a", "t"));
+    s.send("b", "b asks as well", tagged(all, s.mac("b"), &[], ARP, &asks(s, "b")));
+    s.send("i", "isolated, by the gateway: refused", routed(s, "i", "b"));
 }
 
 /// Tags go through as they are; each VLAN is learned apart.
