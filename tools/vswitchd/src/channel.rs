@@ -52,6 +52,17 @@ impl From<Errno> for ChannelError {
     }
 }
 
+/// A message that came.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// What it says.
+    pub message: T,
+    /// What came beside it.
+    pub descriptors: Vec<OwnedFd>,
+    /// There were more, and no numbers for them.
+    pub lost: bool,
+}
+
 /// A message ready to be written, once or later.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -166,6 +177,21 @@ impl Channel {
     /// # Syscalls
     /// `recvmsg`.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, ChannelError> {
+        match self.recv_what_fits()? {
+            Some(Received { lost: true, .. }) => Err(ChannelError::Descriptors),
+            received => Ok(received.map(|received| (received.message, received.descriptors))),
+        }
+    }
+
+    /// The same, and a message is one though this process had no numbers left for all of its descriptors: whoever sent it
+    /// waits for an answer.
+    ///
+    /// # Errors
+    /// Those of [`Channel::recv`], but for that.
+    ///
+    /// # Syscalls
+    /// `recvmsg`.
+    pub fn recv_what_fits<T: DeserializeOwned>(&self) -> Result<Option<Received<T>>, ChannelError> {
         let mut bytes = vec![0u8; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -187,12 +213,10 @@ impl Channel {
         if read.flags.contains(ReturnFlags::TRUNC) {
             return Err(ChannelError::TooLong);
         }
-        if read.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(ChannelError::Descriptors);
-        }
+        let lost = read.flags.contains(ReturnFlags::CTRUNC);
         match bytes.get(..read.bytes) {
             None | Some([]) => Ok(None), // we never write an empty packet
-            Some(text) => Ok(Some((serde_json::from_slice(text)?, descriptors))),
+            Some(text) => Ok(Some(Received { message: serde_json::from_slice(text)?, descriptors, lost })),
         }
     }
 }
@@ -262,6 +286,14 @@ impl AsyncChannel {
     /// [`ChannelError`].
     pub async fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, ChannelError> {
         self.when(Interest::READABLE, Channel::recv).await
+    }
+
+    /// As [`Channel::recv_what_fits`]. Waits for a message; nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    /// [`ChannelError`].
+    pub async fn recv_what_fits<T: DeserializeOwned>(&self) -> Result<Option<Received<T>>, ChannelError> {
+        self.when(Interest::READABLE, Channel::recv_what_fits).await
     }
 
     async fn when<T>(

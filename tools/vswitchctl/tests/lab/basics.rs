@@ -396,11 +396,14 @@ fn a_bad_reload_changes_nothing(host: Host) {
     let daemon = host.start(&configuration);
     let ping = train(&daemon, "a", "b");
     let generation = daemon.rows("status")[0]["generation"].clone();
+    let line = configuration.lines().position(|line| line.starts_with("subnet = ")).unwrap() + 1;
+    let at = format!("lab.toml:{line}:");
+    let unknown = format!("{at}1: error: unknown key `subnett`");
     for (bad, said) in [
-        (configuration.replace("subnet = ", "subnett = "), "lab.toml:6:1: error: unknown key `subnett`"),
+        (configuration.replace("subnet = ", "subnett = "), unknown.as_str()),
         (configuration.replace("network = \"blue\"", "network = \"pink\""), "pink"),
         ("[[network]\n".to_owned(), "lab.toml:1:"),
-        (configuration.replace("10.1.0.0/24", "10.1.0.0/40"), "lab.toml:6:"),
+        (configuration.replace("10.1.0.0/24", "10.1.0.0/40"), &at),
     ] {
         daemon.host.write("lab.toml", &bad);
         one_line(&daemon.try_ctl(&["reload"]), 1, &[said, "nothing was changed"]);

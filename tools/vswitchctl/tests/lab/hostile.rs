@@ -8,7 +8,7 @@ use crate::wire::{
     BROADCAST, Listener, advertisement, advertisement_by, arp, checksum, ethernet, ip, ipv4, mac, put, send,
     tcp, udp,
 };
-use crate::{as_both, on_other_engine};
+use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(
     a_container_plays_with_its_interface,
@@ -30,6 +30,7 @@ on_other_engine!(
     offload_headers_that_lie_are_dropped,
     who_does_not_read_holds_up_nobody,
 );
+by_two_workers!(too_few_descriptors_fail_new_ports_only,);
 
 const MAGIC: &[u8] = b"<vswitch-magic>!";
 

@@ -10,10 +10,11 @@ use switch::sys::fds::memory_file;
 use tokio::sync::oneshot;
 
 use crate::api::rows::CommandState;
-use crate::channel::{AsyncChannel, Channel, ChannelError};
+use crate::channel::{AsyncChannel, Channel, ChannelError, Received};
 use crate::wire::{Answer, Op, Refusal, RefusalKind, Running, ToEngine, ToKeeper};
 
-type Reply = (Result<Answer, Refusal>, Vec<OwnedFd>);
+/// An answer, its descriptors, and whether there were more of these than numbers for them.
+type Reply = (Result<Answer, Refusal>, Vec<OwnedFd>, bool);
 
 /// The keeper, as the engine sees it.
 ///
@@ -87,12 +88,22 @@ impl Keeper {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.waiting.insert(id, sender);
+        let asked = op.clone();
         if let Err(error) = self.tell(&ToKeeper::Request { id, op }).await {
             self.waiting.remove(&id);
             return Err(gone(error.to_string()));
         }
         match receiver.await {
-            Ok((result, fds)) => result.map(|answer| (answer, fds)),
+            Ok((Ok(_), _, true)) => {
+                // What we cannot hold is not to stay there as if we did.
+                if let Op::Attach(spec) = asked {
+                    let op = Op::Detach { container: spec.container, ifname: spec.ifname };
+                    let id = self.next.fetch_add(1, Ordering::Relaxed);
+                    let _ = self.tell(&ToKeeper::Request { id, op }).await;
+                }
+                Err(no_numbers())
+            }
+            Ok((result, fds, _)) => result.map(|answer| (answer, fds)),
             Err(_) => Err(gone("it ended".into())),
         }
     }
@@ -100,8 +111,8 @@ impl Keeper {
     /// Delivers answers to those who wait for them until the keeper says something unasked.
     pub async fn listen(&self) -> Notice {
         loop {
-            let (message, fds) = match self.channel.recv().await {
-                Ok(Some(message)) => message,
+            let (message, fds, lost) = match self.channel.recv_what_fits().await {
+                Ok(Some(Received { message, descriptors, lost })) => (message, descriptors, lost),
                 Err(ChannelError::Json(error)) => {
                     tracing::error!(%error, "unreadable message from the keeper");
                     continue;
@@ -115,7 +126,7 @@ impl Keeper {
                 ToEngine::Reply { id, result } => {
                     if let Some((_, sender)) = self.waiting.remove(&id) {
                         // A task that gave up does not want the answer; its descriptors close here.
-                        let _ = sender.send((result, fds));
+                        let _ = sender.send((result, fds, lost));
                     }
                 }
                 ToEngine::Command { container, state, running } => {
@@ -133,6 +144,15 @@ impl Keeper {
                 }
             }
         }
+    }
+}
+
+fn no_numbers() -> Refusal {
+    Refusal {
+        kind: RefusalKind::Failed,
+        asked: "take a descriptor from the keeper".into(),
+        answer: "Too many open files (EMFILE)".into(),
+        help: Some("raise the limit of open files (ulimit -n) and start vswitchd again".into()),
     }
 }
 
