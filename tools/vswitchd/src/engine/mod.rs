@@ -23,6 +23,7 @@ mod publish;
 mod published;
 mod reconcile;
 mod records;
+mod rehearse;
 mod routing;
 mod services;
 mod settle;
@@ -31,6 +32,8 @@ mod trace;
 mod uplink;
 
 pub use publish::all_up;
+#[doc(hidden)]
+pub use rehearse::rehearse;
 
 use std::fs::File;
 use std::io::Read;
