@@ -1,8 +1,9 @@
 """Raw frames in a container: `listen NEEDLE` tells which came in, `watch` counts those, `send` writes them, `garbage`
 and `hostile` mutate them."""
-import random, select, socket, sys, time
+import random, select, socket, struct, sys, time
 
-SOL_PACKET, PACKET_VNET_HDR, PACKET_OUTGOING = 263, 15, 4
+SOL_PACKET, PACKET_AUXDATA, PACKET_VNET_HDR, PACKET_OUTGOING = 263, 8, 15, 4
+TP_STATUS_VLAN_VALID = 1 << 4
 
 
 def packet(interface):
@@ -66,10 +67,20 @@ def send(interface, times, vnet):
 
 def watch(interface, needle, *others):
     """Says `ready`; at the end of its input, how many frames came in that have the needle, how many of these were for one
-    of the MACs `others`, and the first such frame. (What has a tag is of another VLAN, where nobody knows anybody.)"""
+    of the MACs `others`, and the first such frame. (What has a tag is of another VLAN, where nobody knows anybody; the
+    kernel takes the tag out and tells it beside the frame.)"""
     raw, needle = packet(interface), bytes.fromhex(needle)
+    raw.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     raw.setblocking(False)
     others, tags = {bytes.fromhex(mac) for mac in others}, {b"\x81\x00", b"\x88\xa8", b"\x91\x00"}
+
+    def vlan(beside):
+        for level, kind, data in beside:
+            if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
+                status, tci = struct.unpack_from("=I12xH", data)
+                return tci & 0xFFF if status & TP_STATUS_VLAN_VALID else 0
+        return 0
+
     print("ready", flush=True)
     seen, strange, first, ended = 0, 0, b"", False
     while not ended:
@@ -77,13 +88,13 @@ def watch(interface, needle, *others):
         ended = sys.stdin in ready and not sys.stdin.buffer.read1(65536)
         while True:
             try:
-                frame, address = raw.recvfrom(70000)
+                frame, beside, _, address = raw.recvmsg(70000, 128)
             except BlockingIOError:
                 break
             if address[2] == PACKET_OUTGOING or needle not in frame:
                 continue
             seen += 1
-            if frame[:6] in others and frame[12:14] not in tags:
+            if frame[:6] in others and frame[12:14] not in tags and not vlan(beside):
                 strange, first = strange + 1, first or frame
     print(seen, strange, first.hex() or "-")
 

@@ -263,8 +263,15 @@ impl<'l> World<'l> {
             return;
         };
         let magic = magic(network, port.0);
-        let cast =
-            Cast { macs: &[[2; 6]], v4: &[v4], v6: &[v6], own: Some(own), magic: &magic, longest: 1200 };
+        let cast = Cast {
+            macs: &[[2; 6]],
+            v4: &[v4],
+            v6: &[v6],
+            own: Some(own),
+            l4: maker::PORTS,
+            magic: &magic,
+            longest: 1200,
+        };
         let ip = maker::packet(choices, &cast, 0);
         self.by_gateway(port, network, if ip.v6 { 0x86dd } else { 0x0800 }, &ip.bytes);
     }
