@@ -34,7 +34,7 @@ struct Cli {
 enum Command {
     /// Races the daemon against the kernel, OVS, VDE2, a bare relay, pasta and slirp4netns.
     Race(race::Args),
-    /// Measures the daemon alone: start, many ports, a full FDB, a noisy neighbour, idle connections.
+    /// Measures the daemon alone: start, many ports, a full FDB, a noisy neighbour, idle connections, mutated frames.
     Own(own::Args),
     /// Runs many short TCP streams through the sockets uplink and looks for those that stood still.
     Stall(stall::Args),

@@ -15,6 +15,10 @@ const PORTS: usize = 1 << 16;
 const TCP: u32 = 7440;
 /// RFC 4787 section 4.3 asks for at least 2 min and recommends 5.
 const OTHERS: u32 = 300;
+/// RFC 8200 section 4.5: who puts a packet together waits 60 s for the rest of it.
+const REST: u32 = 60;
+/// In the last word of a key: that of the rest of a packet, and not of a flow.
+const IS_REST: u64 = 1 << 40;
 
 /// Packets that are expected.
 ///
@@ -35,22 +39,39 @@ impl Returns {
 
     /// A packet with `key` went out by the way that may be opened, from `port`. False: there is no room to remember it.
     pub fn expect(&self, key: &FlowKey, port: PortId, now: Tick) -> bool {
-        let words = words(&reversed(key));
-        if let Some(record) = self.table.lookup(&words) {
+        self.put(words(&reversed(key)), port, now)
+    }
+
+    /// The first fragment of the packet `id` with `key` was let through, from `port`: the rest of it may follow. False: as
+    /// above.
+    pub fn expect_rest(&self, key: &FlowKey, id: u32, port: PortId, now: Tick) -> bool {
+        self.put(rest(key, id), port, now)
+    }
+
+    fn put(&self, key: [u64; 5], port: PortId, now: Tick) -> bool {
+        if let Some(record) = self.table.lookup(&key) {
             self.table.touch(&record, now.secs_up());
             return true;
         }
-        let new = New { key: words, value: [], owner: port.0, pinned: false, seen: now.secs_up() };
+        let new = New { key, value: [], owner: port.0, pinned: false, seen: now.secs_up() };
         matches!(self.table.insert(&new).outcome, Outcome::New(_) | Outcome::Existing(_))
     }
 
     /// Whether a packet with `key` answers one that went out.
     #[inline]
     pub fn is_expected(&self, key: &FlowKey, now: Tick) -> bool {
-        let limit = if key.proto == PROTO_TCP { TCP } else { OTHERS };
-        self.table
-            .lookup(&words(&normal(key)))
-            .is_some_and(|record| now.secs().saturating_sub(record.seen) < limit)
+        self.has(&words(&normal(key)), now)
+    }
+
+    /// Whether a later fragment belongs to a packet whose first one was let through (RFC 1858: it has no l4 ports to be
+    /// judged by, and whoever listens to raw packets reads it without the first).
+    pub fn is_expected_rest(&self, key: &FlowKey, id: u32, now: Tick) -> bool {
+        self.has(&rest(key, id), now)
+    }
+
+    #[inline]
+    fn has(&self, key: &[u64; 5], now: Tick) -> bool {
+        self.table.lookup(key).is_some_and(|record| now.secs().saturating_sub(record.seen) < limit(key))
     }
 
     /// Whether an ICMP error quotes a packet that went out.
@@ -60,10 +81,7 @@ impl Returns {
 
     /// Forgets what was not used for a long time.
     pub fn age(&self, now: Tick) -> usize {
-        self.table.retain(|record| {
-            let limit = if record.key[4] >> 32 & 0xff == u64::from(PROTO_TCP) { TCP } else { OTHERS };
-            now.secs().saturating_sub(record.seen) < limit
-        })
+        self.table.retain(|record| now.secs().saturating_sub(record.seen) < limit(&record.key))
     }
 
     /// Forgets what was opened by `port`.
@@ -87,6 +105,22 @@ fn normal(key: &FlowKey) -> FlowKey {
 fn reversed(key: &FlowKey) -> FlowKey {
     let (sport, dport) = if is_icmp(key) { (key.sport, 0) } else { (key.dport, key.sport) };
     FlowKey { src: key.dst, dst: key.src, sport, dport, ..*key }
+}
+
+/// Seconds that an entry counts.
+const fn limit(&[.., last]: &[u64; 5]) -> u32 {
+    match last >> 32 & 0xff {
+        _ if last & IS_REST != 0 => REST,
+        proto if proto == PROTO_TCP as u64 => TCP,
+        _ => OTHERS,
+    }
+}
+
+/// The key of what follows the first fragment of a packet. Its protocol is left out: behind extension headers the first
+/// says another one than the rest (RFC 8200 section 4.5).
+fn rest(key: &FlowKey, id: u32) -> [u64; 5] {
+    let [src0, src1, dst0, dst1, _] = words(key);
+    [src0, src1, dst0, dst1, u64::from(key.zone) << 48 | IS_REST | u64::from(id)]
 }
 
 fn words(key: &FlowKey) -> [u64; 5] {
@@ -139,6 +173,22 @@ mod tests {
         assert!(!returns.is_expected(&FlowKey { zone: 8, ..reply }, now), "another address plan");
         assert!(returns.is_expected_error(&request, now));
         assert!(!returns.is_expected_error(&reply, now));
+    }
+
+    #[test]
+    fn the_rest_of_a_packet_follows_its_first_fragment() {
+        let returns = Returns::new(64).unwrap();
+        let at = |secs| Tick::from_secs(secs);
+        let (first, rest) = (key(17, 1000, 80), key(17, 0, 0));
+        assert!(!returns.is_expected_rest(&rest, 5, at(10)));
+        assert!(returns.expect_rest(&first, 5, PortId(1), at(10)));
+        assert!(returns.is_expected_rest(&rest, 5, at(69)));
+        assert!(!returns.is_expected_rest(&rest, 6, at(10)), "another packet");
+        assert!(!returns.is_expected_rest(&back(&rest), 5, at(10)), "the other way");
+        assert!(!returns.is_expected_rest(&FlowKey { zone: 8, ..rest }, 5, at(10)), "another address plan");
+        assert!(!returns.is_expected(&back(&first), at(10)), "nothing was opened by it");
+        assert!(!returns.is_expected_rest(&rest, 5, at(70)));
+        assert_eq!(returns.age(at(70)), 1);
     }
 
     #[test]

@@ -189,8 +189,10 @@ fn answers(packet: &Packet, here: &Here<'_, Tables>) -> bool {
     let Some(returns) = &here.snapshot.tables.returns else { return false };
     match &packet.meta.body {
         Body::IcmpError(quoted) => returns.is_expected_error(&quoted.key, here.now),
-        // Without its first fragment, which is judged, nobody can put it together.
-        _ if packet.meta.fragment == Fragment::Later => true,
+        // It has no l4 ports: what its first fragment was, it is.
+        _ if packet.meta.fragment == Fragment::Later => {
+            returns.is_expected_rest(&packet.key, packet.meta.fragment_id, here.now)
+        }
         _ => returns.is_expected(&packet.key, here.now),
     }
 }

@@ -14,8 +14,16 @@ mod fields;
 mod invariants;
 #[path = "corpus/laws.rs"]
 mod laws;
+#[path = "corpus/maker.rs"]
+mod maker;
+#[path = "corpus/offloads.rs"]
+mod offloads;
 #[path = "corpus/packets.rs"]
 mod packets;
+#[path = "corpus/replay.rs"]
+mod replay;
+#[path = "corpus/shapes.rs"]
+mod shapes;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -73,4 +81,16 @@ fn the_corpus_is_replayed() {
         }
     }
     assert!(accepted > 50, "{accepted}");
+}
+
+#[test]
+fn wrapping_changes_nothing_that_a_filter_reads() {
+    let forwarded = replay::all("shapes", (4000, 200), shapes::check);
+    assert!(forwarded > 500, "{forwarded}");
+}
+
+#[test]
+fn an_offload_header_is_believed_where_it_is_honest() {
+    let super_frames = replay::all("offloads", (4000, 200), offloads::check);
+    assert!(super_frames > 50, "{super_frames}");
 }

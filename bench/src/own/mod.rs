@@ -1,8 +1,9 @@
-//! Figures that only this project's daemon has: its start, many ports, a full FDB, a noisy neighbour.
+//! Figures that only this project's daemon has: its start, many ports, a full FDB, a noisy neighbour, a hostile one.
 
 mod connections;
 mod fleet;
 mod hops;
+mod hostile;
 mod thousand;
 
 use std::fs;
@@ -73,6 +74,8 @@ enum Measure {
     Noise,
     /// 10,000 idle TCP connections through the sockets uplink.
     Connections,
+    /// A million mutated frames in a minute, on each I/O engine, and what the neighbours lose by it.
+    Hostile,
 }
 
 /// One line of the report.
@@ -118,6 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
             Measure::Fdb => fdb(time)?,
             Measure::Noise => noise(time)?,
             Measure::Connections => connections::measure(time)?,
+            Measure::Hostile => hostile::measure()?,
         };
         more.iter().for_each(|row| progress(&format!("{:<60} {:>10.3} {}", row.figure, row.value, row.unit)));
         rows.extend(more);

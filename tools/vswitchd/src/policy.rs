@@ -25,7 +25,7 @@ use router::tables::Tables;
 use router::{forward, mss, route};
 use switch::decide::bridge;
 use switch::drop::DropReason;
-use switch::flow::{Meta, Packet};
+use switch::flow::{Fragment, Meta, Packet};
 use switch::frame::Frame;
 use switch::io::{BATCH, Io};
 use switch::mac::MacAddr;
@@ -35,7 +35,7 @@ use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Unreachable, Verdict};
+use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
 
 use crate::uplink::{Out, Uplink};
 
@@ -95,12 +95,19 @@ impl Policy for House {
     }
 
     fn track(&mut self, verdict: Verdict, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
-        if let Verdict::Forward(action) = &verdict
-            && action.hop.is_some_and(|hop| hop.opens)
-            && let Some(returns) = &here.snapshot.tables.returns
-        {
-            // Without room the packet goes all the same; it is the answer that will be refused, by name.
-            returns.expect(&packet.key, packet.meta.port, here.now);
+        let Some(returns) = &here.snapshot.tables.returns else { return verdict };
+        let (key, meta) = (&packet.key, &packet.meta);
+        let (goes, opens) = match &verdict {
+            Verdict::Forward(Action { hop: Some(hop), .. }) => (true, hop.opens),
+            Verdict::Local(Task::Hold { .. }) => (true, false),
+            _ => (false, false),
+        };
+        // Without room the packet goes all the same; it is the answer that will be refused, by name.
+        if opens {
+            returns.expect(key, meta.port, here.now);
+        }
+        if goes && meta.fragment == Fragment::First {
+            returns.expect_rest(key, meta.fragment_id, meta.port, here.now);
         }
         verdict
     }

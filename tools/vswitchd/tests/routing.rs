@@ -500,6 +500,27 @@ fn what_was_cut_is_answered_like_what_was_whole() {
 }
 
 #[test]
+fn a_later_fragment_is_what_its_first_one_was() {
+    // RFC 1858: it has no l4 ports, and whoever listens to raw packets reads it without the first.
+    let (mut worker, _) = narrower();
+    let piece = |id: u8, field: [u8; 2]| {
+        let frame = edited(edited(datagram(B, A, [2, 1]), 5, id, false), 6, field[0], false);
+        edited(frame, 7, field[1], true)
+    };
+    let (first, later) = ([0x20, 0], [0, 2]);
+    let to_a = |sent: Vec<(u16, Vec<u8>)>| sent.iter().filter(|(port, _)| *port == 0).count();
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(1, later))), 0, "b may not open connections to a");
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(1, first))), 0);
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(1, later))), 0, "its first one was not let through");
+    plain(&mut worker, 0, &datagram(A, B, [1, 2]));
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(2, later))), 0, "an answer begins with its beginning");
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(2, first))), 1);
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(2, later))), 1);
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(3, later))), 0, "of another packet");
+    assert_eq!(dropped(&worker, DropReason::Prohibited), 5);
+}
+
+#[test]
 fn no_fragment_goes_where_no_packet_may() {
     let (mut worker, snapshot) = narrower();
     assert_eq!(plain(&mut worker, 0, &cuttable(B)).len(), 3);

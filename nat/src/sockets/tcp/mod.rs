@@ -143,6 +143,8 @@ impl Tcp {
         match self.retry {
             // Asked already: its answer is waited for.
             Some(retry) if self.tries > 0 => retry,
+            // Nothing can be asked now; a time that is over would be that of the next timer, and of the next.
+            Some(retry) if self.blocked || self.state == State::Connecting => retry,
             Some(retry) => retry.min(idle),
             None => idle,
         }

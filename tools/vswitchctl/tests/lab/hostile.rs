@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 
-use crate::harness::{Daemon, Host, PYTHON, Train, cpu_seconds, run, text, wait_for};
+use crate::harness::{Daemon, Host, PYTHON, Train, cpu_seconds, resident, run, text, wait_for};
 use crate::wire::{
-    BROADCAST, Listener, advertisement, advertisement_by, arp, checksum, ethernet, ip, ipv4, mac, put, send,
-    tcp, udp,
+    BROADCAST, Listener, Watch, advertisement, advertisement_by, arp, bases, checksum, ethernet, ip, ipv4,
+    mac, put, send, tcp, udp,
 };
 use crate::{as_both, by_two_workers, on_other_engine};
 
@@ -23,9 +23,11 @@ as_both!(
     who_does_not_read_holds_up_nobody,
     networks_do_not_leak,
     too_few_descriptors_fail_new_ports_only,
+    a_hundred_thousand_mutated_frames_cost_the_neighbours_nothing,
 );
 
 on_other_engine!(
+    a_hundred_thousand_mutated_frames_cost_the_neighbours_nothing,
     a_container_plays_with_its_interface,
     offload_headers_that_lie_are_dropped,
     who_does_not_read_holds_up_nobody,
@@ -574,4 +576,45 @@ fn too_few_descriptors_fail_new_ports_only(mut host: Host) {
     daemon.ctl(&["network", "disconnect", "blue", "more0"]);
     daemon.ping("a", "c");
     unharmed(lab);
+}
+
+/// `bench own --figures hostile` does it with a million.
+fn a_hundred_thousand_mutated_frames_cost_the_neighbours_nothing(host: Host) {
+    const FRAMES: &str = "100000";
+    let mut configuration = host.lab(&["a", "b", "c", "d"], "");
+    let apart = host.name("e");
+    configuration.push_str(&format!(
+        "[[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\n[[container]]\nname = \"e\"\n\
+         netns = \"{apart}\"\ncreate = true\n[[container.interface]]\nnetwork = \"red\"\n"
+    ));
+    let daemon = host.start(&configuration);
+    let train = Train::start(&daemon, "b", "10.1.0.4");
+    let engine = daemon.engine();
+    let memory = resident(engine);
+    let third = Watch::start(&daemon, "d", MAGIC, &[mac(3), mac(4)]);
+    let elsewhere = Watch::start(&daemon, "e", MAGIC, &[]);
+    let seed = crate::harness::random();
+    eprintln!("seed {seed}");
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let others: Vec<String> =
+        [(mac(3), 3), (mac(4), 4), (mac(5), 5), (mac(1), 1), (BROADCAST, 255), ([6; 6], 9)]
+            .iter()
+            .map(|(mac, host)| format!("{}/10.1.0.{host}", hex(mac)))
+            .chain([format!("{}/10.2.0.2", hex(&mac(1)))])
+            .collect();
+    let (seed, needle, own) = (seed.to_string(), hex(MAGIC), hex(&mac(2)));
+    let mut words = vec!["hostile", "eth0", FRAMES, "20000", &seed, &needle, &own, "10.1.0.2"];
+    words.extend(others.iter().map(String::as_str));
+    let taken = put(&daemon, "a", &words, &bases());
+    assert!(taken > 50_000, "the kernel took {taken}");
+    let rx = || daemon.port("a")["rx_frames"].as_u64().unwrap();
+    wait_for("the frames to arrive", || (rx() > taken / 2).then_some(()));
+    let (heard, strange, first) = third.counted();
+    assert!(heard > 0, "what is for everybody arrives");
+    assert_eq!(strange, 0, "d heard what is for others: {first}");
+    assert_eq!(elsewhere.counted(), (0, 0, "-".to_owned()), "a frame left its network");
+    let grown = resident(engine).saturating_sub(memory);
+    assert!(grown < 32 << 20, "the engine grew by {grown} bytes");
+    eprintln!("{taken} taken, {} read, {heard} heard, grown by {grown} bytes", rx());
+    unharmed((daemon, train, engine));
 }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::as_both;
-use crate::harness::{Daemon, Host, PYTHON, Train, descriptors, run, text, wait_for};
+use crate::harness::{Daemon, Host, PYTHON, Train, descriptors, resident, run, text, wait_for};
 use crate::uplink::{Outside, python};
 use crate::wire::{checksum, ethernet, ip, ipv4, mac, send};
 
@@ -571,12 +571,6 @@ kept = [socket.create_connection((sys.argv[1], 8090), timeout=30) for _ in range
 print('open', flush=True)
 sys.stdin.read()
 ";
-
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
 
 fn ten_thousand_idle_connections_are_cheap(mut host: Host) {
     use std::io::BufRead;

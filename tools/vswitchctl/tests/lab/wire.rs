@@ -139,6 +139,48 @@ impl Listener {
     }
 }
 
+/// Who counts what comes into a container with a needle in it, and what of that is for others.
+pub struct Watch {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Watch {
+    #[track_caller]
+    pub fn start(daemon: &Daemon, container: &str, needle: &[u8], others: &[Mac]) -> Self {
+        let mut words = vec![PYTHON.to_owned(), "-c".to_owned(), PROGRAM.to_owned()];
+        words.extend(["watch".to_owned(), "eth0".to_owned(), hex(needle)]);
+        words.extend(others.iter().map(|mac| hex(mac)));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut command = daemon.exec_command(container, &words);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "a watch in {container}");
+        Self { child, out }
+    }
+
+    /// How many came in, how many of these were for others, and the first of those.
+    pub fn counted(mut self) -> (u64, u64, String) {
+        drop(self.child.stdin.take());
+        let mut text = String::new();
+        self.out.read_to_string(&mut text).unwrap();
+        self.child.wait().unwrap();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let [seen, strange, first] = words[..] else { panic!("{text:?}") };
+        (seen.parse().unwrap(), strange.parse().unwrap(), first.to_owned())
+    }
+}
+
+/// Frames to be mutated, each with its virtio header in front: those that the parser is tested with.
+pub fn bases() -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../switch/tests/corpus/parse");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+}
+
 /// Runs one of the senders of `wire.py` with `frames` as its input; how many the kernel took.
 #[track_caller]
 pub fn put(daemon: &Daemon, container: &str, words: &[&str], frames: &[Vec<u8>]) -> u64 {

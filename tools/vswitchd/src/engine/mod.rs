@@ -23,6 +23,7 @@ mod publish;
 mod published;
 mod reconcile;
 mod records;
+mod rehearse;
 mod routing;
 mod services;
 mod settle;
@@ -32,6 +33,8 @@ mod uplink;
 mod workers;
 
 pub use publish::all_up;
+#[doc(hidden)]
+pub use rehearse::rehearse;
 
 use std::fs::File;
 use std::io::Read;
