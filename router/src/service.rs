@@ -96,12 +96,16 @@ impl Service {
         }
     }
 
-    /// Another worker found neighbours: who waited for them goes on.
+    /// Another worker found neighbours: who waited for them goes on. Found is what can be forwarded to, MAC and port: with
+    /// less the packet would only be held again.
     #[cold]
     fn look_again<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         let known = |network: NetworkId, address: Ipv6Addr| {
-            let gateway = snapshot.tables.gateway(network);
-            gateway.is_some_and(|gateway| gateway.neighbors.lookup(address, now).is_some())
+            let (gateway, network) = (snapshot.tables.gateway(network), snapshot.network(network));
+            gateway.zip(network).is_some_and(|(gateway, network)| {
+                let known = gateway.neighbors.lookup(address, now);
+                known.is_some_and(|known| network.fdb.lookup(network.vlan, known.mac).is_some())
+            })
         };
         while let Some((network, address)) = self.pending.first(known) {
             self.pending.take(network, address).for_each(|frame| desk.resume(frame));

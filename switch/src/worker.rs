@@ -229,14 +229,16 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let (snapshot, now) = (self.snapshot, self.now);
         let (policy, mut desk) = self.desk();
         let more = policy.flush(watched, snapshot, now, &mut desk);
-        // Oldest first, as they came.
-        let mut next = 0;
-        while let Some(frame) = self.released.get(next).copied() {
-            next += 1;
+        // Oldest first, as they came. What is released by these has its turn in the next batch: no frame goes round and round
+        // while others wait.
+        let count = self.released.len();
+        for next in 0..count {
+            let Some(frame) = self.released.get(next).copied() else { break };
             self.books.counters.worker.released.add(1);
             self.finish_frame(frame);
         }
-        self.released.clear();
+        self.released.drain(..count);
+        let more = more || !self.released.is_empty();
         self.io.flush(self.pool, self.books);
         if frames > 0 {
             self.books.counters.worker.batches.add(1);

@@ -75,7 +75,9 @@ fn same_but_for_wrapping(parsed: &Packet, bare: &Packet, wrap: &Wrap) {
     let tags: Vec<_> = [meta.vlan, meta.inner_vlan].iter().flatten().map(|tag| (tag.tpid, tag.tci)).collect();
     assert_eq!(tags, wrap.tags);
     assert_eq!(usize::from(more), wrap.tags.len() * 4 + if wrap.snap.is_some() { 8 } else { 0 });
-    (meta.vlan, meta.inner_vlan, meta.frame_len) = (None, None, bare.meta.frame_len);
+    assert_eq!(meta.vid, meta.vlan.map_or(0, |tag| tag.vid()));
+    (meta.vlan, meta.inner_vlan, meta.vid) = (None, None, 0);
+    meta.frame_len = bare.meta.frame_len;
     meta.l3_off -= more;
     meta.l4_off -= more;
     meta.headers_len -= more;

@@ -29,8 +29,17 @@ as_both!(
 on_other_engine!(
     a_hundred_thousand_mutated_frames_cost_the_neighbours_nothing,
     a_container_plays_with_its_interface,
+    a_container_changes_its_mtu,
+    a_container_bridges_its_interface,
+    a_spoofer_is_not_heard,
+    strict_means_ones_own_address,
     offload_headers_that_lie_are_dropped,
+    twenty_thousand_addresses_leave_the_neighbours_theirs,
+    a_loop_is_a_storm_and_is_limited,
+    garbage_is_garbage,
     who_does_not_read_holds_up_nobody,
+    networks_do_not_leak,
+    too_few_descriptors_fail_new_ports_only,
 );
 by_two_workers!(too_few_descriptors_fail_new_ports_only,);
 

@@ -1,9 +1,10 @@
 //! Containers that look for everybody, and what is left for their neighbours.
 
-use crate::as_both;
+use crate::{as_both, on_other_engine};
 use crate::harness::{Daemon, Host, PYTHON, wait_for};
 
 as_both!(who_scans_a_network_leaves_room_for_the_first_packets_of_others);
+on_other_engine!(who_scans_a_network_leaves_room_for_the_first_packets_of_others);
 
 /// Three datagrams to each address of 10.2.0.0/24, over and over.
 const SCAN: &str = "\

@@ -63,6 +63,7 @@ impl Dhcp {
 }
 
 /// Seconds since the epoch: leases outlive the machine's uptime.
+#[expect(clippy::disallowed_methods, reason = "no other clock goes on while the machine is off")]
 pub fn epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
