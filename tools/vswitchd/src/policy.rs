@@ -16,6 +16,7 @@
 //! sockets uplink is given to [`crate::uplink`]; what a gateway does itself (ARP, neighbour discovery, ICMP, packets that
 //! wait) is out of line, in [`router::service`].
 
+use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -140,6 +141,16 @@ impl Policy for House {
             }
             (task, _) => self.router.serve(task, frame, packet, here, desk),
         }
+    }
+
+    fn left<I: Io>(
+        &mut self,
+        groups: &[Ipv6Addr],
+        packet: &Packet,
+        here: &Here<'_, Tables>,
+        desk: &mut Desk<'_, I>,
+    ) {
+        self.router.left(groups, packet, here, desk);
     }
 
     fn forget<I: Io>(
