@@ -93,7 +93,14 @@ fn shapes() -> impl Strategy<Value = Shape> {
         prop::array::uniform6(prop::bool::weighted(0.6)),
         prop::sample::select(vec![64u16, 8192]),
         prop::array::uniform6(vlans),
-        prop::array::uniform3(prop::sample::select(vec!["", "", "", "vlan = 1", "transparent = true"])),
+        prop::array::uniform3(prop::sample::select(vec![
+            "",
+            "",
+            "",
+            "vlan = 1",
+            "transparent = true",
+            "snooping = true",
+        ])),
     )
         .prop_map(|(spoof, icc, mtu, ways, fdb_limit, vlans, gateways)| Shape {
             spoof,
