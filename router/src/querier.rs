@@ -108,12 +108,13 @@ impl Turn {
             self.next = Tick::from_secs(other.seen.saturating_add(QUERIER_PRESENT));
             return;
         }
-        groups.heard(network.vlan, own, PortId::NOBODY, now);
-        if !network.members.is_empty() {
-            desk.make(To::Flood(network, None), None, |buffer, _| query(&self.origin, None, buffer));
-        }
         let pause = if self.quick > 0 { STARTUP_INTERVAL } else { QUERY_INTERVAL };
-        self.quick = self.quick.saturating_sub(1);
+        // As long as nobody is there nobody answers; the first one is asked when it comes.
+        if !network.members.is_empty() {
+            groups.heard(network.vlan, own, PortId::NOBODY, now);
+            desk.make(To::Flood(network, None), None, |buffer, _| query(&self.origin, None, buffer));
+            self.quick = self.quick.saturating_sub(1);
+        }
         self.next = now.plus_millis(u64::from(pause).saturating_mul(1000));
     }
 }
