@@ -333,6 +333,11 @@ impl Lab {
     }
 }
 
+fn bytes(hex: &str) -> Vec<u8> {
+    let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+}
+
 /// To whom a group goes, and why.
 #[test]
 fn a_group_is_told_with_who_listens() {
@@ -342,8 +347,7 @@ fn a_group_is_told_with_who_listens() {
     });
     let mut lab = Lab::of(&text);
     let said = |lab: &Lab, hex: &str| {
-        let frame: Vec<u8> =
-            (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect();
+        let frame = bytes(hex);
         let row = tell(&lab.trace(0, &frame), &frame, &lab.snapshot.load(), &names());
         let lines = row.steps.iter().filter(|step| step.hop.to_string() == "decide");
         lines.flat_map(|step| step.lines.clone()).next_back().unwrap()
@@ -369,12 +373,7 @@ fn a_group_is_told_with_who_listens() {
     snapshot.network(NetworkId(0)).unwrap().groups.as_ref().unwrap().age(lab.worker.io.now);
     let who = "239.1.1.1 is a group: to those who listen and to multicast routers";
     assert_eq!(said(&lab, data), format!("{who}, of which there is none"));
-    let bytes: Vec<u8> = report
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect();
-    let mut from_b = bytes.clone();
+    let mut from_b = bytes(report);
     from_b[11] = 3;
     from_b[29] = 3;
     from_b[25] -= 1; // of the header's checksum

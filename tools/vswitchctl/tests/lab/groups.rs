@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use serde_json::Value;
 
 use crate::harness::{Daemon, Host, PYTHON, wait_for};
-use crate::wire::{Listener, checksum, ethernet, ip, ipv4, mac, send};
+use crate::wire::{Listener, checksum, ethernet, hex, ip, ipv4, mac, send};
 use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(who_joins_gets_it_and_nobody_else, who_asks_is_a_router_unless_strict,);
@@ -18,7 +18,7 @@ on_other_engine!(who_joins_gets_it_and_nobody_else,);
 by_two_workers!(who_joins_gets_it_and_nobody_else,);
 
 const PROGRAM: &str = include_str!("groups.py");
-const NEEDLE: &str = "3c766d756c74692d6d616769633e";
+const NEEDLE: &[u8] = b"<multi-magic>!";
 const GROUP: &str = "239.1.1.1";
 const GROUP6: &str = "ff05::1:3";
 
@@ -74,13 +74,10 @@ fn wait_answered(daemon: &Daemon, group: &str) {
 /// How many of ten datagrams from `a` to a group each of `containers` got.
 #[track_caller]
 fn heard(daemon: &Daemon, group: &str, containers: &[&str]) -> Vec<usize> {
-    let needle: Vec<u8> = (0..NEEDLE.len() / 2)
-        .map(|at| u8::from_str_radix(&NEEDLE[2 * at..2 * at + 2], 16).unwrap())
-        .collect();
-    let listeners: Vec<_> = containers.iter().map(|name| Listener::start(daemon, name, &needle)).collect();
+    let listeners: Vec<_> = containers.iter().map(|name| Listener::start(daemon, name, NEEDLE)).collect();
     let came = || daemon.port("a")["rx_frames"].as_u64().unwrap();
     let before = came();
-    daemon.exec("a", &[PYTHON, "-c", PROGRAM, "send", "10", NEEDLE, group]);
+    daemon.exec("a", &[PYTHON, "-c", PROGRAM, "send", "10", &hex(NEEDLE), group]);
     wait_for("ten datagrams", || (came() >= before + 10).then_some(()));
     daemon.assert_conserved();
     listeners.into_iter().map(|listener| listener.heard().len()).collect()
