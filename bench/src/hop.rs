@@ -66,6 +66,7 @@ fn network(entries: u32) -> Network {
         spoof: Spoof::Claimed,
         storm: 10_000,
         fdb: Arc::new(fdb),
+        groups: None,
         members: Box::new([PortId(0), PortId(1)]),
         claims,
     }

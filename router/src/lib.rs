@@ -18,6 +18,8 @@ pub mod mss;
 pub mod nd;
 pub mod neighbor;
 pub mod pending;
+mod querier;
+pub mod query;
 pub mod returns;
 pub mod route;
 pub mod service;

@@ -24,6 +24,7 @@ use crate::icmp::error::{self, Problem};
 use crate::icmp::limit::{Limiter, Rate};
 use crate::icmp::{NotSent, echo};
 use crate::pending::{Due, Pending, Queued};
+use crate::querier::{Querier, ask_again};
 use crate::tables::{Gateway, Tables};
 use crate::{arp, forward, fragment, nd};
 
@@ -38,6 +39,8 @@ pub struct Service {
     pending: Pending,
     /// Of the first worker; gateways speak once.
     advertiser: Option<Advertiser>,
+    /// The same.
+    querier: Option<Querier>,
     limit: Limiter,
     others: Option<Others>,
 }
@@ -62,6 +65,7 @@ impl Service {
         Self {
             pending: Pending::default(),
             advertiser: Some(Advertiser::default()),
+            querier: Some(Querier::default()),
             limit: Limiter::new(ports, PER_PORT, ALL_PORTS),
             others: None,
         }
@@ -74,6 +78,7 @@ impl Service {
         let all = Rate { per_second: share(ALL_PORTS.per_second), burst: share(ALL_PORTS.burst) };
         Self {
             advertiser: (me == 0).then(Advertiser::default),
+            querier: (me == 0).then(Querier::default),
             limit: Limiter::new(ports, PER_PORT, all),
             others: Some(Others { news, me }),
             ..Self::new(0)
@@ -83,13 +88,17 @@ impl Service {
     /// When [`Service::due`] has something to do.
     pub fn deadline(&self) -> Option<Tick> {
         let advertises = self.advertiser.as_ref().and_then(Advertiser::deadline);
-        self.pending.deadline().into_iter().chain(advertises).min()
+        let asks = self.querier.as_ref().and_then(Querier::deadline);
+        self.pending.deadline().into_iter().chain(advertises).chain(asks).min()
     }
 
     /// After each batch: the snapshot may be a new one.
     pub fn follow<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         if let Some(advertiser) = &mut self.advertiser {
             advertiser.follow(snapshot, now, desk);
+        }
+        if let Some(querier) = &mut self.querier {
+            querier.follow(snapshot, now, desk);
         }
         if self.others.as_ref().is_some_and(|others| others.news.take(others.me)) {
             self.look_again(snapshot, now, desk);
@@ -316,6 +325,9 @@ impl Service {
         if let Some(advertiser) = &mut self.advertiser {
             advertiser.due(snapshot, now, desk);
         }
+        if let Some(querier) = &mut self.querier {
+            querier.due(snapshot, now, desk);
+        }
         while let Some(due) = self.pending.due(now) {
             match due {
                 Due::Ask(network, address) => {
@@ -334,6 +346,17 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Somebody behind the port of `packet` left these groups.
+    pub fn left<I: Io>(
+        &mut self,
+        groups: &[Ipv6Addr],
+        packet: &Packet,
+        here: &Here<'_, Tables>,
+        desk: &mut Desk<'_, I>,
+    ) {
+        ask_again(groups, packet, here, desk);
     }
 
     /// The container behind a port is gone: its packets go nowhere, least of all to whoever gets the port's number.

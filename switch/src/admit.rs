@@ -6,7 +6,7 @@
 use std::net::Ipv6Addr;
 
 use crate::drop::DropReason;
-use crate::flow::{Arp, Body, Gso, L3, Meta, Nd, NdKind, Packet};
+use crate::flow::{Arp, Body, GroupKind, Gso, L3, Meta, Nd, NdKind, Packet};
 use crate::mac::MacAddr;
 use crate::port::PortId;
 use crate::snapshot::{Network, Owner, Port, Spoof};
@@ -33,9 +33,25 @@ pub fn admit(packet: &mut Packet, port: &Port, network: &Network) -> Result<(), 
     if l3_len(meta) > network.mtu {
         return Err(DropReason::ExceedsMtu);
     }
+    if network.groups.is_some() {
+        about_groups(packet, network)?;
+    }
     match network.spoof {
         Spoof::Off => Ok(()),
         Spoof::Claimed | Spoof::Strict => Identity { port, network, id: packet.meta.port }.check(packet),
+    }
+}
+
+/// What a switch that snoops does not believe (RFC 4541 section 2.1.1 (4)), and whom: who asks takes reports from the
+/// others, as a router advertisement takes their packets, so under `strict` a container does neither.
+fn about_groups(packet: &Packet, network: &Network) -> Result<(), DropReason> {
+    let Body::Group(said) = packet.meta.body else { return Ok(()) };
+    match said.kind {
+        GroupKind::Bad => Err(DropReason::MalformedGroup),
+        GroupKind::Query | GroupKind::Hello if network.spoof == Spoof::Strict => {
+            Err(DropReason::SpoofedQuery)
+        }
+        _ => Ok(()),
     }
 }
 

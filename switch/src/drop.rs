@@ -57,6 +57,8 @@ drop_reasons! {
     MalformedL4 = "malformed_l4",
     /// neighbour discovery that RFC 4861 tells receivers to discard
     MalformedNd = "malformed_nd",
+    /// IGMP or MLD with a wrong checksum or length, or not from and for its own link, where snooping reads it (RFC 4541)
+    MalformedGroup = "malformed_group",
     /// source address is a group, all zero, or a reserved group address
     BadSourceMac = "bad_source_mac",
     /// destination in 01:80:c2:00:00:00 to :0f, or a MAC control frame: relayed by no bridge (the former by a `transparent` network)
@@ -69,6 +71,8 @@ drop_reasons! {
     SpoofedArp = "spoofed_arp",
     /// neighbour discovery that claims an address of another port or a gateway
     SpoofedNd = "spoofed_nd",
+    /// asks as a multicast router who listens to what, where `spoof = "strict"` and the gateway asks
+    SpoofedQuery = "spoofed_query",
     /// broadcast, multicast or unknown destination beyond the port's `storm` limit
     Storm = "storm",
     /// the destination is behind the port it came from
@@ -109,6 +113,8 @@ drop_reasons! {
     NotForHost = "not_for_host",
     /// flooded, but the network has no other port (in this VLAN)
     NoOtherPort = "no_other_port",
+    /// for a multicast group that no other port listens to (`snooping`)
+    NoListener = "no_listener",
     /// arrived on a port that has just been removed
     PortGone = "port_gone",
     /// the receiving container's queue or the kernel's memory was full

@@ -203,6 +203,8 @@ pub enum Body {
     Nd(Nd),
     /// The packet quoted in an ICMP or ICMPv6 error, as far as it is there.
     IcmpError(Quoted),
+    /// Who listens to which group: IGMP (RFC 2236, RFC 3376), MLD (RFC 2710, RFC 3810), and where routers are (PIM).
+    Group(Group),
 }
 
 /// An ARP packet.
@@ -251,6 +253,39 @@ pub enum NdKind {
     NeighborSolicitation,
     NeighborAdvertisement,
     Redirect,
+}
+
+/// A message about multicast groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Which.
+    pub kind: GroupKind,
+    /// The group it is about, IPv4 v4-mapped; unspecified where it names none, or has records that do.
+    pub group: Ipv6Addr,
+}
+
+/// Which message about groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// Who listens to what? Of any version, about one group or all.
+    Query,
+    /// The sender listens to the group (IGMPv1, IGMPv2, MLDv1).
+    Report,
+    /// It does not any more (IGMPv2 leave, MLDv1 done).
+    Leave,
+    /// Records of several groups (IGMPv3, MLDv2): see [`crate::parse::group::records`].
+    Records,
+    /// A multicast router is there (PIM hello, RFC 7761 section 4.9.2).
+    Hello,
+    /// One that a switch that snoops must not believe (RFC 4541 section 2.1.1 (4)).
+    Bad,
+}
+
+impl GroupKind {
+    /// Whether it says what its sender listens to.
+    pub const fn is_report(self) -> bool {
+        matches!(self, Self::Report | Self::Leave | Self::Records)
+    }
 }
 
 /// The packet quoted by an ICMP error.

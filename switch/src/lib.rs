@@ -17,6 +17,7 @@ pub mod drop;
 pub mod fdb;
 pub mod flow;
 pub mod frame;
+pub mod groups;
 pub mod io;
 pub mod learn;
 pub mod mac;

@@ -2,6 +2,8 @@
 //!
 //! A plain function `Fn(&Packet, &Network) -> Verdict` is a policy as well: that of a switch and nothing more.
 
+use std::net::Ipv6Addr;
+
 use crate::books::Books;
 use crate::drop::DropReason;
 use crate::flow::{Meta, Packet};
@@ -73,6 +75,16 @@ pub trait Policy {
 
     /// Asks the next hop of a forwarded packet whether it is still there.
     fn ask<I: Io>(&mut self, _verdict: &Verdict, _here: &Here<'_, Self::Tables>, _desk: &mut Desk<'_, I>) {}
+
+    /// Somebody behind the port of `packet` does not listen to these groups any more: does anybody else there?
+    fn left<I: Io>(
+        &mut self,
+        _groups: &[Ipv6Addr],
+        _packet: &Packet,
+        _here: &Here<'_, Self::Tables>,
+        _desk: &mut Desk<'_, I>,
+    ) {
+    }
 
     /// The container behind a port is gone: whatever is kept for it goes too, before the port's number is another's.
     fn forget<I: Io>(

@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 
 use crate::fdb::Fdb;
 use crate::flow::{L3, Packet};
+use crate::groups::Groups;
 use crate::mac::MacAddr;
 use crate::port::{NetworkId, PortId};
 use crate::vlan::Tagging;
@@ -110,6 +111,8 @@ pub struct Network {
     pub storm: u32,
     /// Learned and static MAC addresses.
     pub fdb: Arc<Fdb>,
+    /// Who listens to which multicast group; `None`: nobody looks (`snooping = false`), and all goes to all.
+    pub groups: Option<Arc<Groups>>,
     /// Ports that a flood goes to: those that are up.
     pub members: Box<[PortId]>,
     /// Who owns which address.

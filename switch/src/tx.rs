@@ -5,6 +5,7 @@ use crate::books::{Books, Copies, Ticket};
 use crate::drop::DropReason;
 use crate::flow::{Meta, Packet};
 use crate::frame::{Frame, Pool};
+use crate::groups::{Groups, Reach};
 use crate::io::{Io, Sent};
 use crate::port::PortId;
 use crate::snapshot::{Network, Port, View};
@@ -41,8 +42,8 @@ pub fn forward<I: Io>(
     Ok(())
 }
 
-/// To every member of the network that carries its VLAN, but the one it came from. The frame counts once, its copies
-/// apart.
+/// To every member of the network that carries its VLAN, but the one it came from; what is for a group, where somebody
+/// looks, to those who listen to it. The frame counts once, its copies apart.
 pub fn flood<I: Io>(
     io: &mut I,
     pool: &mut Pool,
@@ -75,6 +76,9 @@ pub fn flood<I: Io>(
     }
     if others {
         in_other_form(io, pool, frame, &audience, (ticket, &mut copies), books);
+    }
+    if audience.listeners.is_some() {
+        copies.lost = copies.lost.or(Some(DropReason::NoListener));
     }
     books.close(ticket, meta.port, copies);
 }
@@ -130,18 +134,28 @@ struct Audience<'a> {
     view: View<'a>,
     isolated: bool,
     spared: Option<PortId>,
+    /// Where it does not go to all.
+    listeners: Option<(&'a Groups, Reach)>,
 }
 
 impl<'a> Audience<'a> {
     fn new(packet: &'a Packet, network: &'a Network, view: View<'a>) -> Self {
         let isolated = view.port(packet.meta.port).is_some_and(|from| from.isolated);
-        Self { packet, network, view, isolated, spared: network.claims.spared(packet) }
+        let listeners =
+            network.groups.as_deref().and_then(|groups| match groups.reach(packet, &network.members) {
+                Reach::All(_) => None,
+                reach => Some((groups, reach)),
+            });
+        Self { packet, network, view, isolated, spared: network.claims.spared(packet), listeners }
     }
 
     /// The form in which `out` has it; or why not, where there is more to say than that it is none of its business.
     #[inline]
     fn form(&self, out: PortId) -> Result<Form, Option<DropReason>> {
         if out == self.packet.meta.port || Some(out) == self.spared {
+            return Err(None);
+        }
+        if self.listeners.is_some_and(|(groups, reach)| !groups.reaches(reach, self.packet, out)) {
             return Err(None);
         }
         let port = self.view.port(out).ok_or(None)?;

@@ -9,14 +9,15 @@ use crate::admit::admit;
 use crate::apply::apply;
 use crate::books::Books;
 use crate::drop::DropReason;
-use crate::flow::Packet;
+use crate::flow::{Body, Packet};
 use crate::frame::{Frame, Pool};
+use crate::groups::Groups;
 use crate::io::{BATCH, Batch, Io, Wait};
 use crate::learn::learn;
 use crate::parse::parse;
 use crate::policy::{Desk, Fate, Here, Policy};
 use crate::port::PortId;
-use crate::snapshot::{Published, Snapshot};
+use crate::snapshot::{Network, Published, Snapshot};
 use crate::stats::Counters;
 use crate::tick::Tick;
 use crate::track::{Storm, track};
@@ -139,6 +140,9 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let mut packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
         admit(&mut packet, port, network)?; // 3. admit
         learn(&packet.meta, network, self.now, &self.books.counters.worker); // 4. learn
+        if let (Body::Group(_), Some(groups)) = (&packet.meta.body, &network.groups) {
+            self.learn_groups(groups, frame, &packet, &here);
+        }
         let verdict = self.policy.decide(&packet, &here); // 5. decide
         let verdict = self.policy.track(verdict, &packet, &here);
         let verdict = track(verdict, &packet.meta, network, self.storm, self.now); // 6. track
@@ -151,6 +155,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                     policy.ask(&verdict, &here, &mut desk);
                 }
             }
+            Verdict::Flood if is_heard_here(&packet, network) => self.books.counters.worker.local.add(1),
             Verdict::Flood => {
                 let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
                 tx::flood(self.io, self.pool, &frame, &packet, (network, self.snapshot.view()), self.books); // 8. tx
@@ -158,6 +163,17 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
             Verdict::Local(task) => self.serve(task, frame, &packet, &here)?,
         }
         Ok(())
+    }
+
+    /// The fourth hop for what a message says of groups.
+    #[cold]
+    fn learn_groups(&mut self, groups: &Groups, frame: &Frame, packet: &Packet, here: &Here<'_, P::Tables>) {
+        let learned = groups.learn(self.pool.bytes(frame), packet, self.now);
+        self.books.counters.worker.unlearned.add(learned.refused);
+        if !learned.left().is_empty() {
+            let (policy, mut desk) = self.desk();
+            policy.left(learned.left(), packet, here, &mut desk);
+        }
     }
 
     /// To one port, if what is known of it still holds.
@@ -249,6 +265,14 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         self.books.counters.worker.segmented.add(stats.segmented);
         more
     }
+}
+
+/// A report of groups that no multicast router wants to hear of was for the switch alone.
+fn is_heard_here(packet: &Packet, network: &Network) -> bool {
+    matches!(&packet.meta.body, Body::Group(said) if said.kind.is_report())
+        && packet.meta.dst.is_group()
+        && packet.meta.inner_vlan.is_none()
+        && network.groups.as_ref().is_some_and(|groups| groups.is_without_routers())
 }
 
 /// A packet that goes on in fragments is many frames: they are made and sent by the policy.

@@ -87,6 +87,7 @@ impl Lab {
             spoof: Spoof::Off,
             storm: 0,
             fdb: Arc::new(Fdb::new(64).unwrap()),
+            groups: None,
             members: Box::new([PortId(0), PortId(1)]),
             claims: Claims::default(),
         };

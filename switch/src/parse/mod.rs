@@ -6,6 +6,7 @@
 //!
 //! It runs for every packet: no allocation, no recursion, every read is a checked `first_chunk`.
 
+pub mod group;
 mod ip;
 mod l4;
 mod nd;
@@ -30,12 +31,16 @@ pub const ETHERTYPE_ARP: u16 = 0x0806;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Protocol number of ICMP.
 pub const PROTO_ICMP: u8 = 1;
+/// Protocol number of IGMP.
+pub const PROTO_IGMP: u8 = 2;
 /// Protocol number of TCP.
 pub const PROTO_TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
 /// Protocol number of ICMPv6.
 pub const PROTO_ICMPV6: u8 = 58;
+/// Protocol number of PIM.
+pub const PROTO_PIM: u8 = 103;
 /// Protocol number of SCTP.
 pub const PROTO_SCTP: u8 = 132;
 
@@ -50,7 +55,7 @@ const LENGTH_MAX: u16 = 1500;
 /// `frame` starts at the Ethernet header, `vnet` is the virtio header that came before it; `port` and `zone` are only
 /// carried into the result. Bytes behind the IP packet (Ethernet padding) are allowed and not looked at. The IPv4
 /// header checksum and L4 checksums are not verified; that of neighbour discovery is, because RFC 4861 makes it a
-/// condition of believing the message.
+/// condition of believing the message, and those of messages about groups are, for who snoops (RFC 4541).
 ///
 /// # Errors
 /// The reason to drop the frame: truncated, contradicting itself, or with offload fields that contradict it.
@@ -109,7 +114,11 @@ fn general(frame: &[u8], vnet: &VnetHdr, port: PortId, zone: u16) -> Result<Pack
             return assemble(input, link, net, L4::none(link.payload));
         }
     };
-    assemble(input, link, net, l4::parse(frame, &net, zone)?)
+    let mut l4 = l4::parse(frame, &net, zone)?;
+    if group::is_about_groups(&net, l4.dport) {
+        l4.body = group::parse(frame, link.payload, &net);
+    }
+    assemble(input, link, net, l4)
 }
 
 #[inline(always)]

@@ -85,6 +85,7 @@ pub fn one_network(ports: u16, storm: u32, tagging: impl Fn(u16) -> Tagging) -> 
         spoof: Spoof::Off,
         storm,
         fdb: Arc::new(Fdb::new(1024).unwrap()),
+        groups: None,
         members: (0..ports).map(PortId).collect(),
         claims: Claims::default(),
     };

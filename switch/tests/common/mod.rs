@@ -9,6 +9,7 @@ use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::fdb::{Fdb, Flush};
 use switch::flow::Packet;
+use switch::groups::Groups;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
 use switch::mac::MacAddr;
@@ -36,6 +37,8 @@ pub struct Options {
     pub spoof: Spoof,
     pub storm: u32,
     pub fdb: usize,
+    /// Memberships there is room for, where the network snoops.
+    pub groups: Option<usize>,
     /// Where the gateway is.
     pub vlan: u16,
     pub transparent: bool,
@@ -51,6 +54,7 @@ impl Default for Options {
             spoof: Spoof::Claimed,
             storm: 0,
             fdb: 8192,
+            groups: None,
             vlan: 0,
             transparent: false,
             host: None,
@@ -98,6 +102,7 @@ impl Lab {
                 spoof: options.spoof,
                 storm: options.storm,
                 fdb: Arc::new(Fdb::new(options.fdb).unwrap()),
+                groups: options.groups.map(|most| Arc::new(Groups::new(most).unwrap())),
                 members: members.into_boxed_slice(),
                 claims,
             }));
@@ -126,6 +131,7 @@ impl Lab {
             down.for_each(|id| _ = network.fdb.flush(Flush::Port(PortId(id as u16))));
             Network {
                 fdb: Arc::clone(&network.fdb),
+                groups: network.groups.clone(),
                 members: (0..up.len()).filter(belongs).map(|id| PortId(id as u16)).collect(),
                 claims: network.claims.clone(),
                 ..*network

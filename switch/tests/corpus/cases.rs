@@ -18,11 +18,47 @@ pub struct Case {
 
 /// All of them.
 pub fn all() -> Vec<Case> {
-    [link(), arp(), v4(), v6(), l4(), icmp_errors(), nd(), offload()].into_iter().flatten().collect()
+    [link(), arp(), v4(), v6(), l4(), icmp_errors(), nd(), groups(), offload()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn plain(name: &str, frame: Vec<u8>, expected: impl Into<Option<DropReason>>) -> Case {
     Case { name: name.to_owned(), vnet: VnetHdr::default(), frame, expected: expected.into() }
+}
+
+/// Messages about groups: what is wrong with one matters where somebody snoops, so none is dropped here.
+fn groups() -> Vec<Case> {
+    const GROUP: [u8; 4] = [239, 1, 1, 1];
+    const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    let igmp = |kind, time, rest: [u8; 4], body: &[u8]| ethernet(&ipv4(2, &icmp(kind, time, rest, body)));
+    let record = [&[4, 0, 0, 0][..], &GROUP, &[3, 1, 0, 1], &GROUP, &[10, 1, 0, 9], &[0xff; 4]].concat();
+    let to: Ipv6Addr = "ff02::16".parse().unwrap_or(LINK_LOCAL);
+    let mld = |message: &[u8]| {
+        let options = [&[58, 0, 5, 2, 0, 0, 1, 0][..], &icmpv6(LINK_LOCAL, to, message)].concat();
+        let mut packet = ipv6_to(to, LINK_LOCAL, 0, &options);
+        packet[7] = 1;
+        tagged(&[], 0x86dd, &packet)
+    };
+    let group = to.octets();
+    let record6 = [&[4, 0, 0, 0][..], &group, &[3, 1, 0, 1], &group, &group, &[0xff; 4]].concat();
+    vec![
+        plain("igmp-query-2", igmp(0x11, 100, [0; 4], &[]), None),
+        plain("igmp-query-3", igmp(0x11, 100, GROUP, &[2, 125, 0, 0]), None),
+        plain("igmp-report-2", igmp(0x16, 0, GROUP, &[]), None),
+        plain("igmp-leave", igmp(0x17, 0, GROUP, &[]), None),
+        plain("igmp-report-3", igmp(0x22, 0, [0, 0, 0, 2], &record), None),
+        plain("igmp-report-3-more-than-there-are", igmp(0x22, 0, [0, 0, 0xff, 0xff], &record), None),
+        plain(
+            "mld-query-2",
+            mld(&[&[130, 0, 0, 0, 1, 0, 0, 0][..], &[0; 16], &[2, 125, 0, 0]].concat()),
+            None,
+        ),
+        plain("mld-report-1", mld(&[&[131, 0, 0, 0, 0, 0, 0, 0][..], &group].concat()), None),
+        plain("mld-report-2", mld(&[&[143, 0, 0, 0, 0, 0, 0, 2][..], &record6].concat()), None),
+        plain("pim-hello", ethernet(&ipv4(103, &[0x20, 0, 0xdf, 0xff])), None),
+    ]
 }
 
 /// A good IPv4 TCP packet.

@@ -2,7 +2,8 @@
 
 use switch::checksum;
 use switch::drop::DropReason;
-use switch::flow::{Body, Csum, Fragment, Gso, L3, NdKind, Packet};
+use switch::flow::{Body, Csum, Fragment, GroupKind, Gso, L3, NdKind, Packet};
+use switch::parse::group::{is_multicast, records};
 use switch::parse::parse;
 use switch::port::PortId;
 use switch::segment;
@@ -16,7 +17,7 @@ pub fn check(vnet: &VnetHdr, frame: &[u8]) -> Result<Packet, DropReason> {
     let packet = parse(frame, vnet, PORT, ZONE)?;
     offsets(&packet, frame);
     offloads(&packet);
-    bodies(&packet);
+    bodies(&packet, frame);
     padding_is_not_read(vnet, frame, &packet);
     completes(frame, &packet);
     if packet.meta.gso != Gso::None {
@@ -64,7 +65,7 @@ fn offloads(packet: &Packet) {
     }
 }
 
-fn bodies(packet: &Packet) {
+fn bodies(packet: &Packet, frame: &[u8]) {
     let meta = &packet.meta;
     match meta.body {
         Body::None => assert_ne!(meta.l3, L3::Arp),
@@ -72,6 +73,14 @@ fn bodies(packet: &Packet) {
         Body::Nd(nd) => {
             assert_eq!((packet.key.proto, meta.ttl, meta.fragment), (58, 255, Fragment::No));
             assert!(nd.kind == NdKind::Redirect || !nd.target.is_multicast());
+        }
+        Body::Group(said) => {
+            assert!(matches!(packet.key.proto, 2 | 58 | 103));
+            let named = matches!(said.kind, GroupKind::Report | GroupKind::Leave);
+            assert!(!named || is_multicast(said.group));
+            if said.kind == GroupKind::Records {
+                assert!(records(frame, packet).all(|(group, _)| is_multicast(group)));
+            }
         }
         Body::IcmpError(quoted) => {
             assert!(meta.headers_len <= quoted.l3_off && quoted.l3_off <= quoted.l4_off);

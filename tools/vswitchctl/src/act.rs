@@ -93,6 +93,7 @@ fn create_body(create: Create) -> NetworkCreate {
         subnet6: create.subnet6,
         vlan: create.vlan,
         transparent: create.transparent.then_some(true),
+        snooping: create.snooping.then_some(true),
         mtu: create.mtu,
         icc: create.icc,
         internal: create.internal.then_some(true),

@@ -79,6 +79,8 @@ pub enum Show {
     Routes(Filter),
     /// Who answers for which address
     Neighbors(Filter),
+    /// Who listens to which multicast group
+    Groups(Filter),
     /// L4 ports of the host that lead to containers
     Nat(crate::nat::Filter),
     /// What goes through the uplink
@@ -126,6 +128,7 @@ impl Show {
             Self::Fdb(filter)
             | Self::Routes(filter)
             | Self::Neighbors(filter)
+            | Self::Groups(filter)
             | Self::Ports(filter)
             | Self::Networks(filter)
             | Self::Containers(filter)
@@ -260,6 +263,9 @@ pub struct Create {
     /// What bridges say to each other (STP, LACP, LLDP) passes
     #[arg(long)]
     pub transparent: bool,
+    /// Frames for multicast groups go to those who listen (IGMP and MLD snooping)
+    #[arg(long)]
+    pub snooping: bool,
     /// MTU, bytes
     #[arg(long)]
     pub mtu: Option<u32>,

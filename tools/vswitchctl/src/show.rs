@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use vswitchd::api::rows::{
-    ContainerRow, DropRow, FdbRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow, RouteRow, Stats,
+    ContainerRow, DropRow, FdbRow, GroupRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow,
+    RouteRow, Stats,
 };
 
 use crate::cli::{Filter, Show};
@@ -35,6 +36,11 @@ pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failu
             let mut rows: Vec<NeighborRow> = client.get("/v1/neighbors")?;
             rows.retain(|row| filter.wants(&row.network, &row.container));
             either(as_json, &rows, |rows| neighbors(rows))
+        }
+        Show::Groups(filter) => {
+            let mut rows: Vec<GroupRow> = client.get("/v1/groups")?;
+            rows.retain(|row| filter.wants(&row.network, &row.container));
+            either(as_json, &rows, |rows| groups(rows))
         }
         Show::Nat(filter) => nat::show_nat(client, as_json, filter),
         Show::Connections(filter) => nat::show_connections(client, as_json, filter),
@@ -228,6 +234,34 @@ pub fn neighbors(rows: &[NeighborRow]) -> String {
     Table::new(columns, cells).to_string()
 }
 
+/// `show groups`.
+pub fn groups(rows: &[GroupRow]) -> String {
+    let columns = [
+        number("VLAN"),
+        words("GROUP"),
+        number("PORT"),
+        number("AGE"),
+        words("NETWORK"),
+        words("CONTAINER"),
+        words("IFACE"),
+        words("TYPE"),
+    ];
+    let named = |name: &String| if name.is_empty() { "-".to_owned() } else { name.clone() };
+    let cells = rows.iter().map(|row| {
+        [
+            row.vlan.to_string(),
+            row.group.to_string(),
+            or_dash(row.port.as_ref()),
+            row.age.to_string(),
+            row.network.clone(),
+            named(&row.container),
+            named(&row.iface),
+            row.r#type.to_string(),
+        ]
+    });
+    Table::new(columns, cells).to_string()
+}
+
 /// `show ports`.
 pub fn ports(rows: &[PortRow]) -> String {
     let columns = [
@@ -351,6 +385,7 @@ pub fn network(detail: &NetworkDetail) -> String {
         ("icc", yes(row.icc)),
         ("spoof", row.spoof.to_string()),
         ("transparent", yes(row.transparent)),
+        ("snooping", yes(row.snooping)),
         ("ageing", row.ageing.to_string()),
         ("storm", row.storm.to_string()),
         ("origin", row.origin.to_string()),

@@ -4,7 +4,7 @@
 //!  1 rx      switch::io      a batch of frames, from TAPs
 //!  2 parse   switch::parse   bytes -> FlowKey + Meta; the only place that reads untrusted lengths
 //!  3 admit   switch::admit   VLAN, reserved addresses, MTU, spoofing: what is not admitted teaches us nothing
-//!  4 learn   switch::learn   source MAC -> port, written only when it changed
+//!  4 learn   switch::learn   source MAC -> port, written only when it changed; who listens to which group
 //!  5 decide  this page       key + meta + tables -> Verdict; pure
 //!  6 track   switch::track   commits state: the flood budget, what may come back
 //!  7 apply   switch::apply   edits bytes: tags, then TTL and MACs by this page
@@ -16,6 +16,7 @@
 //! sockets uplink is given to [`crate::uplink`]; what a gateway does itself (ARP, neighbour discovery, ICMP, packets that
 //! wait) is out of line, in [`router::service`].
 
+use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -147,6 +148,16 @@ impl Policy for House {
             }
             (task, _) => self.router.serve(task, frame, packet, here, desk),
         }
+    }
+
+    fn left<I: Io>(
+        &mut self,
+        groups: &[Ipv6Addr],
+        packet: &Packet,
+        here: &Here<'_, Tables>,
+        desk: &mut Desk<'_, I>,
+    ) {
+        self.router.left(groups, packet, here, desk);
     }
 
     fn forget<I: Io>(

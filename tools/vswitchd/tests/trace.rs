@@ -93,7 +93,14 @@ fn shapes() -> impl Strategy<Value = Shape> {
         prop::array::uniform6(prop::bool::weighted(0.6)),
         prop::sample::select(vec![64u16, 8192]),
         prop::array::uniform6(vlans),
-        prop::array::uniform3(prop::sample::select(vec!["", "", "", "vlan = 1", "transparent = true"])),
+        prop::array::uniform3(prop::sample::select(vec![
+            "",
+            "",
+            "",
+            "vlan = 1",
+            "transparent = true",
+            "snooping = true",
+        ])),
     )
         .prop_map(|(spoof, icc, mtu, ways, fdb_limit, vlans, gateways)| Shape {
             spoof,
@@ -282,6 +289,8 @@ impl Lab {
             let mut entries: Vec<_> = network.fdb.entries(now).map(|entry| format!("{entry:?}")).collect();
             let gateway = snapshot.tables.gateway(NetworkId(n as u16)).unwrap();
             entries.extend(gateway.neighbors.iter(now).map(|neighbor| format!("{neighbor:?}")));
+            let groups = network.groups.iter().flat_map(|groups| groups.entries(now));
+            entries.extend(groups.map(|entry| format!("{entry:?}")));
             entries.sort();
             text += &format!("{entries:?} {:?}\n", network.fdb.stats());
         }
@@ -318,8 +327,58 @@ impl Lab {
             while self.worker.step(Wait::Poll).unwrap() > 0 {}
             self.worker.io.now = self.worker.io.now.plus_millis(1_000);
         }
+        // What is due by now is said now, and not beside the next frame.
+        while self.worker.step(Wait::Poll).unwrap() > 0 {}
         (0..PORTS).for_each(|port| _ = self.worker.io.discard(PortId(port)));
     }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let pairs = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+}
+
+/// To whom a group goes, and why.
+#[test]
+fn a_group_is_told_with_who_listens() {
+    let text = "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nsnooping = true\n".to_owned();
+    let text = ["a", "b", "c"].iter().fold(text, |text, name| {
+        text + &format!("[[container]]\nname = \"{name}\"\n[[container.interface]]\nnetwork = \"blue\"\n")
+    });
+    let mut lab = Lab::of(&text);
+    let said = |lab: &Lab, hex: &str| {
+        let frame = bytes(hex);
+        let row = tell(&lab.trace(0, &frame), &frame, &lab.snapshot.load(), &names());
+        let lines = row.steps.iter().filter(|step| step.hop.to_string() == "decide");
+        lines.flat_map(|step| step.lines.clone()).next_back().unwrap()
+    };
+    // From 10.1.0.2 to 239.1.1.1, to 224.0.0.251, and a report of the former.
+    let data = "01005e01010102420a01000208004500001c0000000001110000\
+                0a010002ef0101010001000200080000";
+    let link = data.replace("ef010101", "e00000fb");
+    let report = "01005e01010102420a01000208004500001c000000000102bfdb\
+                  0a010002ef0101011600f9fcef010101";
+    assert_eq!(
+        said(&lab, data),
+        "239.1.1.1 is a group, and nobody has answered yet who listens: to all others"
+    );
+    assert_eq!(said(&lab, &link), "224.0.0.251 is of the link: to all others");
+    assert_eq!(
+        said(&lab, report),
+        "says who listens to which group: to multicast routers, of which there is none"
+    );
+    lab.settle(0);
+    lab.settle(20_000);
+    let snapshot = lab.snapshot.load_full();
+    snapshot.network(NetworkId(0)).unwrap().groups.as_ref().unwrap().age(lab.worker.io.now);
+    let who = "239.1.1.1 is a group: to those who listen and to multicast routers";
+    assert_eq!(said(&lab, data), format!("{who}, of which there is none"));
+    let mut from_b = bytes(report);
+    from_b[11] = 3;
+    from_b[29] = 3;
+    from_b[25] -= 1; // of the header's checksum
+    assert_eq!(lab.happens(1, &from_b).0, []);
+    assert_eq!(said(&lab, data), format!("{who}: c1 eth0 (port 1)"));
 }
 
 fn drops(counters: &Counters) -> Vec<u64> {
@@ -348,6 +407,7 @@ proptest! {
         frames in prop::collection::vec(sent(), 1..40),
     ) {
         let mut lab = Lab::new(&shape);
+        lab.settle(0);
         for sent in frames {
             let frame = sent.frame();
             let before = lab.state();

@@ -155,6 +155,7 @@ pub fn network(name: &str) -> NetworkRow {
         subnet6: None,
         vlan: None,
         transparent: false,
+        snooping: false,
         mtu: 1500,
         icc: true,
         spoof: Spoof::Claimed,
@@ -338,6 +339,29 @@ fn drops(ports: bool) -> Vec<DropRow> {
     vec![row("storm", 17, "beyond the port's limit"), row("tx_full", 0, "the queue was full")]
 }
 
+pub fn groups() -> Vec<GroupRow> {
+    let row = |group: &str, port: Option<u16>, r#type| GroupRow {
+        vlan: 0,
+        group: group.parse().unwrap(),
+        port,
+        age: 17,
+        network: "blue".into(),
+        container: port.map_or_else(String::new, |_| "web".into()),
+        iface: port.map_or_else(String::new, |_| "eth0".into()),
+        r#type,
+    };
+    vec![
+        row("224.0.0.1", None, GroupType::Querier),
+        row("239.1.1.1", Some(3), GroupType::Member),
+        GroupRow {
+            vlan: 10,
+            network: "red".into(),
+            container: "db".into(),
+            ..row("ff02::2", Some(4), GroupType::Router)
+        },
+    ]
+}
+
 /// The fixed rows.
 pub fn answer(request: &Request) -> Reply {
     let done = |changed, details: &[&str]| {
@@ -347,6 +371,7 @@ pub fn answer(request: &Request) -> Reply {
         Request::Fdb => Answer::Fdb(fdb()),
         Request::Routes => Answer::Routes(routes()),
         Request::Neighbors => Answer::Neighbors(neighbors()),
+        Request::Groups => Answer::Groups(groups()),
         Request::Ports => Answer::Ports(vec![port(Some(3), "web"), port(None, "db")]),
         Request::Networks => Answer::Networks(vec![network("blue"), network("red")]),
         Request::Network { name } if name == "blue" => Answer::Network(NetworkDetail {

@@ -1,7 +1,7 @@
 //! What `vswitchctl` prints, to the letter.
 
 use crate::fake::{self, Daemon, texts};
-use vswitchd::api::rows::{FdbRow, NetworkDetail, Status};
+use vswitchd::api::rows::{FdbRow, GroupRow, NetworkDetail, Status};
 use vswitchd::api::{Answer, Reply, Request};
 
 #[test]
@@ -76,6 +76,7 @@ mtu          1500
 icc          yes
 spoof        claimed
 transparent  no
+snooping     no
 ageing       300
 storm        10000
 origin       file
@@ -185,12 +186,38 @@ tcp   in  web       198.18.0.1:40000 10.1.0.10:80 198.18.0.10:8080 198.18.0.1:40
 }
 
 #[test]
+fn groups() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show groups"),
+        "\
+VLAN GROUP     PORT AGE NETWORK CONTAINER IFACE TYPE
+   0 224.0.0.1    -  17 blue    -         -     querier
+   0 239.1.1.1    3  17 blue    web       eth0  member
+  10 ff02::2      4  17 red     db        eth0  router
+"
+    );
+    assert_eq!(
+        daemon.good("show groups --container x --network red"),
+        "VLAN GROUP PORT AGE NETWORK CONTAINER IFACE TYPE\n"
+    );
+    let rows: Vec<GroupRow> = serde_json::from_str(&daemon.good("show groups --json")).unwrap();
+    assert_eq!(rows, fake::groups());
+}
+
+#[test]
 fn filters_are_the_same_words_everywhere() {
     let daemon = Daemon::start();
     let rows = |line: &str| daemon.good(line).lines().count() - 1;
-    for (table, all) in
-        [("fdb", 3), ("routes", 3), ("neighbors", 2), ("ports", 2), ("networks", 2), ("containers", 3)]
-    {
+    for (table, all) in [
+        ("fdb", 3),
+        ("routes", 3),
+        ("neighbors", 2),
+        ("groups", 3),
+        ("ports", 2),
+        ("networks", 2),
+        ("containers", 3),
+    ] {
         assert_eq!(rows(&format!("show {table}")), all, "{table}");
         // The one is there and the other, and not the one on the other.
         let none = "--network red --container web";

@@ -105,7 +105,7 @@ pub fn advertisement_by(source: [u8; 16], from: Mac, target: [u8; 16], at: Mac) 
     ethernet([0x33, 0x33, 0, 0, 0, 1], from, 0x86dd, &packet)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -101,6 +101,7 @@ const LINES: &[&str] = &[
     "trunk = [10, 20]",
     "isolated = true",
     "transparent = true",
+    "snooping = true",
     "[[route]]",
     "]",
 ];

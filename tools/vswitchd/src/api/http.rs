@@ -24,7 +24,7 @@ use super::{
 use crate::api::rows::TraceAsk;
 
 /// What there is, for whoever asks for something else.
-pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/routes, /v1/neighbors, /v1/ports, /v1/networks, /v1/networks/NAME, \
+pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/routes, /v1/neighbors, /v1/groups, /v1/ports, /v1/networks, /v1/networks/NAME, \
 /v1/networks/NAME/connect, /v1/networks/NAME/disconnect, /v1/containers, /v1/containers/NAME/target, /v1/nat, /v1/publish, \
 /v1/connections, /v1/drops, \
 /v1/stats, /v1/status, /v1/config, /v1/trace, /v1/reload, /v1/apply";
@@ -77,6 +77,7 @@ pub fn router(calls: Calls) -> Router {
         .route("/v1/fdb/flush", post(fdb_flush))
         .route("/v1/routes", get(routes))
         .route("/v1/neighbors", get(neighbors))
+        .route("/v1/groups", get(groups))
         .route("/v1/ports", get(ports))
         .route("/v1/networks", get(networks).post(network_create))
         .route("/v1/networks/{name}", get(network).delete(network_remove))
@@ -126,6 +127,10 @@ async fn routes(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
 
 async fn neighbors(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
     calls.ask(Request::Neighbors).await
+}
+
+async fn groups(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
+    calls.ask(Request::Groups).await
 }
 
 async fn fdb_add(State(calls): State<Calls>, _: Params<Nothing>, Body(entry): Body<FdbAdd>) -> Reply {
@@ -456,6 +461,7 @@ mod tests {
             ("GET", "/v1/fdb", String::new(), Request::Fdb),
             ("GET", "/v1/routes", String::new(), Request::Routes),
             ("GET", "/v1/neighbors", String::new(), Request::Neighbors),
+            ("GET", "/v1/groups", String::new(), Request::Groups),
             ("GET", "/v1/ports", String::new(), Request::Ports),
             ("GET", "/v1/networks", String::new(), Request::Networks),
             ("GET", "/v1/networks/a%2Fb", String::new(), Request::Network { name: "a/b".into() }),

@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use crate::config::Publish;
 use crate::wire::Target;
 use rows::{
-    ConnectionRow, ContainerRow, Done, DropRow, FdbRow, NatRow, NeighborRow, NetworkDetail, NetworkRow,
-    PortRow, RouteRow, Spoof, Stats, Status, TraceAsk, TraceRow, Transport, optional_text, text,
+    ConnectionRow, ContainerRow, Done, DropRow, FdbRow, GroupRow, NatRow, NeighborRow, NetworkDetail,
+    NetworkRow, PortRow, RouteRow, Spoof, Stats, Status, TraceAsk, TraceRow, Transport, optional_text, text,
 };
 
 /// One question to the control plane, and where its answer goes.
@@ -45,6 +45,8 @@ pub enum Request {
     Routes,
     /// All neighbours; [`Answer::Neighbors`].
     Neighbors,
+    /// Who listens to which multicast group; [`Answer::Groups`].
+    Groups,
     /// Add a static entry; [`Answer::Done`].
     FdbAdd(FdbAdd),
     /// Remove an entry; [`Answer::Done`].
@@ -130,6 +132,8 @@ pub enum Answer {
     Routes(Vec<RouteRow>),
     /// Neighbours.
     Neighbors(Vec<NeighborRow>),
+    /// Who listens to which multicast group.
+    Groups(Vec<GroupRow>),
     /// Ports.
     Ports(Vec<PortRow>),
     /// The port that was made.
@@ -225,6 +229,9 @@ pub struct NetworkCreate {
     /// What bridges say to each other (STP, LACP, LLDP) passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transparent: Option<bool>,
+    /// Frames for multicast groups go to those who listen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snooping: Option<bool>,
     /// MTU, bytes.
     pub mtu: Option<u32>,
     /// Whether its containers may talk to each other.

@@ -20,7 +20,8 @@ pub use trace::{
     Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
 };
 pub use words::{
-    CommandState, FdbType, Gso, IoEngine, NeighborState, Origin, PortState, RouteType, Spoof, UnknownWord,
+    CommandState, FdbType, GroupType, Gso, IoEngine, NeighborState, Origin, PortState, RouteType, Spoof,
+    UnknownWord,
 };
 
 use std::net::IpAddr;
@@ -135,6 +136,27 @@ pub struct NeighborRow {
     pub state: NeighborState,
 }
 
+/// `/v1/groups`: who listens to which multicast group, on networks that snoop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// VLAN; 0 is untagged.
+    pub vlan: u16,
+    /// The group; of a router all routers, of a querier all hosts.
+    pub group: IpAddr,
+    /// The switch port behind which it is; `null`: the gateway.
+    pub port: Option<u16>,
+    /// Seconds since it was last heard.
+    pub age: u64,
+    /// The network.
+    pub network: String,
+    /// The container behind the port; empty for the gateway.
+    pub container: String,
+    /// The container's interface; empty for the gateway.
+    pub iface: String,
+    /// What is there.
+    pub r#type: GroupType,
+}
+
 /// `/v1/ports`: one interface of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRow {
@@ -200,6 +222,9 @@ pub struct NetworkRow {
     /// Whether what bridges say to each other passes.
     #[serde(default)]
     pub transparent: bool,
+    /// Whether frames for multicast groups go to those who listen.
+    #[serde(default)]
+    pub snooping: bool,
     /// MTU, bytes.
     pub mtu: u32,
     /// Whether its containers may talk to each other.

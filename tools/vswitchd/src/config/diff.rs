@@ -125,6 +125,7 @@ fields! {
         HostAddress = host_address,
         Vlan = vlan,
         Transparent = transparent,
+        Snooping = snooping,
         Mtu = mtu,
         Icc = icc,
         Internal = internal,

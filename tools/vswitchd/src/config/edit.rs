@@ -30,6 +30,8 @@ pub struct NetworkOptions {
     pub vlan: Option<i64>,
     /// What bridges say to each other passes.
     pub transparent: Option<bool>,
+    /// Frames for multicast groups go to those who listen.
+    pub snooping: Option<bool>,
     /// Bytes.
     pub mtu: Option<i64>,
     /// Containers may talk to each other.
@@ -98,6 +100,7 @@ impl Network {
         let vlan = number(options.vlan).map(|number| vid("vlan", &number).map(Some));
         take(&mut problems, &mut network.vlan, vlan);
         take(&mut problems, &mut network.transparent, options.transparent.map(Ok));
+        take(&mut problems, &mut network.snooping, options.snooping.map(Ok));
         take(&mut problems, &mut network.mtu, number(options.mtu).map(|number| value::mtu(&number)));
         if network.subnet6.is_some() {
             problems.extend(value6::mtu6(network.mtu).err());

@@ -223,6 +223,7 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
     let vlan = section.number("vlan");
     network.vlan = vlan.and_then(|at| reporter.check(&at.span, vid("vlan", &at.value)));
     network.transparent = section.flag("transparent").is_some_and(|at| at.value);
+    network.snooping = section.flag("snooping").is_some_and(|at| at.value);
     let dhcp = section.flag("dhcp").filter(|at| at.value).map(|at| at.span);
     network.dhcp = dhcp.is_some();
     nat(section, uplink, reporter);

@@ -138,6 +138,8 @@ pub struct Network {
     pub vlan: Option<u16>,
     /// What bridges say to each other (STP, LACP, 802.1X, LLDP) passes.
     pub transparent: bool,
+    /// Frames for multicast groups go to those who listen.
+    pub snooping: bool,
     /// Bytes of an IP packet, 68 to 65521.
     pub mtu: u16,
     /// Whether containers of this network may talk to each other.
@@ -171,6 +173,7 @@ impl Network {
             host_address: None,
             vlan: None,
             transparent: false,
+            snooping: false,
             mtu: 1500,
             icc: true,
             internal: false,

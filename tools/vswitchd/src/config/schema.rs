@@ -121,7 +121,7 @@ pub(super) static NETWORK: Schema = Schema {
         key("storm", Kind::Number, "`storm = 10000`"),
         key("vlan", Kind::Number, "`vlan = 10`"),
         key("transparent", Kind::Flag, "`transparent = true`"),
-        key("snooping", Kind::NotYet, "`snooping`"),
+        key("snooping", Kind::Flag, "`snooping = true`"),
         key("vni", Kind::NotYet, "`vni`"),
     ],
     synonyms: &[
@@ -153,6 +153,11 @@ pub(super) static NETWORK: Schema = Schema {
         ("vid", "vlan"),
         ("tag", "vlan"),
         ("forwardbpdu", "transparent"),
+        ("mcastsnooping", "snooping"),
+        ("mcastsnoopingenable", "snooping"),
+        ("multicastsnooping", "snooping"),
+        ("igmpsnooping", "snooping"),
+        ("mldsnooping", "snooping"),
     ],
 };
 

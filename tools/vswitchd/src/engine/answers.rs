@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use switch::drop::DropReason;
+use switch::groups::EntryKind;
 use switch::port::PortId;
 use switch::tick::Tick;
 
@@ -11,9 +12,9 @@ use super::networks::NetworkRecord;
 use super::ports::{MAX_PORTS, PortRecord, State};
 use super::records::Bare;
 use crate::api::rows::{
-    CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, Gso, LimitStatus,
-    NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof, Stats, StatsRow,
-    Status,
+    CommandState, ContainerRow, DropPort, DropRow, FdbRow, FdbStats, FdbType, GroupRow, GroupType, Gso,
+    LimitStatus, NetworkDetail, NetworkRow, OffloadStatus, Origin, PortCounts, PortRow, PortState, Spoof,
+    Stats, StatsRow, Status,
 };
 use crate::config;
 use switch::sys::tun::offload;
@@ -38,6 +39,34 @@ impl Control {
             }
         }
         rows.sort_by(|a, b| (&a.network, a.port, a.vlan, a.mac).cmp(&(&b.network, b.port, b.vlan, b.mac)));
+        rows
+    }
+
+    pub(super) fn group_rows(&self) -> Vec<GroupRow> {
+        let now = Tick::now();
+        let mut rows = Vec::new();
+        for (_, network) in self.networks.all() {
+            for entry in network.groups.iter().flat_map(|groups| groups.entries(now)) {
+                let port = self.ports.get(entry.port);
+                rows.push(GroupRow {
+                    vlan: entry.vid,
+                    group: entry.group.to_canonical(),
+                    port: (entry.port != PortId::NOBODY).then_some(entry.port.0),
+                    age: u64::from(entry.age),
+                    network: network.config.name.clone(),
+                    container: port.map_or_else(String::new, |port| port.container().into()),
+                    iface: port.map_or_else(String::new, |port| port.ifname().into()),
+                    r#type: match entry.kind {
+                        EntryKind::Member => GroupType::Member,
+                        EntryKind::Router => GroupType::Router,
+                        EntryKind::Querier => GroupType::Querier,
+                    },
+                });
+            }
+        }
+        rows.sort_by(|a, b| {
+            (&a.network, a.vlan, a.group, a.port).cmp(&(&b.network, b.vlan, b.group, b.port))
+        });
         rows
     }
 
@@ -94,6 +123,7 @@ impl Control {
             subnet6: network.subnet6.map(Into::into),
             vlan: network.vlan,
             transparent: network.transparent,
+            snooping: network.snooping,
             mtu: u32::from(network.mtu),
             icc: network.icc,
             spoof: match network.spoof {

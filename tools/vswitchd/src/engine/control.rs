@@ -348,6 +348,9 @@ impl Control {
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
                 network.neighbors.age(now);
+                if let Some(groups) = &network.groups {
+                    groups.age(now);
+                }
             }
             if let Some(returns) = self.networks.returns() {
                 returns.age(now);
@@ -383,12 +386,14 @@ impl Control {
             for (network, port) in self.moved.drain(..) {
                 if let Some(record) = self.networks.get(network) {
                     record.fdb.flush(Flush::PortGone(port));
+                    record.forget_groups(port);
                 }
             }
             for (network, port) in self.relearned.drain(..) {
                 if let Some(record) = self.networks.get(network) {
                     record.fdb.flush(Flush::Port(port));
                     record.neighbors.flush(port);
+                    record.forget_groups(port);
                 }
             }
             self.publish_names();

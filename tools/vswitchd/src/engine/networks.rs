@@ -5,7 +5,8 @@ use std::sync::Arc;
 use router::neighbor::Neighbors;
 use router::returns::Returns;
 use switch::fdb::Fdb;
-use switch::port::NetworkId;
+use switch::groups::Groups;
+use switch::port::{NetworkId, PortId};
 use switch::table::TableError;
 
 use crate::config::Network;
@@ -19,8 +20,19 @@ pub struct NetworkRecord {
     pub config: Network,
     /// Its FDB.
     pub fdb: Arc<Fdb>,
+    /// Who listens to which group, where it snoops.
+    pub groups: Option<Arc<Groups>>,
     /// Who its gateway knows there.
     pub neighbors: Arc<Neighbors>,
+}
+
+impl NetworkRecord {
+    /// What a port listened to is forgotten.
+    pub fn forget_groups(&self, port: PortId) {
+        if let Some(groups) = &self.groups {
+            groups.flush(port);
+        }
+    }
 }
 
 /// All networks, by id.
@@ -45,13 +57,15 @@ impl Networks {
                 record.fdb.copy_into(&fdb);
                 record.fdb = Arc::new(fdb);
             }
+            record.groups = groups(config, record.groups.take())?;
             record.config = config.clone();
             return Ok(());
         }
         let fdb = Arc::new(Fdb::new(config.fdb_limit as usize)?);
         // A neighbour has a MAC, and more of them than MACs may be remembered are of no use.
         let neighbors = Arc::new(Neighbors::new(config.fdb_limit as usize)?);
-        let record = NetworkRecord { config: config.clone(), fdb, neighbors };
+        let groups = groups(config, None)?;
+        let record = NetworkRecord { config: config.clone(), fdb, groups, neighbors };
         let index = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         match self.slots.get_mut(index) {
             Some(slot) => *slot = Some(record),
@@ -118,5 +132,21 @@ impl Networks {
     /// How many ids are or were in use.
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+}
+
+/// Room for who listens to what: as many memberships as MACs. What was there stays, as far as it fits.
+fn groups(config: &Network, before: Option<Arc<Groups>>) -> Result<Option<Arc<Groups>>, TableError> {
+    let room = config.fdb_limit as usize;
+    match before {
+        _ if !config.snooping => Ok(None),
+        Some(before) if before.capacity() == room => Ok(Some(before)),
+        before => {
+            let groups = Groups::new(room)?;
+            if let Some(before) = before {
+                before.copy_into(&groups);
+            }
+            Ok(Some(Arc::new(groups)))
+        }
     }
 }

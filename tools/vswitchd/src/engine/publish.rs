@@ -84,6 +84,10 @@ fn build(
                 // Whoever gets the gateway's address is asked to forward what leaves the network: it is ours alone.
                 network.claims.ips.extend(ours.addresses().map(|address| (address, Owner::Gateway)));
                 network.claims.macs.insert(ours.mac, Owner::Gateway);
+                if network.groups.is_some() {
+                    // Its queries come from there, whether it has other addresses of IPv6 or not.
+                    network.claims.ips.insert(ours.mac.link_local(), Owner::Gateway);
+                }
             }
             gateways.extend(ours);
             *slot = Some(network);
@@ -151,6 +155,7 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
         },
         storm: config.storm,
         fdb: std::sync::Arc::clone(&record.fdb),
+        groups: record.groups.clone(),
         members: members.iter().filter(|(_, port)| is_up(port)).map(|(id, _)| *id).collect(),
         claims,
     }

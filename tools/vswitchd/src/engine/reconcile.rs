@@ -302,6 +302,7 @@ impl Control {
             network.fdb.flush(which);
             if let Flush::Port(port) | Flush::PortGone(port) = which {
                 network.neighbors.flush(port);
+                network.forget_groups(port);
             }
         }
         if let (Flush::PortGone(port), Some(returns)) = (which, self.networks.returns()) {

@@ -15,6 +15,7 @@ use switch::drop::DropReason;
 use switch::fdb::Fdb;
 use switch::flow::{Meta, Packet};
 use switch::frame::Frame;
+use switch::groups::Groups;
 use switch::io::mem::MemIo;
 use switch::io::{Io, Wait};
 use switch::parse::parse;
@@ -156,6 +157,11 @@ fn copy(
         let fdb = Fdb::new(network.fdb.capacity())?;
         network.fdb.copy_into(&fdb);
         network.fdb = Arc::new(fdb);
+        if let Some(before) = &network.groups {
+            let groups = Groups::new(before.capacity())?;
+            before.copy_into(&groups);
+            network.groups = Some(Arc::new(groups));
+        }
     }
     for network in std::iter::once(network).chain(next.filter(|next| *next != network)) {
         let Some(Some(gateway)) = copy.tables.gateways.get_mut(network.index()) else { continue };

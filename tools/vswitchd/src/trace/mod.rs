@@ -5,11 +5,13 @@
 //! craft    flags -> bytes, as the container would send them
 //! dry      bytes -> what happened, by a worker whose policy remembers and has no uplink
 //! tell     what happened -> lines for people
+//! group    to whom a frame for a group goes
 //! line     bytes -> one line, as tcpdump has it
 //! ```
 
 pub mod craft;
 mod dry;
+mod group;
 mod line;
 mod tell;
 

@@ -17,6 +17,7 @@ use switch::vlan::Form;
 use switch::vnet::VnetHdr;
 
 use super::Run;
+use super::group::listeners;
 use super::line::{line, mss};
 use crate::api::rows::{Fate, Hop, TraceOut, TracePacket, TracePort, TraceRow, TraceStep};
 
@@ -32,7 +33,7 @@ pub struct Names {
 }
 
 impl Names {
-    fn port(&self, port: PortId) -> String {
+    pub(super) fn port(&self, port: PortId) -> String {
         match self.ports.get(port.index()) {
             Some(Some((container, iface))) => format!("{container} {iface} (port {port})"),
             _ => format!("port {port}"),
@@ -207,7 +208,9 @@ impl Teller<'_> {
     fn decide(&self, packet: &Packet) -> Vec<String> {
         let mut lines: Vec<String> = self.run.steps.iter().map(|step| self.step(step)).collect();
         if let Some(verdict) = &self.run.verdict {
-            lines.push(self.verdict(verdict, &packet.meta));
+            let groups = self.network().filter(|_| *verdict == Verdict::Flood);
+            let listeners = groups.and_then(|network| listeners(packet, network, self.names));
+            lines.push(listeners.unwrap_or_else(|| self.verdict(verdict, &packet.meta)));
             lines.extend(self.unless(verdict));
         }
         // What was found only where the way out begins.

@@ -351,7 +351,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
     let text =
         containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
     let network = |name: &str, subnet: Value, spoof: &str| {
-        json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "host_address": null, "transparent": false, "mtu": 1500,
+        json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "host_address": null, "transparent": false, "snooping": false, "mtu": 1500,
                 "icc": true, "internal": false, "routes_to": [], "dhcp": false, "ageing": 300,
                 "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
     };
@@ -380,10 +380,11 @@ fn vlans_of_interfaces_and_gateways() {
         ("n", &["vlan = 1\ntrunk = [2]"]),
         ("all", &[""]),
     ]);
-    let text = text.replace("name = \"blue\"\n", "name = \"blue\"\nvlan = 10\ntransparent = true\n");
+    let text = text
+        .replace("name = \"blue\"\n", "name = \"blue\"\nvlan = 10\ntransparent = true\nsnooping = true\n");
     let config = valid(&text.replace("subnet = ", "host_address = \"10.1.0.9\"\nsubnet = "));
     let network = config.network("blue").unwrap();
-    assert_eq!((network.vlan, network.transparent), (Some(10), true));
+    assert_eq!((network.vlan, network.transparent, network.snooping), (Some(10), true, true));
     let said: Vec<_> = config.interfaces().map(|(_, i)| (i.vlan, i.trunk.as_slice(), i.isolated)).collect();
     let expected: [(Option<u16>, &[u16], bool); 4] =
         [(Some(10), &[], false), (None, &[10, 20, 4094], true), (Some(1), &[2], false), (None, &[], false)];

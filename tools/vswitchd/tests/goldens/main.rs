@@ -92,6 +92,7 @@ macro_rules! goldens {
 goldens! {
     learning in "learning";
     groups in "groups";
+    snooping in "snooping";
     ageing in "ageing";
     static_entries in "static-entries";
     icc_false in "icc-false";

@@ -104,6 +104,11 @@ impl<'c> Lab<'c> {
         for network in &self.config.networks {
             self.fdb(&network.name).age(self.worker.io.now, network.ageing);
         }
+        for network in self.snapshot.load().networks.iter().flatten() {
+            if let Some(groups) = &network.groups {
+                groups.age(self.worker.io.now);
+            }
+        }
     }
 
     /// Runs until nothing is left to do, and takes what came out.

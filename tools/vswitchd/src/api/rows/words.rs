@@ -51,6 +51,18 @@ words! {
 }
 
 words! {
+    /// What is behind a port, as far as groups are concerned.
+    GroupType {
+        /// Somebody who listens.
+        Member = "member",
+        /// A multicast router, which gets every group.
+        Router = "router",
+        /// Who asks.
+        Querier = "querier",
+    }
+}
+
+words! {
     /// What a route is.
     RouteType {
         /// A subnet that is right there.

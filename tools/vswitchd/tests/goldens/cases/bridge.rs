@@ -2,7 +2,7 @@
 
 use switch::mac::MacAddr;
 
-use super::super::frames::{ALL_NODES_MAC, ARP, arp, ethernet};
+use super::super::frames::{ALL_NODES_MAC, ARP, IPV4, UDP, arp, ethernet, internet_checksum, ipv4, udp};
 use super::super::script::Script;
 use super::{ROAMING, packet, plain};
 
@@ -40,6 +40,44 @@ pub fn groups(s: &mut Script<'_>) {
 }
 
 /// A station that moves from b to c, and the shortest ageing time, 10 s.
+/// IGMP of a container: kind and group, or a general query.
+fn igmp(s: &Script<'_>, from: &str, kind: u8, group: [u8; 4]) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0][..], &group].concat();
+    let check = internet_checksum(&[&message]);
+    message[2..4].copy_from_slice(&check.to_be_bytes());
+    let to = if kind == 0x11 { [224, 0, 0, 1] } else { group };
+    to_group(s, from, to, 2, &message)
+}
+
+fn to_group(s: &Script<'_>, from: &str, group: [u8; 4], proto: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, x, y, z] = group;
+    let mac = MacAddr([0x01, 0x00, 0x5e, x & 0x7f, y, z]);
+    ethernet(mac, s.mac(from), IPV4, &ipv4(s.ip(from), group.into(), proto, payload))
+}
+
+/// Who joins gets it, once everybody had the time to answer the gateway.
+pub fn snooping(s: &mut Script<'_>) {
+    const GROUP: [u8; 4] = [239, 1, 1, 1];
+    let data = |s: &Script<'_>, group| to_group(s, "a", group, UDP, &udp(b"to whom it concerns"));
+    s.send("b", "joins, and the gateways ask for the first time", igmp(s, "b", 0x16, GROUP));
+    s.wait(1);
+    s.send("a", "to all: not everybody had the time to answer", data(s, GROUP));
+    s.wait(20_000);
+    s.send("a", "to b alone", data(s, GROUP));
+    s.send("a", "to a group that nobody joined", data(s, [239, 1, 1, 2]));
+    s.send("a", "mDNS is of the link: to all", data(s, [224, 0, 0, 251]));
+    let mut damaged = igmp(s, "c", 0x16, GROUP);
+    damaged[36] ^= 0xff;
+    s.send("c", "a report with a wrong checksum", damaged);
+    s.send("c", "asks: it is a multicast router", igmp(s, "c", 0x11, [0; 4]));
+    s.send("a", "to b and the router", data(s, GROUP));
+    s.send("b", "a report is for the router", igmp(s, "b", 0x16, GROUP));
+    s.send("b", "leaves, and is asked whether anybody stays", igmp(s, "b", 0x17, GROUP));
+    s.wait(3000);
+    s.send("a", "to the router alone", data(s, GROUP));
+    s.send("r", "asks where only the gateway may", igmp(s, "r", 0x11, [0; 4]));
+}
+
 pub fn ageing(s: &mut Script<'_>) {
     let to_it = |s: &Script<'_>| plain(ROAMING, s.mac("a"), "to the roaming one");
     let from_it = |s: &Script<'_>| plain(s.mac("a"), ROAMING, "from the roaming one");

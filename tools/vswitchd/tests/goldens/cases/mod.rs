@@ -6,7 +6,9 @@ mod routing6;
 mod spoof;
 mod wire;
 
-pub use bridge::{ageing, fdb_limit, groups, icc_false, learning, same_addresses, static_entries, storm};
+pub use bridge::{
+    ageing, fdb_limit, groups, icc_false, learning, same_addresses, snooping, static_entries, storm,
+};
 pub use routing::{egress, reverse_path, routing};
 pub use routing6::routing6;
 pub use spoof::{spoof_claimed, spoof_off, spoof_strict};
