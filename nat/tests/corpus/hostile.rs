@@ -168,12 +168,7 @@ pub fn check(input: &[u8]) -> usize {
     let mut now = Tick::from_secs(1000);
     let mut sockets = Sockets::new(LIMITS, now).unwrap();
     let mut choices = Choices::new(input);
-    let link = Link {
-        port: PORT,
-        mac: MAC,
-        gateway_mac: GATEWAY_MAC,
-        mtu: choices.pick(&[1500, 1280, 576]),
-    };
+    let link = Link { port: PORT, mac: MAC, gateway_mac: GATEWAY_MAC, mtu: choices.pick(&[1500, 1280, 576]) };
     let ports = peers.ports();
     let (frame, slot) = (Vec::new(), vec![0xa5; 66_000]);
     let mut out = Out { ports, frame, slot, mtu: link.mtu, full: false, segments: Vec::new(), sent: 0 };

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use router::tables::Tables;
 use switch::checksum::sum;
 use switch::drop::DropReason;
+use switch::fdb::Flush;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
 use switch::mailbox::Mailbox;
@@ -89,19 +90,20 @@ fn shared(text: &str, ports: u16) -> (Worker<MemIo, House>, Arc<ArcSwap<Snapshot
 }
 
 /// The same lab with two workers: `a`'s port is read by the first, `b`'s by the second.
-struct Two([Worker<MemIo, House>; 2]);
+struct Two([Worker<MemIo, House>; 2], Arc<ArcSwap<Snapshot<Tables>>>);
 
 impl Two {
     fn new() -> Self {
         let (_, snapshot) = shared(std::str::from_utf8(LAB).unwrap(), 2);
         let mailboxes = Mailbox::for_workers(2, 2).unwrap().into_iter().map(Arc::new);
         let news = Arc::new(News::between(mailboxes));
-        Self([0, 1].map(|me| {
+        let workers = [0, 1].map(|me| {
             let house = House::beside(2, None, Arc::clone(&news), me);
             let mut worker = Worker::new(MemIo::new(2), 128, 2, Arc::clone(&snapshot), house);
             worker.io.now = Tick::from_secs(1000);
             worker
-        }))
+        });
+        Self(workers, snapshot)
     }
 
     /// A frame from the container whose port this worker reads.
@@ -153,6 +155,31 @@ fn who_waits_in_one_worker_is_told_what_another_one_heard() {
     two.send(1, &answer(B));
     two.step(0);
     assert_eq!(two.sent(0, 1), <[[u8; 2]; 0]>::default());
+}
+
+#[test]
+fn who_is_known_and_not_to_be_found_is_asked_for_once() {
+    let mut two = Two::new();
+    two.send(0, &datagram(A, B, [1, 2]));
+    two.send(1, &answer(B));
+    two.step(0);
+    two.0[0].io.discard(PortId(1));
+    // Its MAC is not behind any port any more.
+    let learned = two
+        .1
+        .load()
+        .networks
+        .iter()
+        .flatten()
+        .map(|network| network.fdb.flush(Flush::Learned))
+        .sum::<usize>();
+    assert!(learned > 0);
+    two.send(0, &datagram(A, B, [1, 2]));
+    assert_eq!(two.sent(0, 1), [[8, 6]]);
+    assert_eq!(two.0[0].counters().worker.held.get(), 2, "it waits, and is not held again and again");
+    two.send(1, &answer(B));
+    two.step(0);
+    assert_eq!(two.sent(0, 1), [[8, 0]]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Containers that look for everybody, and what is left for their neighbours.
 
-use crate::{as_both, on_other_engine};
 use crate::harness::{Daemon, Host, PYTHON, wait_for};
+use crate::{as_both, on_other_engine};
 
 as_both!(who_scans_a_network_leaves_room_for_the_first_packets_of_others);
 on_other_engine!(who_scans_a_network_leaves_room_for_the_first_packets_of_others);

@@ -3,9 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use crate::{as_both, on_other_engine};
 use crate::harness::{As, Daemon, Host, PYTHON, Train, text, wait_for};
 use crate::traffic::Stream;
+use crate::{as_both, on_other_engine};
 
 as_both!(a_filter_of_its_own_costs_nobody_else);
 on_other_engine!(a_filter_of_its_own_costs_nobody_else);
