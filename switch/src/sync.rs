@@ -51,6 +51,10 @@ mod modelled {
             self.beat().swap(word, order)
         }
 
+        pub fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+            self.beat().fetch_or(bits, order)
+        }
+
         pub fn compare_exchange(
             &self,
             from: u64,
