@@ -37,6 +37,8 @@ const FDB_LIMIT: u32 = 70_000;
 const RATE: u64 = 20_000;
 /// How long nothing happens for the idle figure.
 const IDLE: Duration = Duration::from_secs(10);
+/// How many seconds what went before may take to end.
+const SETTLE: usize = 60;
 /// A load may take this much longer than asked.
 const MARGIN: Duration = Duration::from_secs(20);
 
@@ -151,6 +153,12 @@ fn ports() -> Result<Vec<Row>> {
         let pids = fleet.pids();
         let chatter = idle_percent(&pids, IDLE)?;
         fleet.hush()?;
+        // What a thousand kernels said to each other before is on its way for a while.
+        for _ in 0..SETTLE {
+            if idle_percent(&pids, Duration::from_secs(1))? < 1.0 {
+                break;
+            }
+        }
         let idle = idle_percent(&pids, IDLE)?;
         let memory = meter::resident(&pids)? as f64 / f64::from(1 << 20);
         rows.extend([
