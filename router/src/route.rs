@@ -10,11 +10,15 @@ use switch::flow::{Arp, Body, Fragment, Gso, L3, Meta, Nd, NdKind, Packet};
 use switch::mac::MacAddr;
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use switch::policy::Here;
+use switch::port::PortId;
 use switch::punt::Service;
+use switch::snapshot::Network;
+use switch::tick::Tick;
 use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
 
 use crate::explain::Step;
 use crate::fib::{Next, Route};
+use crate::neighbor::Known;
 use crate::tables::{Gateway, Tables};
 use crate::{martian, source};
 
@@ -206,13 +210,7 @@ fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl
     let (Some(there), Some(network)) = (there, here.snapshot.network(next.network)) else {
         return Verdict::Local(Task::Unreachable(Unreachable::Network));
     };
-    let known = there.neighbors.lookup(address, here.now);
-    why(Step::NextHop(address, known));
-    let Some(known) = known else { return hold };
-    // Aged out of the FDB although it answers: asking again teaches the bridge as well.
-    let out = network.fdb.lookup(network.vlan, known.mac);
-    why(Step::Fdb(known.mac, out));
-    let Some(out) = out else { return hold };
+    let Some((known, out)) = place(there, network, address, here.now, why) else { return hold };
     let fits = length(meta) <= network.mtu;
     why(Step::Length(length(meta), network.mtu));
     // RFC 8200 section 5: only the source fragments IPv6. A super-frame comes from a sender that knows what it does.
@@ -229,6 +227,23 @@ fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl
         opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
     };
     Verdict::Forward(Action { out, hop: Some(hop) })
+}
+
+/// Where a neighbour is: its MAC, and the port that this is behind. A packet can go on to it with both and not with one.
+pub(crate) fn place(
+    gateway: &Gateway,
+    network: &Network,
+    address: Ipv6Addr,
+    now: Tick,
+    why: &mut impl FnMut(Step),
+) -> Option<(Known, PortId)> {
+    let known = gateway.neighbors.lookup(address, now);
+    why(Step::NextHop(address, known));
+    let known = known?;
+    // Aged out of the FDB although it answers: asking again teaches the bridge as well.
+    let out = network.fdb.lookup(network.vlan, known.mac);
+    why(Step::Fdb(known.mac, out));
+    Some((known, out?))
 }
 
 /// Bytes of the IP packet, or of one segment of a super-frame.

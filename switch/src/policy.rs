@@ -177,8 +177,9 @@ impl<I: Io> Desk<'_, I> {
         self.pool.vnet(frame)
     }
 
-    /// Makes a frame, in the VLAN of the gateway of the network that it goes to: `fill` gets a buffer of at least 64 KiB from the Ethernet header on, and the bytes of `about`
-    /// where there is one, and says how long the frame is; `None`: there is nothing to send.
+    /// Makes a frame, in the VLAN of the gateway of the network that it goes to: `fill` gets a buffer of at least 64
+    /// KiB from the Ethernet header on, and the bytes of `about` where there is one, and says how long the frame is;
+    /// `None`: there is nothing to send.
     pub fn make(
         &mut self,
         to: To<'_>,
@@ -211,8 +212,8 @@ impl<I: Io> Desk<'_, I> {
         self.pool.release(&frame);
     }
 
-    /// Makes a frame with its virtio header, in the VLAN of the gateway there: `fill` writes both and says how long they are together; 0: there is nothing
-    /// to send.
+    /// Makes a frame with its virtio header, in the VLAN of the gateway there: `fill` writes both and says how long
+    /// they are together; 0: there is nothing to send.
     ///
     /// # Errors
     /// No buffer is free, and `fill` was not called; or it is known already that the port did not take it.
