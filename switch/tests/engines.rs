@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use common::{Decide, ethernet, ip, ipv4, mac, packet};
-use engine::{Engine, in_home, one_network, pair, tap, wire};
-use rustix::io::Errno;
+use engine::{Engine, in_home, one_network, pair, take, tap, wire};
 use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::io::epoll::EpollIo;
@@ -115,12 +114,7 @@ impl<I: Engine> Lab<I> {
 
     /// What came to a container, without its virtio header.
     fn take(&self, port: u16) -> Option<Vec<u8>> {
-        let mut bytes = [0; 2048];
-        match rustix::io::read(&self.ends[usize::from(port)], &mut bytes) {
-            Ok(len) => Some(bytes[VnetHdr::LEN..len].to_vec()),
-            Err(Errno::AGAIN) => None,
-            Err(errno) => panic!("{errno}"),
-        }
+        take(&self.ends[usize::from(port)])
     }
 
     fn step(&mut self) -> usize {

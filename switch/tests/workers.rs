@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use common::{ethernet, mac};
-use engine::{Engine, in_home, one_network, pair, tap, wire};
-use rustix::io::Errno;
+use engine::{Engine, in_home, one_network, pair, take, tap, wire};
 use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::flow::Packet;
@@ -28,7 +27,6 @@ use switch::port::PortId;
 use switch::snapshot::Published;
 use switch::verdict::{Task, Verdict};
 use switch::vlan::Tagging;
-use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -152,12 +150,7 @@ impl<I: Engine> Lab<I> {
 
     /// What came to a container.
     fn take(&self, port: u16) -> Option<Vec<u8>> {
-        let mut bytes = [0; 2048];
-        match rustix::io::read(&self.ends[usize::from(port)], &mut bytes) {
-            Ok(len) => Some(bytes[VnetHdr::LEN..len].to_vec()),
-            Err(Errno::AGAIN) => None,
-            Err(errno) => panic!("{errno}"),
-        }
+        take(&self.ends[usize::from(port)])
     }
 
     /// Steps the workers that are here until `found` finds something.

@@ -1,9 +1,10 @@
 //! The engines of descriptors, as tests are written for them all.
-#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, clippy::panic, clippy::unwrap_used)]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use switch::fdb::Fdb;
 use switch::io::Io;
@@ -130,4 +131,14 @@ pub fn tap() -> Option<(OwnedFd, OwnedFd)> {
 pub fn in_home(home: &OwnedFd, words: &[&str]) {
     let status = netns::in_netns(home.as_fd(), || std::process::Command::new("ip").args(words).status());
     assert!(status.unwrap().unwrap().success(), "ip {words:?}");
+}
+
+/// What came to a container, without its virtio header.
+pub fn take(end: &OwnedFd) -> Option<Vec<u8>> {
+    let mut bytes = [0; 2048];
+    match rustix::io::read(end, &mut bytes) {
+        Ok(len) => Some(bytes[VnetHdr::LEN..len].to_vec()),
+        Err(Errno::AGAIN) => None,
+        Err(errno) => panic!("{errno}"),
+    }
 }

@@ -2,6 +2,8 @@
 //! said when something changes.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,8 +16,6 @@ use switch::port::PortId;
 use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::worker::Worker;
-use vswitchd::config::{Context, Paths, parse_with};
-use vswitchd::engine;
 use vswitchd::policy::House;
 
 const LAB: &str = "\
@@ -39,10 +39,7 @@ struct Lab {
 }
 
 fn snapshot(text: &str, generation: u64) -> Snapshot<Tables> {
-    let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config =
-        parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
-    Snapshot { generation, ..engine::all_up(&config).unwrap() }
+    Snapshot { generation, ..common::all_up(text) }
 }
 
 impl Lab {

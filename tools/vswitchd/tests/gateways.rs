@@ -2,6 +2,8 @@
 //! keep.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -18,16 +20,7 @@ use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
-use vswitchd::config::{Context, Paths, parse_with};
-use vswitchd::engine;
 use vswitchd::policy::House;
-
-fn snapshot(text: &str) -> Snapshot<Tables> {
-    let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config =
-        parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
-    engine::all_up(&config).unwrap()
-}
 
 const SIX: &str = "\
 [uplink]
@@ -70,7 +63,7 @@ struct Six {
 
 impl Six {
     fn new() -> Self {
-        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(SIX)));
+        let snapshot = Arc::new(ArcSwap::from_pointee(common::all_up(SIX)));
         let mut worker = Worker::new(MemIo::new(3), 128, 3, Arc::clone(&snapshot), House::new(3, None));
         worker.io.now = Tick::from_secs(1000);
         let mut six = Self { worker, snapshot };
@@ -170,7 +163,7 @@ fn many(count: u16) -> Snapshot<Tables> {
             "[[network]]\nname = \"n{n}\"\nsubnet = \"10.{high}.{low}.0/24\"\nfdb_limit = 64\n{ways}"
         );
     }
-    snapshot(&text)
+    common::all_up(&text)
 }
 
 #[test]
@@ -199,7 +192,7 @@ fn what_networks_keep_grows_as_their_number() {
 #[test]
 fn what_the_file_says_of_addresses_goes_before_networks_that_are_apart() {
     let lab = |route: &str| {
-        snapshot(&format!(
+        common::all_up(&format!(
             "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n\
              [[network]]\nname = \"red\"\nsubnet = \"10.2.0.0/24\"\n\
              [[route]]\nnetwork = \"blue\"\ndestination = \"{route}\"\nvia = \"10.1.0.9\"\n"

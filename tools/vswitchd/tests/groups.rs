@@ -2,6 +2,8 @@
 //! what it asks of one who leaves.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -23,8 +25,6 @@ use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
-use vswitchd::config::{Context, Paths, parse_with};
-use vswitchd::engine;
 use vswitchd::policy::House;
 
 const LAB: &str = "\
@@ -49,10 +49,7 @@ struct Lab {
 }
 
 fn snapshot(text: &str, generation: u64) -> Snapshot<Tables> {
-    let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config =
-        parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
-    Snapshot { generation, ..engine::all_up(&config).unwrap() }
+    Snapshot { generation, ..common::all_up(text) }
 }
 
 impl Lab {

@@ -2,6 +2,8 @@
 //! golden does not show.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -19,8 +21,6 @@ use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
-use vswitchd::config::{Context, Paths, parse_with};
-use vswitchd::engine;
 use vswitchd::policy::House;
 
 const LAB: &[u8] = b"
@@ -79,10 +79,7 @@ fn lab_of(text: &str, ports: u16) -> Worker<MemIo, House> {
 
 /// The same, with what it reads.
 fn shared(text: &str, ports: u16) -> (Worker<MemIo, House>, Arc<ArcSwap<Snapshot<Tables>>>) {
-    let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-    let config =
-        parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None }).unwrap();
-    let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
+    let snapshot = Arc::new(ArcSwap::from_pointee(common::all_up(text)));
     let house = House::new(usize::from(ports), None);
     let mut worker = Worker::new(MemIo::new(ports), 128, usize::from(ports), Arc::clone(&snapshot), house);
     worker.io.now = Tick::from_secs(1000);

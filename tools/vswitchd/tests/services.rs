@@ -2,11 +2,13 @@
 //! what they answer goes to whom it is for, and a port that floods takes nothing from its neighbour.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod common;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use router::tables::{Services, Tables};
+use router::tables::Services;
 use switch::checksum::{add, pseudo, sum};
 use switch::drop::DropReason;
 use switch::io::Wait;
@@ -14,15 +16,12 @@ use switch::io::mem::MemIo;
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::punt::{MAX_PACKET, Parcel, Punt, Service};
-use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
-use vswitchd::config::{Context, Paths, parse_with};
-use vswitchd::engine;
 use vswitchd::policy::House;
 
-const LAB: &[u8] = b"
+const LAB: &str = "
 [[network]]
 name = \"blue\"
 subnet = \"10.1.0.0/24\"
@@ -81,9 +80,7 @@ struct Lab {
 impl Lab {
     /// `a` is behind port 0, `b` behind port 1; the gateway offers what `services` says.
     fn new(services: Services) -> Self {
-        let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-        let config = parse_with("lab.toml", LAB, &Context { paths, previous: None, memory: None }).unwrap();
-        let mut snapshot: Snapshot<Tables> = engine::all_up(&config).unwrap();
+        let mut snapshot = common::all_up(LAB);
         snapshot.tables.gateways.iter_mut().flatten().for_each(|gateway| gateway.services = services);
         let punt = Arc::new(Punt::new(2).unwrap());
         let house = House::new(2, None).with_services(Arc::clone(&punt));

@@ -2,6 +2,8 @@
 //! itself changes nothing.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod common;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -21,8 +23,6 @@ use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 use vswitchd::api::rows::{Fate, Hop};
-use vswitchd::config::{Context, Paths, parse_with};
-use vswitchd::engine;
 use vswitchd::policy::House;
 use vswitchd::trace::{Names, Run, line, run, tell};
 
@@ -262,11 +262,7 @@ impl Lab {
     }
 
     fn of(text: &str) -> Self {
-        let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
-        let config =
-            parse_with("lab.toml", text.as_bytes(), &Context { paths, previous: None, memory: None })
-                .unwrap_or_else(|errors| panic!("{errors}"));
-        let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(&config).unwrap()));
+        let snapshot = Arc::new(ArcSwap::from_pointee(common::all_up(text)));
         let house = House::new(usize::from(PORTS), None);
         let io = MemIo::new(PORTS);
         let mut worker = Worker::new(io, 128, usize::from(PORTS), Arc::clone(&snapshot), house);
