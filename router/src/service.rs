@@ -39,12 +39,17 @@ const ALL_PORTS: Rate = Rate { per_second: 1000, burst: 200 };
 /// A gateway's services in one worker.
 pub struct Service {
     pending: Pending,
-    /// Of the first worker; gateways speak once.
-    advertiser: Option<Advertiser>,
-    /// The same.
-    querier: Option<Querier>,
+    /// Of the first worker: gateways speak once.
+    speaker: Option<Speaker>,
     limit: Limiter,
     others: Option<Others>,
+}
+
+/// What gateways say unasked.
+#[derive(Default)]
+struct Speaker {
+    advertiser: Advertiser,
+    querier: Querier,
 }
 
 /// The other workers.
@@ -66,8 +71,7 @@ impl Service {
     pub fn new(ports: usize) -> Self {
         Self {
             pending: Pending::default(),
-            advertiser: Some(Advertiser::default()),
-            querier: Some(Querier::default()),
+            speaker: Some(Speaker::default()),
             limit: Limiter::new(ports, PER_PORT, ALL_PORTS),
             others: None,
         }
@@ -79,8 +83,7 @@ impl Service {
         let share = |all: u32| (all / workers).max(1);
         let all = Rate { per_second: share(ALL_PORTS.per_second), burst: share(ALL_PORTS.burst) };
         Self {
-            advertiser: (me == 0).then(Advertiser::default),
-            querier: (me == 0).then(Querier::default),
+            speaker: (me == 0).then(Speaker::default),
             limit: Limiter::new(ports, PER_PORT, all),
             others: Some(Others { news, me }),
             ..Self::new(0)
@@ -89,17 +92,14 @@ impl Service {
 
     /// When [`Service::due`] has something to do.
     pub fn deadline(&self) -> Option<Tick> {
-        let advertises = self.advertiser.as_ref().and_then(Advertiser::deadline);
-        let asks = self.querier.as_ref().and_then(Querier::deadline);
-        self.pending.deadline().into_iter().chain(advertises).chain(asks).min()
+        let speaks = self.speaker.as_ref().map(|it| [it.advertiser.deadline(), it.querier.deadline()]);
+        self.pending.deadline().into_iter().chain(speaks.into_iter().flatten().flatten()).min()
     }
 
     /// After each batch: the snapshot may be a new one.
     pub fn follow<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
-        if let Some(advertiser) = &mut self.advertiser {
+        if let Some(Speaker { advertiser, querier }) = &mut self.speaker {
             advertiser.follow(snapshot, now, desk);
-        }
-        if let Some(querier) = &mut self.querier {
             querier.follow(snapshot, now, desk);
         }
         if self.others.as_ref().is_some_and(|others| others.news.take(others.me)) {
@@ -211,10 +211,8 @@ impl Service {
 
     /// What is due: advertises, asks again, or tells those who waited that nobody answers.
     pub fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
-        if let Some(advertiser) = &mut self.advertiser {
+        if let Some(Speaker { advertiser, querier }) = &mut self.speaker {
             advertiser.due(snapshot, now, desk);
-        }
-        if let Some(querier) = &mut self.querier {
             querier.due(snapshot, now, desk);
         }
         self.due_neighbors(snapshot, now, desk);
