@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use router::tables::Tables;
 use switch::checksum::sum;
 use switch::flow::Packet;
 use switch::io::Wait;
@@ -26,6 +25,7 @@ use switch::worker::Worker;
 use vswitchd::config::{Context, Paths, parse_with};
 use vswitchd::engine;
 use vswitchd::policy::{House, decide};
+use vswitchd::tables::Tables;
 
 const NOW: Tick = Tick::from_secs(1000);
 const FRAMES: u64 = 64;
@@ -112,7 +112,7 @@ fn hops(criterion: &mut Criterion) {
     let packet = parsed(&bytes);
     let id = snapshot.port(PortId(0)).map(|port| port.network).unwrap_or_else(|| unreachable!("no port"));
     let network = snapshot.network(id).unwrap_or_else(|| unreachable!("no network"));
-    let here = Here { snapshot: &snapshot, id, network, now: NOW };
+    let here = Here { snapshot: snapshot.view(), id, network, now: NOW };
     let verdict = decide(&packet, &here, &mut |_| ());
     let hop = routed(&verdict);
     let mut house = House::new(2, None);

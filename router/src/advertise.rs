@@ -9,7 +9,7 @@ use switch::io::Io;
 use switch::mac::MacAddr;
 use switch::policy::{Desk, To};
 use switch::port::NetworkId;
-use switch::snapshot::Snapshot;
+use switch::snapshot::View;
 use switch::tick::Tick;
 
 use crate::Origin;
@@ -107,17 +107,17 @@ impl Advertiser {
 
     /// The snapshot may be another one than before: what is new is said at once, what is over for the last time.
     #[inline]
-    pub fn follow<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    pub fn follow<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         if self.generation != Some(snapshot.generation) {
             self.take_over(snapshot, now, desk);
         }
     }
 
     #[cold]
-    fn take_over<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    fn take_over<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         self.generation = Some(snapshot.generation);
         let mut before = std::mem::take(&mut self.links);
-        for (network, gateway) in (0..).map(NetworkId).zip(&snapshot.tables.gateways) {
+        for (network, gateway) in (0..).map(NetworkId).zip(snapshot.tables.gateways.iter()) {
             let says = gateway.as_ref().zip(snapshot.network(network));
             let says = says.and_then(|(gateway, network)| Says::of(gateway, network.mtu));
             let old = before.get_mut(network.index()).and_then(Option::take);
@@ -136,7 +136,7 @@ impl Advertiser {
     }
 
     /// Sends what is due.
-    pub fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    pub fn due<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         if self.next.is_none_or(|next| next > now) {
             return;
         }
@@ -164,7 +164,7 @@ fn pause(network: NetworkId, now: Tick) -> u64 {
     least.saturating_add(mixed % most.saturating_sub(least).saturating_add(1))
 }
 
-fn send<I: Io>(says: &Says, network: NetworkId, snapshot: &Snapshot<Tables>, desk: &mut Desk<'_, I>) {
+fn send<I: Io>(says: &Says, network: NetworkId, snapshot: View<'_, Tables>, desk: &mut Desk<'_, I>) {
     if let Some(members) = snapshot.network(network).filter(|network| !network.members.is_empty()) {
         desk.make(To::Flood(members, None), None, |buffer, _| says.write(None, buffer));
     }

@@ -9,7 +9,7 @@ use switch::groups::{Family, Groups, QUERIER_PRESENT, QUERY_INTERVAL};
 use switch::io::Io;
 use switch::policy::{Desk, Here, To};
 use switch::port::{NetworkId, PortId};
-use switch::snapshot::{Network, Snapshot};
+use switch::snapshot::{Network, View};
 use switch::tick::Tick;
 
 use crate::Origin;
@@ -58,17 +58,17 @@ impl Querier {
 
     /// The snapshot may be another one than before.
     #[inline]
-    pub fn follow<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    pub fn follow<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         if self.generation != Some(snapshot.generation) {
             self.take_over(snapshot, now, desk);
         }
     }
 
     #[cold]
-    fn take_over<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    fn take_over<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         self.generation = Some(snapshot.generation);
         let mut before = std::mem::take(&mut self.links);
-        for (id, gateway) in (0..).map(NetworkId).zip(&snapshot.tables.gateways) {
+        for (id, gateway) in (0..).map(NetworkId).zip(snapshot.tables.gateways.iter()) {
             let old = before.get_mut(id.index()).and_then(Option::take);
             let snooping = snapshot.network(id).filter(|network| network.groups.is_some());
             self.links.push(
@@ -85,7 +85,7 @@ impl Querier {
     }
 
     /// Sends what is due.
-    pub fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    pub fn due<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         for (id, link) in (0..).map(NetworkId).zip(&mut self.links) {
             let Some((network, link)) = snapshot.network(id).zip(link.as_mut()) else { continue };
             let Some(groups) = &network.groups else { continue };

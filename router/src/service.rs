@@ -16,7 +16,7 @@ use switch::news::News;
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, Here, To};
 use switch::port::PortId;
-use switch::snapshot::Snapshot;
+use switch::snapshot::View;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Unreachable};
 use switch::vnet::VnetHdr;
@@ -97,7 +97,7 @@ impl Service {
     }
 
     /// After each batch: the snapshot may be a new one.
-    pub fn follow<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    pub fn follow<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         if let Some(Speaker { advertiser, querier }) = &mut self.speaker {
             advertiser.follow(snapshot, now, desk);
             querier.follow(snapshot, now, desk);
@@ -190,7 +190,7 @@ impl Service {
         from: Option<Ipv6Addr>,
         quoted: &[u8],
         (container, port): (MacAddr, PortId),
-        snapshot: &Snapshot<Tables>,
+        snapshot: View<'_, Tables>,
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) {
@@ -210,7 +210,7 @@ impl Service {
     }
 
     /// What is due: advertises, asks again, or tells those who waited that nobody answers.
-    pub fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+    pub fn due<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         if let Some(Speaker { advertiser, querier }) = &mut self.speaker {
             advertiser.due(snapshot, now, desk);
             querier.due(snapshot, now, desk);

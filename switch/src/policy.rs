@@ -21,13 +21,20 @@ use crate::vnet::VnetHdr;
 /// Where and when a packet is judged.
 pub struct Here<'a, T> {
     /// The configuration.
-    pub snapshot: &'a Snapshot<T>,
+    pub snapshot: View<'a, T>,
     /// The network the packet came in by.
     pub id: NetworkId,
     /// The same, resolved.
     pub network: &'a Network,
     /// The time of the batch.
     pub now: Tick,
+}
+
+impl<'a, T> Here<'a, T> {
+    /// The same with other tables.
+    pub const fn with<U>(&self, tables: &'a U) -> Here<'a, U> {
+        Here { snapshot: self.snapshot.with(tables), id: self.id, network: self.network, now: self.now }
+    }
 }
 
 /// What became of a packet that a task was about.

@@ -40,9 +40,14 @@ impl<T> Snapshot<T> {
         self.ports.get(port.index())?.as_ref()
     }
 
-    /// Ports and networks without the tables.
-    pub fn view(&self) -> View<'_> {
-        View { ports: &self.ports, networks: &self.networks }
+    /// The same, by reference.
+    pub fn view(&self) -> View<'_, T> {
+        View {
+            generation: self.generation,
+            ports: &self.ports,
+            networks: &self.networks,
+            tables: &self.tables,
+        }
     }
 
     /// The network, if it is configured.
@@ -51,22 +56,51 @@ impl<T> Snapshot<T> {
     }
 }
 
-/// What is the same in every snapshot, whatever tables it has: by this a frame on its way out gets its form.
-#[derive(Clone, Copy)]
-pub struct View<'a> {
-    ports: &'a [Option<Port>],
-    networks: &'a [Option<Network>],
+/// A snapshot by reference, with the tables of one room: each gets those that it decides by and no others'. Without
+/// any, a frame on its way out gets its form by it.
+pub struct View<'a, T = ()> {
+    /// As in [`Snapshot`].
+    pub generation: u64,
+    /// As in [`Snapshot`].
+    pub ports: &'a [Option<Port>],
+    /// As in [`Snapshot`].
+    pub networks: &'a [Option<Network>],
+    /// What the room decides by.
+    pub tables: &'a T,
 }
 
-impl<'a> View<'a> {
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<'_, T> {}
+
+impl<'a, T> View<'a, T> {
     /// The port, if it is configured.
-    pub fn port(&self, port: PortId) -> Option<&'a Port> {
+    pub fn port(self, port: PortId) -> Option<&'a Port> {
         self.ports.get(port.index())?.as_ref()
     }
 
+    /// The network, if it is configured.
+    pub fn network(self, network: NetworkId) -> Option<&'a Network> {
+        self.networks.get(network.index())?.as_ref()
+    }
+
     /// The network that the port belongs to.
-    pub fn home(&self, port: PortId) -> Option<&'a Network> {
-        self.networks.get(self.port(port)?.network.index())?.as_ref()
+    pub fn home(self, port: PortId) -> Option<&'a Network> {
+        self.network(self.port(port)?.network)
+    }
+
+    /// The same with other tables.
+    pub const fn with<U>(self, tables: &'a U) -> View<'a, U> {
+        View { generation: self.generation, ports: self.ports, networks: self.networks, tables }
+    }
+
+    /// The same without tables.
+    pub const fn bare(self) -> View<'a> {
+        self.with(&())
     }
 }
 

@@ -135,7 +135,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
     fn take(&mut self, frame: &Frame) -> Result<(), DropReason> {
         let port = self.snapshot.port(frame.port).ok_or(DropReason::PortGone)?;
         let network = self.snapshot.network(port.network).ok_or(DropReason::PortGone)?;
-        let here = Here { snapshot: self.snapshot, id: port.network, network, now: self.now };
+        let here = Here { snapshot: self.snapshot.view(), id: port.network, network, now: self.now };
 
         let mut packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
         admit(&mut packet, port, network)?; // 3. admit
@@ -158,7 +158,14 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
             Verdict::Flood if is_heard_here(&packet, network) => self.books.counters.worker.local.add(1),
             Verdict::Flood => {
                 let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
-                tx::flood(self.io, self.pool, &frame, &packet, (network, self.snapshot.view()), self.books); // 8. tx
+                tx::flood(
+                    self.io,
+                    self.pool,
+                    &frame,
+                    &packet,
+                    (network, self.snapshot.view().bare()),
+                    self.books,
+                ); // 8. tx
             }
             Verdict::Local(task) => self.serve(task, frame, &packet, &here)?,
         }
@@ -230,7 +237,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
     }
 
     fn desk(&mut self) -> (&mut P, Desk<'_, I>) {
-        let view = self.snapshot.view();
+        let view = self.snapshot.view().bare();
         let desk = Desk { io: self.io, pool: self.pool, books: self.books, released: self.released, view };
         (self.policy, desk)
     }

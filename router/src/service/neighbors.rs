@@ -11,7 +11,7 @@ use switch::mac::MacAddr;
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, Here, To};
 use switch::port::{NetworkId, PortId};
-use switch::snapshot::Snapshot;
+use switch::snapshot::View;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Unreachable, Verdict};
 
@@ -112,7 +112,7 @@ impl Service {
     #[cold]
     pub(super) fn look_again<I: Io>(
         &mut self,
-        snapshot: &Snapshot<Tables>,
+        snapshot: View<'_, Tables>,
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) {
@@ -143,7 +143,7 @@ impl Service {
     /// Asks again, or tells those who waited that nobody answers.
     pub(super) fn due_neighbors<I: Io>(
         &mut self,
-        snapshot: &Snapshot<Tables>,
+        snapshot: View<'_, Tables>,
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) {
@@ -171,7 +171,7 @@ impl Service {
     fn unanswered<I: Io>(
         &mut self,
         frame: &Frame,
-        snapshot: &Snapshot<Tables>,
+        snapshot: View<'_, Tables>,
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) {
@@ -219,7 +219,7 @@ fn ask<I: Io>(
     network: NetworkId,
     address: Ipv6Addr,
     known: Option<(MacAddr, PortId)>,
-    snapshot: &Snapshot<Tables>,
+    snapshot: View<'_, Tables>,
     desk: &mut Desk<'_, I>,
 ) {
     let (Some(gateway), Some(members)) = (snapshot.tables.gateway(network), snapshot.network(network)) else {

@@ -18,6 +18,7 @@ pub mod listing;
 pub mod logging;
 pub mod names;
 pub mod policy;
+pub mod tables;
 pub mod trace;
 pub mod uplink;
 pub mod wire;

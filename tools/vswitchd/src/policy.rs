@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use router::explain::Step;
 use router::service::Service;
-use router::tables::Tables;
 use router::{forward, mss, route};
 use switch::decide::bridge;
 use switch::drop::DropReason;
@@ -34,10 +33,11 @@ use switch::news::News;
 use switch::policy::{Desk, Fate, Here, Policy};
 use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
-use switch::snapshot::Snapshot;
+use switch::snapshot::{Snapshot, View};
 use switch::tick::Tick;
 use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
 
+use crate::tables::Tables;
 use crate::uplink::{Out, Uplink};
 
 /// The house: all rooms together, in one worker.
@@ -52,17 +52,30 @@ pub struct House {
 /// Fifth hop: what is to happen with `packet`, and `why`. Changes nothing, sees no bytes.
 pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
     // For a gateway? Then to whom, and by whom: source, fib, neighbour.
-    if let Some(verdict) = route::route(packet, here, why) {
+    if let Some(verdict) = route::route(packet, &routed(here), why) {
         return verdict;
     }
     // Where does its MAC live?
     bridge(&packet.meta, here.network)
 }
 
+/// The same with what routing is decided by.
+fn routed<'a>(here: &Here<'a, Tables>) -> Here<'a, router::tables::Tables> {
+    here.with(&here.snapshot.tables.router)
+}
+
+/// The same of a snapshot.
+fn routes(snapshot: &Snapshot<Tables>) -> View<'_, router::tables::Tables> {
+    snapshot.view().with(&snapshot.tables.router)
+}
+
 /// Who answers on a port for the gateway of `network`, if it is a port of that network.
 fn gateway_mac(snapshot: &Snapshot<Tables>, port: PortId, network: NetworkId) -> Option<MacAddr> {
     let known = snapshot.port(port)?;
-    (known.network == network).then(|| snapshot.tables.gateway(network)).flatten().map(|gateway| gateway.mac)
+    (known.network == network)
+        .then(|| snapshot.tables.router.gateway(network))
+        .flatten()
+        .map(|gateway| gateway.mac)
 }
 
 impl House {
@@ -96,7 +109,7 @@ impl Policy for House {
     }
 
     fn track(&mut self, verdict: Verdict, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
-        let Some(returns) = &here.snapshot.tables.returns else { return verdict };
+        let Some(returns) = &here.snapshot.tables.router.returns else { return verdict };
         let (key, meta) = (&packet.key, &packet.meta);
         let (goes, opens) = match &verdict {
             Verdict::Forward(Action { hop: Some(hop), .. }) => (true, hop.opens),
@@ -132,6 +145,7 @@ impl Policy for House {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
+        let here = &routed(here);
         match (task, &mut self.uplink) {
             // A gateway stands in for clients that the container is not shown.
             (Task::Uplink | Task::Unreachable(Unreachable::Port), Some(uplink))
@@ -157,7 +171,7 @@ impl Policy for House {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) {
-        self.router.left(groups, packet, here, desk);
+        self.router.left(groups, packet, &routed(here), desk);
     }
 
     fn forget<I: Io>(
@@ -175,7 +189,7 @@ impl Policy for House {
             uplink.sockets().forget(
                 port,
                 now,
-                &mut Out { desk, router: &mut self.router, snapshot, now, frame: None },
+                &mut Out { desk, router: &mut self.router, snapshot: routes(snapshot), now, frame: None },
             );
         }
     }
@@ -192,7 +206,7 @@ impl Policy for House {
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) -> bool {
-        self.router.follow(snapshot, now, desk);
+        self.router.follow(routes(snapshot), now, desk);
         let mut more = false;
         if let Some(punt) = &self.punt {
             punt.ring();
@@ -200,6 +214,7 @@ impl Policy for House {
         }
         let Some(uplink) = &mut self.uplink else { return more };
         uplink.configure();
+        let snapshot = routes(snapshot);
         let mut out = Out { desk, router: &mut self.router, snapshot, now, frame: None };
         uplink.judge(&mut out);
         more |= uplink.sockets().flush(now, &mut out);
@@ -208,7 +223,7 @@ impl Policy for House {
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
-        self.router.ask(verdict, here, desk);
+        self.router.ask(verdict, &routed(here), desk);
     }
 
     fn deadline(&self) -> Option<Tick> {
@@ -217,6 +232,7 @@ impl Policy for House {
     }
 
     fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+        let snapshot = routes(snapshot);
         self.router.due(snapshot, now, desk);
         if let Some(uplink) = &mut self.uplink {
             uplink

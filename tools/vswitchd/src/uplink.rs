@@ -18,7 +18,7 @@ use switch::io::Io;
 use switch::parse::PROTO_TCP;
 use switch::policy::{Desk, Here};
 use switch::port::PortId;
-use switch::snapshot::Snapshot;
+use switch::snapshot::View;
 use switch::tick::Tick;
 use switch::verdict::Task;
 
@@ -49,7 +49,7 @@ pub struct Out<'a, 'd, I> {
     /// Who writes ICMP errors.
     pub router: &'a mut Service,
     /// The configuration.
-    pub snapshot: &'a Snapshot<Tables>,
+    pub snapshot: View<'a, Tables>,
     /// The time of the batch.
     pub now: Tick,
     /// The packet in hand, if there is one.

@@ -7,7 +7,6 @@ mod common;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use router::tables::Tables;
 use switch::io::Wait;
 use switch::io::mem::MemIo;
 use switch::mailbox::Mailbox;
@@ -17,6 +16,7 @@ use switch::snapshot::Snapshot;
 use switch::tick::Tick;
 use switch::worker::Worker;
 use vswitchd::policy::House;
+use vswitchd::tables::Tables;
 
 const LAB: &str = "\
 [[network]]
@@ -126,7 +126,7 @@ fn nothing_new_is_said_while_interfaces_are_changed() {
     let mut lab = Lab::new(&without);
     assert_eq!(lab.heard(1000), []);
     let mut changing = snapshot(LAB, 2);
-    for gateway in changing.tables.gateways.iter_mut().flatten() {
+    for gateway in changing.tables.router.gateways.iter_mut().flatten() {
         gateway.advertises.quiet = true;
     }
     lab.snapshot.store(Arc::new(changing));

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use router::fib::Route;
-use router::tables::Tables;
 use switch::checksum::{add, pseudo, sum};
 use switch::io::Wait;
 use switch::io::mem::MemIo;
@@ -21,6 +20,7 @@ use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 use vswitchd::policy::House;
+use vswitchd::tables::Tables;
 
 const SIX: &str = "\
 [uplink]
@@ -79,7 +79,7 @@ impl Six {
 
     /// To the gateway of the port's network. What came out for `b`: the IPv6 packets.
     fn send(&mut self, port: u16, src: Ipv6Addr, dst: Ipv6Addr, next: u8, message: &[u8]) -> Vec<Vec<u8>> {
-        let gateway = self.snapshot.load().tables.gateway(NetworkId(port.min(1))).unwrap().mac;
+        let gateway = self.snapshot.load().tables.router.gateway(NetworkId(port.min(1))).unwrap().mac;
         let (mut message, at) = (message.to_vec(), if next == 58 { 2 } else { 6 });
         let len = message.len();
         let check = !add(pseudo(src, dst, next, len as u32), sum(&message));
@@ -112,7 +112,7 @@ impl Six {
 
     fn known(&self) -> Vec<Ipv6Addr> {
         let snapshot = self.snapshot.load();
-        let gateway = snapshot.tables.gateway(NetworkId(1)).unwrap();
+        let gateway = snapshot.tables.router.gateway(NetworkId(1)).unwrap();
         gateway.neighbors.iter(self.worker.io.now).map(|neighbor| neighbor.address).collect()
     }
 }
@@ -170,7 +170,7 @@ fn many(count: u16) -> Snapshot<Tables> {
 fn what_networks_keep_grows_as_their_number() {
     const COUNT: u16 = 1000;
     let snapshot = many(COUNT);
-    let gateways: Vec<_> = snapshot.tables.gateways.iter().flatten().collect();
+    let gateways: Vec<_> = snapshot.tables.router.gateways.iter().flatten().collect();
     assert_eq!(gateways.len(), usize::from(COUNT));
     // The subnet, the gateway in it and its two ends; those of the two that are connected twice.
     let own: usize = gateways.iter().map(|gateway| gateway.fib.own()).sum();
@@ -207,7 +207,7 @@ fn what_the_file_says_of_addresses_goes_before_networks_that_are_apart() {
         ("10.2.0.0/25", false, true),
     ] {
         let snapshot = lab(route);
-        let blue = &snapshot.tables.gateway(NetworkId(0)).unwrap().fib;
+        let blue = &snapshot.tables.router.gateway(NetworkId(0)).unwrap().fib;
         let is_ours =
             |host| blue.lookup(Ipv4Addr::new(10, 2, 0, host).to_ipv6_mapped()) == Some(Route::Unreachable);
         assert_eq!((is_ours(7), is_ours(200)), (low, high), "{route}");

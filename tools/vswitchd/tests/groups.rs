@@ -10,7 +10,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use router::Origin;
 use router::query::query;
-use router::tables::Tables;
 use switch::checksum;
 use switch::flow::{Body, GroupKind};
 use switch::groups::{Groups, QUERIER_PRESENT};
@@ -26,6 +25,7 @@ use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 use vswitchd::policy::House;
+use vswitchd::tables::Tables;
 
 const LAB: &str = "\
 [[network]]

@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use router::tables::Tables;
 use switch::checksum::sum;
 use switch::drop::DropReason;
 use switch::fdb::Flush;
@@ -22,6 +21,7 @@ use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 use vswitchd::policy::House;
+use vswitchd::tables::Tables;
 
 const LAB: &[u8] = b"
 [[network]]

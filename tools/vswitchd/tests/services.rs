@@ -81,7 +81,7 @@ impl Lab {
     /// `a` is behind port 0, `b` behind port 1; the gateway offers what `services` says.
     fn new(services: Services) -> Self {
         let mut snapshot = common::all_up(LAB);
-        snapshot.tables.gateways.iter_mut().flatten().for_each(|gateway| gateway.services = services);
+        snapshot.tables.router.gateways.iter_mut().flatten().for_each(|gateway| gateway.services = services);
         let punt = Arc::new(Punt::new(2).unwrap());
         let house = House::new(2, None).with_services(Arc::clone(&punt));
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));

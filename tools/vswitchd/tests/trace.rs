@@ -10,7 +10,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use proptest::prelude::*;
 use router::explain::Step;
-use router::tables::Tables;
 use switch::checksum::sum;
 use switch::drop::DropReason;
 use switch::io::Wait;
@@ -24,6 +23,7 @@ use switch::vnet::VnetHdr;
 use switch::worker::Worker;
 use vswitchd::api::rows::{Fate, Hop};
 use vswitchd::policy::House;
+use vswitchd::tables::Tables;
 use vswitchd::trace::{Names, Run, line, run, tell};
 
 /// What a lab is like: three networks of two containers, and a prefix behind one of them.
@@ -283,7 +283,7 @@ impl Lab {
         for n in 0..NETWORKS {
             let network = snapshot.network(NetworkId(n as u16)).unwrap();
             let mut entries: Vec<_> = network.fdb.entries(now).map(|entry| format!("{entry:?}")).collect();
-            let gateway = snapshot.tables.gateway(NetworkId(n as u16)).unwrap();
+            let gateway = snapshot.tables.router.gateway(NetworkId(n as u16)).unwrap();
             entries.extend(gateway.neighbors.iter(now).map(|neighbor| format!("{neighbor:?}")));
             let groups = network.groups.iter().flat_map(|groups| groups.entries(now));
             entries.extend(groups.map(|entry| format!("{entry:?}")));

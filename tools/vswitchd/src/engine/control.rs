@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::tables::Tables;
 use arc_swap::ArcSwap;
-use router::tables::Tables;
 use switch::fdb::Flush;
 use switch::mailbox::{Event, silence};
 use switch::port::{NetworkId, PortId};

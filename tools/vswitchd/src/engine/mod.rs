@@ -44,8 +44,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crate::tables::Tables;
 use arc_swap::ArcSwap;
-use router::tables::Tables;
 use switch::io::{Io, Wait};
 use switch::mailbox::Mailbox;
 use switch::news::News;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
 
-use router::tables::Tables;
+use crate::tables::Tables;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
 use switch::table::TableError;
@@ -93,7 +93,7 @@ fn build(
             *slot = Some(network);
         }
     }
-    let tables = routing::tables(config, networks, ports, &gateways);
+    let tables = Tables { router: routing::tables(config, networks, ports, &gateways) };
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use router::tables::Tables;
+use crate::tables::Tables;
 use switch::snapshot::Snapshot;
 
 use super::changes::connect_all;

@@ -281,7 +281,7 @@ impl Control {
         let snapshot = self.snapshot.load();
         let mut rows = Vec::new();
         for (id, network) in self.networks.all() {
-            let Some(gateway) = snapshot.tables.gateway(id) else { continue };
+            let Some(gateway) = snapshot.tables.router.gateway(id) else { continue };
             for (destination, route) in gateway.fib.iter() {
                 let (via, to, kind) = match route {
                     Route::Nobody => continue,

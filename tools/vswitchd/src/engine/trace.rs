@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use crate::tables::Tables;
 use ipnet::IpNet;
-use router::tables::Tables;
 use switch::mac::MacAddr;
 use switch::port::PortId;
 use switch::snapshot::{Owner, Snapshot};
@@ -133,7 +133,7 @@ fn next_mac(
     if let Some(group) = group_mac(to, port) {
         return Ok(group);
     }
-    let gateway = snapshot.tables.gateway(port.network);
+    let gateway = snapshot.tables.router.gateway(port.network);
     let on_link = port
         .spec
         .addresses

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use nat::sockets::{End, Link, Published, Settings, Target};
-use router::tables::{Gateway, Tables};
+use router::tables::Gateway;
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::Snapshot;
@@ -16,6 +16,7 @@ use super::ports::PortRecord;
 use super::published::{Key, number};
 use crate::api::rows::UplinkStatus;
 use crate::listing::Window;
+use crate::tables::Tables;
 use crate::uplink::Configured;
 
 /// The control plane's side of the uplink.
@@ -129,7 +130,8 @@ impl Control {
     fn target_of(&self, key: &Key, snapshot: &Snapshot<Tables>, hidden: &mut Hidden) -> Option<Target> {
         let id = self.ports.find(&key.0, &key.1)?;
         let port = self.ports.get(id)?;
-        let (network, gateway) = (snapshot.network(port.network)?, snapshot.tables.gateway(port.network)?);
+        let (network, gateway) =
+            (snapshot.network(port.network)?, snapshot.tables.router.gateway(port.network)?);
         let ends = ends(port, gateway);
         if ends.is_empty() || !gateway.uplink {
             return None;

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::tables::Tables;
 use arc_swap::ArcSwap;
 use router::explain::Step;
 use router::forward::header_verifies;
 use router::neighbor::Neighbors;
 use router::service::Service;
-use router::tables::Tables;
 use switch::admit::admit;
 use switch::drop::DropReason;
 use switch::fdb::Fdb;
@@ -139,7 +139,7 @@ fn next_network(
     let network = snapshot.network(id)?;
     let mut packet = parse(frame, vnet, port, network.zone).ok()?;
     admit(&mut packet, from, network).ok()?;
-    match policy::decide(&packet, &Here { snapshot, id, network, now }, &mut |_| ()) {
+    match policy::decide(&packet, &Here { snapshot: snapshot.view(), id, network, now }, &mut |_| ()) {
         Verdict::Forward(action) => action.hop.map(|hop| hop.network),
         _ => None,
     }
@@ -164,7 +164,7 @@ fn copy(
         }
     }
     for network in std::iter::once(network).chain(next.filter(|next| *next != network)) {
-        let Some(Some(gateway)) = copy.tables.gateways.get_mut(network.index()) else { continue };
+        let Some(Some(gateway)) = copy.tables.router.gateways.get_mut(network.index()) else { continue };
         let neighbors = Neighbors::new(gateway.neighbors.capacity())?;
         gateway.neighbors.copy_into(&neighbors);
         gateway.neighbors = Arc::new(neighbors);
@@ -201,7 +201,7 @@ impl Policy for Dry {
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
-        self.router.ask(verdict, here, desk);
+        self.router.ask(verdict, &here.with(&here.snapshot.tables.router), desk);
     }
 
     fn serve<I: Io>(
@@ -212,6 +212,7 @@ impl Policy for Dry {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
+        let here = &here.with(&here.snapshot.tables.router);
         match task {
             // The uplink judges it where the way out begins. What answers a client of a published l4 port is let out there:
             // its flows are the worker's, and are not looked at.

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
+use crate::tables::Tables;
 use router::explain::Step;
 use router::fib::{Entry, Next, Route};
 use router::source::Belongs;
-use router::tables::Tables;
 use switch::drop::DropReason;
 use switch::flow::{Gso, L3, Meta, Packet};
 use switch::parse::parse;

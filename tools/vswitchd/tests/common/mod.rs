@@ -1,10 +1,10 @@
 //! Configurations as packets see them, when all that they name is up.
 #![allow(missing_docs, clippy::panic, clippy::unwrap_used)]
 
-use router::tables::Tables;
 use switch::snapshot::Snapshot;
 use vswitchd::config::{Context, Paths, parse_with};
 use vswitchd::engine;
+use vswitchd::tables::Tables;
 
 pub fn all_up(text: &str) -> Snapshot<Tables> {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };

@@ -13,7 +13,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use router::tables::Tables;
 use switch::drop::DropReason;
 use switch::flow::{Body, FlowKey, Fragment, Gso, L3, Packet};
 use switch::io::Wait;
@@ -29,6 +28,7 @@ use switch::worker::Worker;
 use vswitchd::config::{Context, Paths, parse_with};
 use vswitchd::engine;
 use vswitchd::policy::House;
+use vswitchd::tables::Tables;
 
 use crate::maker::{self, Cast, Choices, Wrap};
 
@@ -83,10 +83,10 @@ impl Lab {
         for network in snapshot.networks.iter().flatten() {
             network.fdb.flush_where(|_, _| true);
         }
-        for gateway in snapshot.tables.gateways.iter().flatten() {
+        for gateway in snapshot.tables.router.gateways.iter().flatten() {
             gateway.neighbors.age(Tick::from_secs(u32::MAX));
         }
-        if let Some(returns) = &snapshot.tables.returns {
+        if let Some(returns) = &snapshot.tables.router.returns {
             returns.age(Tick::from_secs(u32::MAX));
         }
     }
@@ -248,7 +248,8 @@ impl<'l> World<'l> {
         let own = self.published.load().port(port).map(|port| port.mac.0);
         // Mostly from oneself to one's gateway.
         let src = if choices.byte() & 7 != 0 { own.unwrap_or_default() } else { choices.pick(&macs) };
-        let gateway = self.published.load().tables.gateway(NetworkId(network as u16)).map(|it| it.mac.0);
+        let gateway =
+            self.published.load().tables.router.gateway(NetworkId(network as u16)).map(|it| it.mac.0);
         let dst = if choices.byte() & 1 == 0 { gateway.unwrap_or([0xff; 6]) } else { choices.pick(&macs) };
         let (ethertype, payload) = match choices.below(8) {
             0 => (0x0806, [maker::arp(choices, &cast), cast.magic.to_vec()].concat()),
@@ -341,7 +342,7 @@ impl<'l> World<'l> {
 
     fn by_gateway(&mut self, port: PortId, network: usize, ethertype: u16, packet: &[u8]) {
         let snapshot = self.published.load_full();
-        let Some(gateway) = snapshot.tables.gateway(NetworkId(network as u16)) else { return };
+        let Some(gateway) = snapshot.tables.router.gateway(NetworkId(network as u16)) else { return };
         let Some(own) = snapshot.port(port) else { return };
         let Some(frame) = Wrap::NONE.frame(gateway.mac.0, own.mac.0, ethertype, packet) else { return };
         self.inject(port, network, &VnetHdr::default(), &frame);
@@ -363,7 +364,7 @@ impl<'l> World<'l> {
         let snapshot = self.published.load_full();
         let Some(own) = snapshot.port(port) else { return };
         let Some(address) = own.addresses.iter().find_map(Ipv6Addr::to_ipv4_mapped) else { return };
-        let Some(gateway) = snapshot.tables.gateway(own.network) else { return };
+        let Some(gateway) = snapshot.tables.router.gateway(own.network) else { return };
         let Some(asked) = gateway.addresses.iter().find_map(Ipv6Addr::to_ipv4_mapped) else { return };
         let (own_mac, gateway_mac) = (own.mac.0, gateway.mac.0);
         let arp =
@@ -384,7 +385,7 @@ impl<'l> World<'l> {
 
     fn addresses(&self) -> (Vec<[u8; 6]>, Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
         let snapshot = self.published.load();
-        let gateways = || snapshot.tables.gateways.iter().flatten();
+        let gateways = || snapshot.tables.router.gateways.iter().flatten();
         let ports = || snapshot.ports.iter().flatten();
         let mut macs: Vec<_> = ports().map(|port| port.mac.0).chain(gateways().map(|it| it.mac.0)).collect();
         macs.extend([
@@ -435,11 +436,13 @@ impl<'l> World<'l> {
         for (new, old) in new.networks.iter_mut().flatten().zip(old.networks.iter().flatten()) {
             new.fdb = Arc::clone(&old.fdb);
         }
-        for (new, old) in new.tables.gateways.iter_mut().flatten().zip(old.tables.gateways.iter().flatten()) {
+        for (new, old) in
+            new.tables.router.gateways.iter_mut().flatten().zip(old.tables.router.gateways.iter().flatten())
+        {
             new.neighbors = Arc::clone(&old.neighbors);
         }
-        if new.tables.returns.is_some() && old.tables.returns.is_some() {
-            new.tables.returns.clone_from(&old.tables.returns);
+        if new.tables.router.returns.is_some() && old.tables.router.returns.is_some() {
+            new.tables.router.returns.clone_from(&old.tables.router.returns);
         }
         // A port that is to be in another network leaves first.
         let moves = |port: u16| {
@@ -516,7 +519,7 @@ impl<'l> World<'l> {
                 "of port {port}, network {there}, at {to:?}, network {here}: {packet:?} {frame:02x?}"
             );
         }
-        let gateway = snapshot.tables.gateway(receiver.network);
+        let gateway = snapshot.tables.router.gateway(receiver.network);
         let routed = from.is_some_and(|(there, _)| there != here);
         self.came.delivered += 1;
         self.came.routed += u64::from(routed);

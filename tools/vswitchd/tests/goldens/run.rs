@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use router::tables::Tables;
 use switch::drop::DropReason;
 use switch::fdb::Fdb;
 use switch::io::Wait;
@@ -18,6 +17,7 @@ use switch::worker::Worker;
 use vswitchd::config::Config;
 use vswitchd::engine;
 use vswitchd::policy::House;
+use vswitchd::tables::Tables;
 
 use super::pcapng::{Capture, Packet};
 use super::script::{port_names, vnet_comment, vnet_of};
