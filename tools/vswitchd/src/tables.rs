@@ -1,0 +1,11 @@
+//! What packets are decided by, of all rooms together, published with the snapshot.
+
+/// The tables of every room. Each room is given its own and no others' ([`switch::policy::Here::with`]).
+///
+/// # Threads
+/// Immutable once published; what changes under traffic is in tables of their own, which are reached through these.
+#[derive(Clone, Default)]
+pub struct Tables {
+    /// Gateways and what routing goes by.
+    pub router: router::tables::Tables,
+}
