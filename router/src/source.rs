@@ -35,6 +35,8 @@ pub enum Belongs {
     Elsewhere(NetworkId),
     /// No route leads to it, or it is a gateway's, or all hosts of a subnet at once.
     Nobody,
+    /// It is outside, where the packet came from.
+    Outside,
     /// Nobody asks: `spoof = "off"`.
     Unasked,
 }
@@ -42,13 +44,16 @@ pub enum Belongs {
 impl Belongs {
     /// Whether the packet came from where its answer would go.
     pub const fn leads_back(self) -> bool {
-        matches!(self, Self::Sender | Self::Network | Self::BehindSender { .. } | Self::Unasked)
+        matches!(self, Self::Sender | Self::Network | Self::BehindSender { .. } | Self::Outside | Self::Unasked)
     }
 }
 
 /// Where the source address of a packet to `gateway` belongs.
 #[inline]
 pub fn belongs(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belongs {
+    if gateway.outside {
+        return from_outside(packet, gateway, here);
+    }
     if here.network.spoof == Spoof::Off {
         return Belongs::Unasked;
     }
@@ -70,5 +75,15 @@ fn by_route(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belo
             }
         }
         Some(Route::Local | Route::Nobody | Route::Unreachable) | None => Belongs::Nobody,
+    }
+}
+
+/// Everybody is outside but those who are in a network of ours (RFC 2827 section 3: nobody sends in their name), all
+/// hosts of a subnet, and ourselves.
+fn from_outside(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belongs {
+    match gateway.fib.lookup(packet.key.src) {
+        Some(Route::Next(Next { network, .. })) if network != here.id => Belongs::Elsewhere(network),
+        Some(Route::Next(_)) | None => Belongs::Outside,
+        Some(Route::Local | Route::Nobody | Route::Unreachable) => Belongs::Nobody,
     }
 }

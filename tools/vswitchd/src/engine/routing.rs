@@ -161,6 +161,7 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
                 quiet: ours.quiet,
             },
             uplink: leaves(config, &record.config),
+            outside: false,
             loopback: config.daemon.host_loopback && leaves(config, &record.config),
             fib: plan.fib(ours.id, &links),
             services: Services { dns: true, dhcp: record.config.dhcp },
