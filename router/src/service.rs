@@ -129,9 +129,7 @@ impl Service {
                 self.error(Problem::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk)
             }
             Task::Unreachable(why) => self.unreachable(why, frame, packet, here, desk),
-            Task::Refused(reason) => {
-                self.error(Problem::Prohibited, reason, frame, packet, &place, desk)
-            }
+            Task::Refused(reason) => self.error(Problem::Prohibited, reason, frame, packet, &place, desk),
             Task::TooBig { mtu } => {
                 self.error(Problem::TooBig { mtu }, DropReason::TooBig, frame, packet, &place, desk)
             }

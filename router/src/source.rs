@@ -44,7 +44,10 @@ pub enum Belongs {
 impl Belongs {
     /// Whether the packet came from where its answer would go.
     pub const fn leads_back(self) -> bool {
-        matches!(self, Self::Sender | Self::Network | Self::BehindSender { .. } | Self::Outside | Self::Unasked)
+        matches!(
+            self,
+            Self::Sender | Self::Network | Self::BehindSender { .. } | Self::Outside | Self::Unasked
+        )
     }
 }
 

@@ -282,7 +282,8 @@ impl<I: Io> Desk<'_, I> {
         self.make_room();
         let copied = self.pool.fill(port, |buffer| {
             let len = VnetHdr::LEN.saturating_add(bytes.len());
-            let (header, frame) = buffer.get_mut(..len).ok_or(())?.split_at_mut_checked(VnetHdr::LEN).ok_or(())?;
+            let (header, frame) =
+                buffer.get_mut(..len).ok_or(())?.split_at_mut_checked(VnetHdr::LEN).ok_or(())?;
             header.fill(0);
             frame.copy_from_slice(bytes);
             Ok::<_, ()>(len)

@@ -23,13 +23,8 @@ pub enum Scenario {
 }
 
 /// Who translates packets, beside what we do without.
-const NATS: &[Peer] = &[
-    Peer::Kernel,
-    Peer::VswitchdRouted,
-    Peer::Vswitchd,
-    Peer::VswitchdEpoll,
-    Peer::VswitchdUring,
-];
+const NATS: &[Peer] =
+    &[Peer::Kernel, Peer::VswitchdRouted, Peer::Vswitchd, Peer::VswitchdEpoll, Peer::VswitchdUring];
 
 /// All who are one namespace's way out.
 const UPLINKS: &[Peer] = &[

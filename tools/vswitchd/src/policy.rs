@@ -20,11 +20,11 @@ use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use router::explain::Step;
-use router::service::Service;
 use nat::rewrite::rewrite;
 use nat::waiting::Waiting;
+use router::explain::Step;
 use router::route::{self, Way};
+use router::service::Service;
 use router::{forward, mss};
 use switch::decide::bridge;
 use switch::drop::DropReason;
@@ -64,8 +64,9 @@ pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Ste
         // On to the next hop. Does it leave with another address? Conntrack, snat.
         Way::To(next) => translate::leave(packet, &next, here, why),
         // For us, or for whom an address of ours stands? Dnat, conntrack.
-        Way::Ours => translate::enter(packet, here, why)
-            .unwrap_or_else(|| route::local(packet, &routed(here), why)),
+        Way::Ours => {
+            translate::enter(packet, here, why).unwrap_or_else(|| route::local(packet, &routed(here), why))
+        }
         Way::Decided(verdict) => verdict,
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use nat::conntrack::{Conntrack, EndPoint, Entering, In, Known, Rules};
+use nat::conntrack::{Conntrack, EndPoint, Entering, In, Known, Rules, Way};
 use nat::fragments::{Fragments, Rest};
 use router::explain::Step;
 use router::fib::{Next, Route};
@@ -52,9 +52,7 @@ pub struct Masquerade {
 
 impl Translation {
     fn masquerades(&self, network: NetworkId, l3: L3) -> bool {
-        self.masquerade
-            .get(network.index())
-            .is_some_and(|it| if l3 == L3::V4 { it.v4 } else { it.v6 })
+        self.masquerade.get(network.index()).is_some_and(|it| if l3 == L3::V4 { it.v4 } else { it.v6 })
     }
 }
 
@@ -359,23 +357,20 @@ pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> 
         return Ok(());
     };
     let (key, now) = (&packet.key, here.now);
-    if part.from != Side::No {
-        let known = handle(part.from);
-        let source = nat.conntrack.track_out(&nat.rules, packet, known, packet.meta.port, now);
-        let source = source.map_err(refused)?;
-        if known != Some(source.at) {
-            settle(part, key, &source);
-        }
+    let known = |side, way| match side {
+        Side::Known(at) => nat.conntrack.track_known(Handle::from_u64(at), way, &packet.meta, now),
+        Side::New | Side::No => Ok(false),
+    };
+    if part.from != Side::No && !known(part.from, Way::Out).map_err(refused)? {
+        let source = nat.conntrack.track_out(&nat.rules, packet, packet.meta.port, now);
+        settle(part, key, &source.map_err(refused)?);
     }
-    if part.to != Side::No {
+    if part.to != Side::No && !known(part.to, Way::In).map_err(refused)? {
         let seen = match part.from {
             Side::No => *key,
             _ => FlowKey { src: part.src, sport: part.sport, ..*key },
         };
-        let known = handle(part.to).is_some_and(|at| nat.conntrack.track_known(at, &packet.meta, now));
-        if !known {
-            come_in(nat, &seen, packet, now).map_err(refused)?;
-        }
+        come_in(nat, &seen, packet, now).map_err(refused)?;
     }
     if packet.meta.fragment == Fragment::First {
         let to = (part.to != Side::No).then_some(action.out);
@@ -402,13 +397,6 @@ fn settle(part: &mut Nat, key: &FlowKey, source: &Known) {
     part.l4 = Delta::word(key.sport, part.sport);
     if !is_query(key.proto) {
         part.l4 = part.l4.and(Delta::word(key.dport, part.dport));
-    }
-}
-
-const fn handle(side: Side) -> Option<Handle> {
-    match side {
-        Side::Known(at) => Some(Handle::from_u64(at)),
-        Side::New | Side::No => None,
     }
 }
 

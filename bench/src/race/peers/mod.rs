@@ -129,7 +129,9 @@ impl Peer {
     /// Programs it needs.
     const fn programs(self, scenario: Scenario) -> &'static [&'static str] {
         match (self, scenario) {
-            (Self::Kernel, Scenario::Egress | Scenario::Publish | Scenario::Snat | Scenario::Dnat) => &["nft"],
+            (Self::Kernel, Scenario::Egress | Scenario::Publish | Scenario::Snat | Scenario::Dnat) => {
+                &["nft"]
+            }
             (
                 Self::Kernel
                 | Self::Relay
@@ -201,7 +203,9 @@ impl Peer {
             (peer, scenario) => match (ours, scenario) {
                 (Some(io), Route) if peer != Self::VswitchdL2 => vswitchd::routed(&family, dir, io)?,
                 (Some(io), L2 | Route) => vswitchd::switched(&family, dir, io)?,
-                (Some(io), Snat | Dnat) if peer == Self::VswitchdRouted => vswitchd::routed(&family, dir, io)?,
+                (Some(io), Snat | Dnat) if peer == Self::VswitchdRouted => {
+                    vswitchd::routed(&family, dir, io)?
+                }
                 (Some(io), Snat | Dnat) => vswitchd::translated(&family, dir, scenario, io)?,
                 (Some(io), Egress | Publish) => vswitchd::uplinked(&family, dir, scenario, io)?,
                 (None, _) => return Err(peer.stranger(scenario)),

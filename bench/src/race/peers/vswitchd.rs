@@ -44,9 +44,7 @@ impl Config {
             ),
         };
         let (control, state) = (dir.file("control.sock"), dir.file("state"));
-        Self(format!(
-            "[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = {io:?}\n\n[uplink]\n{kind}\n"
-        ))
+        Self(format!("[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = {io:?}\n\n[uplink]\n{kind}\n"))
     }
 
     /// A network, with more lines for it.
