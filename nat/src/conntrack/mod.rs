@@ -12,6 +12,7 @@
 //! until then, or for as long as the longest timeout of its protocol.
 
 mod external;
+mod kept;
 mod open;
 mod rules;
 mod tcp;
@@ -30,10 +31,12 @@ use switch::table::{Handle, Record, Table, TableError};
 use switch::tick::Tick;
 
 use external::{Class, External, Use};
+use kept::Layout;
 use tcp::{Side, State};
 
 pub use tcp::Way;
 
+pub use kept::KeptError;
 pub use rules::{MAX_EXTERNAL, Rule, Rules};
 pub use types::{
     ConnectionRow, Counts, EndPoint, Entering, Filtering, In, Inside, Known, Limits, MappingRow, Timeouts,
@@ -90,6 +93,14 @@ pub struct Conntrack {
     other_port: AtomicU64,
 }
 
+/// What lives in memory that may outlive the process.
+struct Tables {
+    connections: Table<5, WORDS>,
+    mappings: [[Table<3, 2>; 2]; Class::ALL.len()],
+    permits: Table<3, 0>,
+    others: Table<3, 1>,
+}
+
 impl Conntrack {
     /// Room for what `limits` say, at up to `external` addresses ([`MAX_EXTERNAL`]), for containers behind ports below
     /// `owners`.
@@ -97,16 +108,26 @@ impl Conntrack {
     /// # Errors
     /// Those of [`Table::new`].
     pub fn new(limits: &Limits, external: usize, owners: usize) -> Result<Self, TableError> {
-        let connections = limits.connections.max(1) as usize;
         let external = external.clamp(1, MAX_EXTERNAL);
-        let mappings =
-            || Table::new((limits.mappings.clamp(1, 64_000) as usize).saturating_mul(external), owners);
+        let layout = Layout::of(limits, external);
+        let mappings = || Table::new(layout.mappings, owners);
         let both = || Ok::<_, TableError>([mappings()?, mappings()?]);
-        Ok(Self {
-            connections: Table::new(connections, owners)?,
+        let tables = Tables {
+            connections: Table::new(layout.connections, owners)?,
             mappings: [both()?, both()?, both()?, both()?],
-            permits: Table::new(connections, owners)?,
-            others: Table::new((connections / 16).max(256), owners)?,
+            permits: Table::new(layout.connections, owners)?,
+            others: Table::new(layout.others, owners)?,
+        };
+        Ok(Self::over(tables, limits, external))
+    }
+
+    fn over(tables: Tables, limits: &Limits, external: usize) -> Self {
+        let Tables { connections, mappings, permits, others } = tables;
+        Self {
+            connections,
+            mappings,
+            permits,
+            others,
             external: (0..external).map(|_| External::new()).collect(),
             limits: *limits,
             seed: {
@@ -119,7 +140,7 @@ impl Conntrack {
             over_quota: AtomicU64::new(0),
             no_port: AtomicU64::new(0),
             other_port: AtomicU64::new(0),
-        })
+        }
     }
 
     /// What a packet of a container leaves as, if its connection is there. Changes nothing.
@@ -148,7 +169,7 @@ impl Conntrack {
         if tcp.is_some_and(|tcp| !tcp::opens(tcp)) {
             return In::Refused(DropReason::NatNoConnection);
         }
-        if !self.admits(rules, mapping, remote.address, now) {
+        if !self.admits(rules, key.proto, mapping, remote.address, now) {
             return In::Refused(DropReason::NatFiltered);
         }
         entering(None, Delta::address(ours.address, inside.end.address), word(key.proto, ours, inside.end))
@@ -160,7 +181,7 @@ impl Conntrack {
         let Some(found) = self.whose(rules, proto, ours, other, now) else { return In::Nobody };
         let Found { inside, owner, mapping } = found;
         if rules.filtering() == Filtering::AddressPort && mapping.is_some()
-            || !self.admits(rules, mapping, other, now)
+            || !self.admits(rules, proto, mapping, other, now)
         {
             return In::Refused(DropReason::NatFiltered);
         }
@@ -268,14 +289,16 @@ impl Conntrack {
     }
 
     /// RFC 4787 section 5 REQ-8.
-    fn admits(&self, rules: &Rules, mapping: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
+    fn admits(&self, rules: &Rules, proto: u8, mapping: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
         let Some(mapping) = mapping else { return true };
         match rules.filtering() {
             Filtering::Endpoint => true,
             Filtering::AddressPort => false,
-            Filtering::Address => self.permits.lookup(&permit(mapping, remote)).is_some_and(|permit| {
-                now.secs().saturating_sub(permit.seen) < rules.timeouts().tcp_established
-            }),
+            Filtering::Address => {
+                self.permits.lookup(&permit(proto, mapping, remote)).is_some_and(|permit| {
+                    now.secs().saturating_sub(permit.seen) < rules.timeouts().tcp_established
+                })
+            }
         }
     }
 
@@ -354,7 +377,7 @@ impl Conntrack {
         if let Some(mapping) = mappings.get(at) {
             mappings.touch(&mapping, now.secs_up());
         }
-        if let Some(permit) = self.permits.lookup(&permit(at, remote.address)) {
+        if let Some(permit) = self.permits.lookup(&permit(proto, at, remote.address)) {
             self.permits.touch(&permit, now.secs_up());
         }
     }
@@ -422,9 +445,16 @@ fn inside_of(record: &Mapping) -> Inside {
     Inside { zone: (ports >> 48) as u16, end }
 }
 
-const fn permit(mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
+/// The key of a permit. Mappings of two protocols may have the same handle: of its lower half the upper 8 bits are never
+/// used ([`switch::table::MAX_CAPACITY`]).
+const fn permit(proto: u8, mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
     let [high, low] = halves(remote);
-    [mapping.to_u64(), high, low]
+    [mapping.to_u64() | (proto as u64) << 24, high, low]
+}
+
+/// What the key of a permit says.
+const fn permitted(&[mapping, high, low]: &[u64; 3]) -> (u8, Handle, Ipv6Addr) {
+    ((mapping >> 24) as u8, Handle::from_u64(mapping & !(0xff << 24)), whole([high, low]))
 }
 
 const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {

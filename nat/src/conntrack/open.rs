@@ -257,7 +257,7 @@ impl Conntrack {
 
     /// Who is spoken to may come in.
     fn allow(&self, mapping: Handle, opening: &Opening<'_>) {
-        let key = permit(mapping, opening.remote.address);
+        let key = permit(opening.proto, mapping, opening.remote.address);
         let seen = opening.now.secs_up();
         let new = New { key, value: [], owner: opening.owner.0, pinned: false, seen };
         // Without room the answers come in all the same: they belong to the connection.
