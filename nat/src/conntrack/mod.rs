@@ -148,7 +148,7 @@ impl Conntrack {
         if tcp.is_some_and(|tcp| !tcp::opens(tcp)) {
             return In::Refused(DropReason::NatNoConnection);
         }
-        if !self.admits(rules, mapping, remote.address, now) {
+        if !self.admits(rules, key.proto, mapping, remote.address, now) {
             return In::Refused(DropReason::NatFiltered);
         }
         entering(None, Delta::address(ours.address, inside.end.address), word(key.proto, ours, inside.end))
@@ -160,7 +160,7 @@ impl Conntrack {
         let Some(found) = self.whose(rules, proto, ours, other, now) else { return In::Nobody };
         let Found { inside, owner, mapping } = found;
         if rules.filtering() == Filtering::AddressPort && mapping.is_some()
-            || !self.admits(rules, mapping, other, now)
+            || !self.admits(rules, proto, mapping, other, now)
         {
             return In::Refused(DropReason::NatFiltered);
         }
@@ -245,7 +245,7 @@ impl Conntrack {
     #[inline]
     fn whose(&self, rules: &Rules, proto: u8, ours: EndPoint, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let index = rules.index(ours.address)?;
-        let Some(class) = Class::of(proto) else { return self.by_address(proto, index, remote) };
+        let Some(class) = Class::of(proto) else { return self.by_address(rules, proto, index, remote, now) };
         if let Use::Mapped(at) = self.external.get(usize::from(index))?.of(class, ours.port)
             && let Some(record) = at.and_then(|at| self.mappings_of(class, ours.address).get(at))
             && now.secs().saturating_sub(record.seen) < longest(proto, rules)
@@ -260,22 +260,26 @@ impl Conntrack {
         Some(Found { inside, owner: rule.owner, mapping: None })
     }
 
-    fn by_address(&self, proto: u8, index: u8, remote: Ipv6Addr) -> Option<Found> {
+    fn by_address(&self, rules: &Rules, proto: u8, index: u8, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let record = self.others.lookup(&other(proto, index, remote))?;
         let connection = self.connections.get(Handle::from_u64(record.value[0]))?;
+        if !self.lives(&connection, rules, now) {
+            return None;
+        }
         let (_, inside, _) = ends(&connection.key);
         Some(Found { inside, owner: PortId(connection.owner), mapping: None })
     }
 
     /// RFC 4787 section 5 REQ-8.
-    fn admits(&self, rules: &Rules, mapping: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
-        let Some(mapping) = mapping else { return true };
+    fn admits(&self, rules: &Rules, proto: u8, by: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
+        let (Some(mapping), Some(class)) = (by, Class::of(proto)) else { return true };
         match rules.filtering() {
             Filtering::Endpoint => true,
             Filtering::AddressPort => false,
-            Filtering::Address => self.permits.lookup(&permit(mapping, remote)).is_some_and(|permit| {
-                now.secs().saturating_sub(permit.seen) < rules.timeouts().tcp_established
-            }),
+            Filtering::Address => self
+                .permits
+                .lookup(&permit(class, mapping, remote))
+                .is_some_and(|permit| now.secs().saturating_sub(permit.seen) < rules.timeouts().longest()),
         }
     }
 
@@ -354,7 +358,7 @@ impl Conntrack {
         if let Some(mapping) = mappings.get(at) {
             mappings.touch(&mapping, now.secs_up());
         }
-        if let Some(permit) = self.permits.lookup(&permit(at, remote.address)) {
+        if let Some(permit) = self.permits.lookup(&permit(class, at, remote.address)) {
             self.permits.touch(&permit, now.secs_up());
         }
     }
@@ -422,9 +426,12 @@ fn inside_of(record: &Mapping) -> Inside {
     Inside { zone: (ports >> 48) as u16, end }
 }
 
-const fn permit(mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
+/// The key of a permit. A handle is one of a table, and each class and family has its own: which one goes into the 8
+/// bits that a handle leaves free.
+const fn permit(class: Class, mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
     let [high, low] = halves(remote);
-    [mapping.to_u64(), high, low]
+    let table = (class as u64) << 1 | remote.to_ipv4_mapped().is_some() as u64;
+    [mapping.to_u64() | table << 24, high, low]
 }
 
 const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {
@@ -481,6 +488,7 @@ const fn limit(proto: u8, state: u64, rules: &Rules) -> u32 {
 const fn longest(proto: u8, rules: &Rules) -> u32 {
     let timeouts = rules.timeouts();
     match proto {
+        PROTO_TCP if timeouts.tcp_transitory > timeouts.tcp_established => timeouts.tcp_transitory,
         PROTO_TCP | PROTO_SCTP => timeouts.tcp_established,
         PROTO_UDP => timeouts.udp,
         _ => timeouts.icmp,

@@ -12,7 +12,7 @@ use super::rules::Rules;
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
-    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
+    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known, whole,
 };
 
 impl Conntrack {
@@ -34,17 +34,19 @@ impl Conntrack {
                 self.unmap(class, &mapping, now);
             }
         }
-        let known = |at: u64| {
-            let at = Handle::from_u64(at);
-            self.mappings.iter().flatten().any(|mappings| mappings.get(at).is_some())
-        };
-        let longest = rules.timeouts().tcp_established;
+        let longest = rules.timeouts().longest();
         self.permits.retain(|permit| {
-            let [mapping, ..] = permit.key;
-            now.secs().saturating_sub(permit.seen) < longest && known(mapping)
+            now.secs().saturating_sub(permit.seen) < longest && self.mapping_of_permit(&permit.key)
         });
         self.others.retain(|other| self.connections.get(Handle::from_u64(other.value[0])).is_some());
         gone
+    }
+
+    /// Whether its mapping is still there.
+    fn mapping_of_permit(&self, &[word, high, low]: &[u64; 3]) -> bool {
+        let class = Class::ALL.into_iter().nth((word >> 25) as usize & 3);
+        let at = Handle::from_u64(word & !(0xff << 24));
+        class.is_some_and(|class| self.mappings_of(class, whole([high, low])).get(at).is_some())
     }
 
     fn mark(&self, record: &Connection, pass: u64) {
