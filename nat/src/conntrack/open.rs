@@ -186,7 +186,14 @@ impl Conntrack {
         let ports = self.external.get(usize::from(index)).filter(|_| !fixed);
         match inserted.outcome {
             Outcome::New(at) => {
-                ports.inspect(|ports| ports.settle(class, external.port, at));
+                if let Some(ports) = ports {
+                    ports.settle(class, external.port, at);
+                    if mappings.get(at).is_none() {
+                        // Evicted, or its container forgotten, before its l4 port was known to be its.
+                        ports.free(class, external.port, at, self.hash(inside), now.secs_up());
+                        return Err(DropReason::NatQuota);
+                    }
+                }
                 self.other_port.fetch_add(u64::from(external.port != inside.end.port), Ordering::Relaxed);
                 Ok((at, external))
             }
@@ -196,7 +203,10 @@ impl Conntrack {
                     Outcome::Existing(record) => {
                         Ok((record.at, self.place(&record, rules).ok_or(DropReason::NatPorts)?))
                     }
-                    _ => Err(DropReason::NatQuota),
+                    _ => {
+                        self.over_quota.fetch_add(1, Ordering::Relaxed);
+                        Err(DropReason::NatQuota)
+                    }
                 }
             }
         }
