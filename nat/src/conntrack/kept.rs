@@ -10,7 +10,6 @@
 //! that, its successor finds the image as it was.
 
 use std::collections::HashMap;
-use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -153,26 +152,26 @@ impl Conntrack {
         for record in Table::<5, WORDS>::left_in(memory, places.connections, old.connections) {
             let (proto, inside, _) = super::ends(&record.key);
             let mut value = record.value;
-            if value[MAPPING] != NONE {
-                let name = (value[MAPPING], proto, is_v4(inside.end.address));
+            if let Some(class) = Class::of(proto).filter(|_| value[MAPPING] != NONE) {
+                let name = super::name(class, inside.end.address, value[MAPPING]);
                 let Some(at) = mappings.get(&name) else { continue };
                 value[MAPPING] = at.to_u64();
             }
             let new = New { key: record.key, value, owner: record.owner, pinned: false, seen: record.seen };
             if let Outcome::New(at) = self.connections.insert(&new).outcome {
-                connections.insert((record.at.to_u64(), 0, false), at);
+                connections.insert(record.at.to_u64(), at);
             }
         }
         for record in Table::<3, 0>::left_in(memory, places.permits, old.connections) {
-            let (proto, mapping, remote) = super::permitted(&record.key);
-            if let Some(at) = mappings.get(&(mapping.to_u64(), proto, is_v4(remote))) {
-                let key = super::permit(proto, *at, remote);
+            let [mapping, high, low] = record.key;
+            if let Some(at) = mappings.get(&mapping) {
+                let key = [super::renamed(mapping, *at), high, low];
                 let new = New { key, value: [], owner: record.owner, pinned: false, seen: record.seen };
                 self.permits.insert(&new);
             }
         }
         for record in Table::<3, 1>::left_in(memory, places.others, old.others) {
-            if let Some(at) = connections.get(&(record.value[0], 0, false)) {
+            if let Some(at) = connections.get(&record.value[0]) {
                 let value = [at.to_u64()];
                 let (key, owner, seen) = (record.key, record.owner, record.seen);
                 self.others.insert(&New { key, value, owner, pinned: false, seen });
@@ -187,9 +186,8 @@ impl Conntrack {
             for (table, place) in ours.iter().zip(places) {
                 for record in Table::<3, 2>::left_in(memory, place, old.mappings) {
                     if let Some(at) = self.take_mapping(class, table, &record) {
-                        let proto = (record.key[0] >> 32) as u8;
-                        let v4 = is_v4(super::inside_of(&record).end.address);
-                        names.insert((record.at.to_u64(), proto, v4), at);
+                        let inside = super::inside_of(&record);
+                        names.insert(super::name(class, inside.end.address, record.at.to_u64()), at);
                     }
                 }
             }
@@ -217,11 +215,7 @@ impl Conntrack {
 }
 
 /// What an entry was called, by its table, and what it is called now.
-type Names = HashMap<(u64, u8, bool), Handle, RandomState>;
-
-const fn is_v4(address: Ipv6Addr) -> bool {
-    address.to_ipv4_mapped().is_some()
-}
+type Names = HashMap<u64, Handle, RandomState>;
 
 /// The image that is in a file: where it begins and ends, and how it is laid out. `None`: there is none, or none that
 /// this version reads.

@@ -266,7 +266,7 @@ impl Conntrack {
     #[inline]
     fn whose(&self, rules: &Rules, proto: u8, ours: EndPoint, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let index = rules.index(ours.address)?;
-        let Some(class) = Class::of(proto) else { return self.by_address(proto, index, remote) };
+        let Some(class) = Class::of(proto) else { return self.by_address(rules, proto, index, remote, now) };
         if let Use::Mapped(at) = self.external.get(usize::from(index))?.of(class, ours.port)
             && let Some(record) = at.and_then(|at| self.mappings_of(class, ours.address).get(at))
             && now.secs().saturating_sub(record.seen) < longest(proto, rules)
@@ -281,24 +281,26 @@ impl Conntrack {
         Some(Found { inside, owner: rule.owner, mapping: None })
     }
 
-    fn by_address(&self, proto: u8, index: u8, remote: Ipv6Addr) -> Option<Found> {
+    fn by_address(&self, rules: &Rules, proto: u8, index: u8, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let record = self.others.lookup(&other(proto, index, remote))?;
         let connection = self.connections.get(Handle::from_u64(record.value[0]))?;
+        if !self.lives(&connection, rules, now) {
+            return None;
+        }
         let (_, inside, _) = ends(&connection.key);
         Some(Found { inside, owner: PortId(connection.owner), mapping: None })
     }
 
     /// RFC 4787 section 5 REQ-8.
-    fn admits(&self, rules: &Rules, proto: u8, mapping: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
-        let Some(mapping) = mapping else { return true };
+    fn admits(&self, rules: &Rules, proto: u8, by: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
+        let (Some(mapping), Some(class)) = (by, Class::of(proto)) else { return true };
         match rules.filtering() {
             Filtering::Endpoint => true,
             Filtering::AddressPort => false,
-            Filtering::Address => {
-                self.permits.lookup(&permit(proto, mapping, remote)).is_some_and(|permit| {
-                    now.secs().saturating_sub(permit.seen) < rules.timeouts().tcp_established
-                })
-            }
+            Filtering::Address => self
+                .permits
+                .lookup(&permit(class, mapping, remote))
+                .is_some_and(|permit| now.secs().saturating_sub(permit.seen) < rules.timeouts().longest()),
         }
     }
 
@@ -377,7 +379,7 @@ impl Conntrack {
         if let Some(mapping) = mappings.get(at) {
             mappings.touch(&mapping, now.secs_up());
         }
-        if let Some(permit) = self.permits.lookup(&permit(proto, at, remote.address)) {
+        if let Some(permit) = self.permits.lookup(&permit(class, at, remote.address)) {
             self.permits.touch(&permit, now.secs_up());
         }
     }
@@ -445,16 +447,21 @@ fn inside_of(record: &Mapping) -> Inside {
     Inside { zone: (ports >> 48) as u16, end }
 }
 
-/// The key of a permit. Mappings of two protocols may have the same handle: of its lower half the upper 8 bits are never
-/// used ([`switch::table::MAX_CAPACITY`]).
-const fn permit(proto: u8, mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
-    let [high, low] = halves(remote);
-    [mapping.to_u64() | (proto as u64) << 24, high, low]
+/// What names a mapping of whichever table: each class and family has its own, with handles of its own. Which one it is
+/// goes into the 8 bits that a handle leaves free.
+const fn name(class: Class, address: Ipv6Addr, handle: u64) -> u64 {
+    handle | ((class as u64) << 1 | address.to_ipv4_mapped().is_some() as u64) << 24
 }
 
-/// What the key of a permit says.
-const fn permitted(&[mapping, high, low]: &[u64; 3]) -> (u8, Handle, Ipv6Addr) {
-    ((mapping >> 24) as u8, Handle::from_u64(mapping & !(0xff << 24)), whole([high, low]))
+/// The same table, another mapping.
+const fn renamed(name: u64, mapping: Handle) -> u64 {
+    mapping.to_u64() | name & 0xff << 24
+}
+
+/// The key of a permit.
+const fn permit(class: Class, mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
+    let [high, low] = halves(remote);
+    [name(class, remote, mapping.to_u64()), high, low]
 }
 
 const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {
@@ -511,6 +518,7 @@ const fn limit(proto: u8, state: u64, rules: &Rules) -> u32 {
 const fn longest(proto: u8, rules: &Rules) -> u32 {
     let timeouts = rules.timeouts();
     match proto {
+        PROTO_TCP if timeouts.tcp_transitory > timeouts.tcp_established => timeouts.tcp_transitory,
         PROTO_TCP | PROTO_SCTP => timeouts.tcp_established,
         PROTO_UDP => timeouts.udp,
         _ => timeouts.icmp,

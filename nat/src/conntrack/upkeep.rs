@@ -14,6 +14,7 @@ use super::tcp::State;
 use super::types::{ConnectionRow, Counts, Inside, MappingRow};
 use super::{
     Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
+    whole,
 };
 
 impl Conntrack {
@@ -35,15 +36,19 @@ impl Conntrack {
                 self.unmap(class, &mapping, now);
             }
         }
-        let longest = rules.timeouts().tcp_established;
+        let longest = rules.timeouts().longest();
         self.permits.retain(|permit| {
-            let (proto, mapping, remote) = super::permitted(&permit.key);
-            now.secs().saturating_sub(permit.seen) < longest
-                && Class::of(proto)
-                    .is_some_and(|class| self.mappings_of(class, remote).get(mapping).is_some())
+            now.secs().saturating_sub(permit.seen) < longest && self.mapping_of_permit(&permit.key)
         });
         self.others.retain(|other| self.connections.get(Handle::from_u64(other.value[0])).is_some());
         gone
+    }
+
+    /// Whether its mapping is still there.
+    fn mapping_of_permit(&self, &[word, high, low]: &[u64; 3]) -> bool {
+        let class = Class::ALL.into_iter().nth((word >> 25) as usize & 3);
+        let at = Handle::from_u64(word & !(0xff << 24));
+        class.is_some_and(|class| self.mappings_of(class, whole([high, low])).get(at).is_some())
     }
 
     fn mark(&self, record: &Connection, pass: u64) {
