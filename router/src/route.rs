@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use switch::drop::DropReason;
-use switch::flow::{Arp, Body, Fragment, Gso, L3, Meta, Nd, NdKind, Packet};
+use switch::flow::{Arp, Body, FlowKey, Fragment, Gso, L3, Meta, Nd, NdKind, Packet};
 use switch::mac::MacAddr;
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use switch::policy::Here;
@@ -156,14 +156,18 @@ fn internet(
         None => return Verdict::Local(Task::Unreachable(Unreachable::Network)),
     };
     if !next.opens {
-        let answers = answers(packet, here);
+        // Of who opened it: what answers comes from another address plan where it comes from outside.
+        let zone = here.snapshot.network(next.network).map_or(key.zone, |network| network.zone);
+        let answers = answers(packet, zone, here);
         why(Step::Answers(answers));
         if !answers {
             return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
         }
     }
     // Within its network nobody asks; what it answers was let in.
-    if next.network != here.id && !here.snapshot.tables.may_open(meta.port, packet) && !answers(packet, here)
+    if next.network != here.id
+        && !here.snapshot.tables.may_open(meta.port, packet)
+        && !answers(packet, key.zone, here)
     {
         why(Step::Egress);
         return Verdict::Local(Task::Unreachable(Unreachable::Egress));
@@ -188,16 +192,16 @@ fn uplink(packet: &Packet, why: &mut impl FnMut(Step)) -> Verdict {
     Verdict::Local(if packet.meta.ttl <= 1 { Task::Expired } else { Task::Uplink })
 }
 
-/// Whether the packet belongs to what was opened from the other side.
-fn answers(packet: &Packet, here: &Here<'_, Tables>) -> bool {
+/// Whether the packet belongs to what was opened from the other side, which is in that zone.
+fn answers(packet: &Packet, zone: u16, here: &Here<'_, Tables>) -> bool {
     let Some(returns) = &here.snapshot.tables.returns else { return false };
     match &packet.meta.body {
-        Body::IcmpError(quoted) => returns.is_expected_error(&quoted.key, here.now),
+        Body::IcmpError(quoted) => returns.is_expected_error(&FlowKey { zone, ..quoted.key }, here.now),
         // It has no l4 ports: what its first fragment was, it is.
         _ if packet.meta.fragment == Fragment::Later => {
-            returns.is_expected_rest(&packet.key, packet.meta.fragment_id, here.now)
+            returns.is_expected_rest(&FlowKey { zone, ..packet.key }, packet.meta.fragment_id, here.now)
         }
-        _ => returns.is_expected(&packet.key, here.now),
+        _ => returns.is_expected(&FlowKey { zone, ..packet.key }, here.now),
     }
 }
 

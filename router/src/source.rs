@@ -35,6 +35,8 @@ pub enum Belongs {
     Elsewhere(NetworkId),
     /// No route leads to it, or it is a gateway's, or all hosts of a subnet at once.
     Nobody,
+    /// It is of none of our networks, and the packet came in by the uplink.
+    Outside,
     /// Nobody asks: `spoof = "off"`.
     Unasked,
 }
@@ -42,13 +44,23 @@ pub enum Belongs {
 impl Belongs {
     /// Whether the packet came from where its answer would go.
     pub const fn leads_back(self) -> bool {
-        matches!(self, Self::Sender | Self::Network | Self::BehindSender { .. } | Self::Unasked)
+        matches!(
+            self,
+            Self::Sender | Self::Network | Self::BehindSender { .. } | Self::Outside | Self::Unasked
+        )
     }
 }
 
 /// Where the source address of a packet to `gateway` belongs.
 #[inline]
 pub fn belongs(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belongs {
+    // Feasible reverse path (RFC 3704 section 2.3): behind the uplink's hosts are all others, and none of ours.
+    if gateway.outside {
+        return match by_route(packet, gateway, here) {
+            Belongs::Nobody if gateway.fib.lookup(packet.key.src).is_none() => Belongs::Outside,
+            belongs => belongs,
+        };
+    }
     if here.network.spoof == Spoof::Off {
         return Belongs::Unasked;
     }

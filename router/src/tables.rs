@@ -65,6 +65,8 @@ pub struct Gateway {
     pub fib: Fib,
     /// What is in no prefix of the FIB leaves by the uplink.
     pub uplink: bool,
+    /// Its network is the uplink: whoever is not of ours is out there.
+    pub outside: bool,
     /// To the containers of its network its addresses stand for the loopback of the host, where the uplink leads
     /// there.
     pub loopback: bool,

@@ -450,7 +450,7 @@ impl Control {
         }
         format!(
             "{line}, {} networks, control socket {}",
-            self.networks.all().count(),
+            self.desired.networks.len(),
             self.begin.control.display()
         )
     }

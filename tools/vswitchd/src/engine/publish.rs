@@ -9,14 +9,15 @@ use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
 use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
+use super::outside::is_outside;
 use super::ports::{PortRecord, Ports, spec};
 use super::routing::{self, Ours};
-use crate::config::{self, Config, HOST};
+use crate::config::{self, Config, HOST, UPLINK};
 use crate::ipam::Memory;
 use crate::ipam::lease::LeaseState;
 
 /// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
-/// Networks and ports (those of [`Config::interfaces`], then the host's) are numbered in the configuration's order; at most
+/// Networks (the uplink's last) and ports (those of [`Config::interfaces`], then the host's and the uplink's) are numbered in the configuration's order; at most
 /// [`config::MAX_INTERFACES`] fit by its own limits.
 ///
 /// # Errors
@@ -26,12 +27,15 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     for network in &config.networks {
         networks.put(network)?;
     }
+    if let Some(outside) = &config.outside {
+        networks.put(&outside.network(None))?;
+    }
     if routing::needs_returns(config) {
         networks.need_returns()?;
     }
     let mut ports = Ports::default();
-    let host = config.host();
-    let legs = host.iter().flat_map(|host| host.interfaces.iter().map(move |leg| (host, leg)));
+    let ours: Vec<_> = config.ours().collect();
+    let legs = ours.iter().flat_map(|ours| ours.interfaces.iter().map(move |leg| (ours, leg)));
     for (container, interface) in config.interfaces().chain(legs) {
         let Some(network) = networks.find(&interface.network) else { continue };
         let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
@@ -81,6 +85,9 @@ fn build(
             let mut ours = Ours::of(id, config, &record.config);
             if let Some(ours) = &mut ours {
                 ours.quiet = ports.wanted().any(|(_, port)| port.network == id && port.adjusting > 0);
+                if let Some(outside) = config.outside.as_ref().filter(|_| record.config.name == UPLINK) {
+                    is_outside(ours, outside);
+                }
                 // Whoever gets the gateway's address is asked to forward what leaves the network: it is ours alone.
                 network.claims.ips.extend(ours.addresses().map(|address| (address, Owner::Gateway)));
                 network.claims.macs.insert(ours.mac, Owner::Gateway);

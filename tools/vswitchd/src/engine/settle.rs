@@ -101,6 +101,8 @@ impl Control {
     pub(super) fn attached(&mut self, port: PortId, info: AttachInfo, tap: OwnedFd) {
         let reader = workers::fewest(&self.ports, self.workers.count());
         let Some(record) = self.ports.get_mut(port) else { return };
+        // Its network has the NIC's MTU, which is known by now.
+        self.unreconciled |= record.spec.nic;
         tracing::info!(
             container = record.container(),
             iface = record.ifname(),

@@ -13,7 +13,7 @@ use super::link::{self, Placed};
 use super::namespaces::{Home, Inherited, Namespaces, is_plain_name};
 use super::outside::{Found, Identity, Job, Outside};
 use super::probe;
-use crate::config::{HOST, LEG};
+use crate::config::{HOST, LEG, OUTSIDE};
 use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, RefusalKind, Target};
 
 /// Files that a container's process sees in place of the host's, and where they are looked for: what the engine
@@ -125,7 +125,8 @@ impl Host {
         let placed = placed.map_err(|refusal| of_leg(spec, refusal));
         let (Placed { fd, ifindex, offloads }, Identity { netns_id, cookie }) = placed?;
         let gso_writes = self.gso_writes;
-        let info = AttachInfo { netns_id, netns_cookie: cookie, ifindex, offloads, gso_writes, created };
+        let info =
+            AttachInfo { netns_id, netns_cookie: cookie, ifindex, offloads, gso_writes, created, mtu: None };
         let duplicate = copy(&fd)?;
         self.taps().insert(key(spec), Tap { fd, spec: spec.clone(), info: info.clone() });
         Ok((duplicate, info))
@@ -370,8 +371,9 @@ fn close(taps: Vec<Tap>, ending: &[(u64, u64)]) {
 /// In the host's own namespace nothing is made but the host's legs: a name by which nothing else is called, no route.
 /// The engine is not trusted with more.
 fn check_leg(spec: &AttachSpec) -> Result<(), Refusal> {
-    let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG) && spec.default_via.is_empty();
-    if spec.netns != NetnsRef::Host || is_leg {
+    let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG);
+    let is_ours = (is_leg || spec.container == OUTSIDE) && spec.default_via.is_empty();
+    if spec.netns != NetnsRef::Host || is_ours {
         return Ok(());
     }
     Err(Refusal::new(RefusalKind::Denied, format!("interface {:?} of the host", spec.ifname), "it is no leg"))
@@ -392,9 +394,13 @@ fn of_leg(spec: &AttachSpec, refusal: Refusal) -> Refusal {
     if spec.netns != NetnsRef::Host || refusal.kind != RefusalKind::Denied {
         return refusal;
     }
-    let asked = format!("interface {:?} of the host, for `host_address`", spec.ifname);
+    let (what_for, instead) = match spec.container.as_str() {
+        OUTSIDE => ("[uplink]", "give it a `netns` of your own, or take `kind` = \"sockets\""),
+        _ => ("`host_address`", "leave `host_address` out"),
+    };
+    let asked = format!("interface {:?} of the host, for {what_for}", spec.ifname);
     Refusal::new(RefusalKind::Denied, asked, refusal.answer)
-        .help("it takes CAP_NET_ADMIN on the host: run vswitchd as root, or leave `host_address` out")
+        .help(format!("it takes CAP_NET_ADMIN on the host: run vswitchd as root, or {instead}"))
 }
 
 fn key(spec: &AttachSpec) -> (String, String) {

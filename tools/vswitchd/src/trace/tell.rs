@@ -291,6 +291,7 @@ impl Teller<'_> {
                 )
             }
             Belongs::Nobody => "no route leads back to its source".into(),
+            Belongs::Outside => "its source is of none of our networks".into(),
             Belongs::Unasked => "nobody asks whose its source is (spoof = \"off\")".into(),
         }
     }
