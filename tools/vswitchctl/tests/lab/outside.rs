@@ -1,11 +1,14 @@
 //! The uplink as packets: a TAP in a namespace that plays the world outside, and a NIC.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
-use crate::harness::{Daemon, Host, text, wait_for};
+use crate::harness::{As, Daemon, Host, PYTHON, run, text, wait_for};
 
 crate::as_both!(a_tap_leads_outside, the_uplink_goes_down_and_comes_back, nobody_outside_opens_anything);
-crate::on_other_engine!(a_tap_leads_outside, the_uplink_goes_down_and_comes_back);
+crate::on_other_engine!(a_tap_leads_outside, the_uplink_goes_down_and_comes_back, a_nic_leads_outside);
+crate::by_two_workers!(a_nic_leads_outside);
 
 /// The uplink in the namespace of container `far`, which has no interface of its own, and network `blue` with container
 /// `a`, which leaves with its own address.
@@ -110,5 +113,169 @@ fn nobody_outside_opens_anything(host: Host) {
     let _ = daemon.try_exec("far", &["sh", "-c", "command -v rdisc6 && rdisc6 -1 -r 1 -w 500 vsw0"]);
     assert!(heard.is_some());
     daemon.assert_conserved();
+    daemon.stop();
+}
+
+/// A host in whose namespace the daemon runs, with a NIC `eth9` whose other end is `peer` in a namespace of its own, which
+/// has 198.18.0.1 and fd00:9::1; that namespace.
+fn with_nic(host: &mut Host) -> (String, String) {
+    let (home, far) = (host.netns("home"), host.netns("far"));
+    run("ip", &["-n", &home, "link", "set", "lo", "up"]);
+    let link = ["-n", &home, "link", "add", "eth9", "type", "veth", "peer", "name", "peer", "netns", &far];
+    run("ip", &link);
+    run("ip", &["-n", &home, "link", "set", "eth9", "up"]);
+    run("ip", &["-n", &far, "link", "set", "peer", "up"]);
+    run("ip", &["-n", &far, "address", "add", "198.18.0.1/24", "dev", "peer"]);
+    run("ip", &["-n", &far, "address", "add", "fd00:9::1/64", "dev", "peer", "nodad"]);
+    run("ip", &["-n", &far, "route", "add", "10.1.0.0/24", "via", "198.18.0.10"]);
+    run("ip", &["-n", &far, "route", "add", "fd00:1::/64", "via", "fd00:9::10"]);
+    host.before = vec!["nsenter".into(), format!("--net=/run/netns/{home}"), "--".into()];
+    (home, far)
+}
+
+const NIC: &str = "[uplink]\nkind = \"nic\"\ndevice = \"eth9\"\naddress = \"198.18.0.10/24\"\n\
+                   address6 = \"fd00:9::10/64\"\ngateway = \"198.18.0.1\"\ngateway6 = \"fd00:9::1\"\n";
+
+fn start_by_nic(host: Host) -> Daemon {
+    let configuration = host.lab(&["a"], "subnet6 = \"fd00:1::/64\"\nnat = false") + NIC;
+    host.start(&configuration)
+}
+
+fn pings_soon(daemon: &Daemon, to: &str) {
+    wait_for(&format!("an answer of {to}"), || {
+        let output = daemon.try_exec("a", &["ping", "-n", "-c", "1", "-W", "1", to]);
+        output.status.success().then_some(())
+    });
+}
+
+#[test]
+fn by_a_nic() {
+    let Some(host) = Host::new(As::Root) else { return };
+    a_nic_leads_outside(host);
+}
+
+fn a_nic_leads_outside(mut host: Host) {
+    let (home, far) = with_nic(&mut host);
+    let mac = || run("ip", &["-n", &home, "-o", "link", "show", "eth9"]);
+    let before = mac();
+    let daemon = start_by_nic(host);
+    let port = uplink(&daemon);
+    let state = (&port["state"], &port["iface"], &port["io"], &port["mac"]);
+    let wanted = (&"up".into(), &"eth9".into(), &"nic".into(), &"02:42:c6:12:00:0a".into());
+    assert_eq!(state, wanted, "{port}");
+    for to in ["198.18.0.10", "fd00:9::10"] {
+        run("ip", &["netns", "exec", &far, "ping", "-n", "-c", "1", "-W", "5", to]);
+    }
+    for to in ["198.18.0.1", "fd00:9::1"] {
+        daemon.ping("a", to);
+    }
+    // Super-frames and partial checksums, both ways.
+    let serve = ["netns", "exec", &far, "iperf3", "-s", "-p", "5201"];
+    let mut server = std::process::Command::new("ip").args(serve).stdout(Stdio::null()).spawn().unwrap();
+    for way in ["--client=198.18.0.1", "--reverse"] {
+        let sent = wait_for("a measurement", || {
+            let words = ["iperf3", "-J", "-p", "5201", "-n", "50M", "--client=198.18.0.1", way];
+            let output = daemon.try_exec("a", &words);
+            let said: Value = serde_json::from_slice(&output.stdout).ok()?;
+            said["end"]["sum_received"]["bytes"].as_u64()
+        });
+        // What is on its way when the sender has done is not counted.
+        assert!(sent >= 40_000_000, "{way}: {sent}");
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(mac(), before, "the NIC is as it was");
+
+    // It goes down and comes back, and goes and comes.
+    run("ip", &["-n", &home, "link", "set", "eth9", "down"]);
+    wait_for("its rest", || {
+        daemon.reason("-outside").contains("\"eth9\", for [uplink]: it is down").then_some(())
+    });
+    run("ip", &["-n", &home, "link", "set", "eth9", "up"]);
+    daemon.wait_state("-outside", "up");
+    pings_soon(&daemon, "198.18.0.1");
+    run("ip", &["-n", &home, "link", "del", "eth9"]);
+    wait_for("its end", || daemon.reason("-outside").contains("no such interface").then_some(()));
+    let link = ["-n", &home, "link", "add", "eth9", "type", "veth", "peer", "name", "peer", "netns", &far];
+    run("ip", &link);
+    run("ip", &["-n", &far, "link", "set", "peer", "up"]);
+    run("ip", &["-n", &far, "address", "add", "198.18.0.1/24", "dev", "peer"]);
+    run("ip", &["-n", &far, "route", "add", "10.1.0.0/24", "via", "198.18.0.10"]);
+    run("ip", &["-n", &home, "link", "set", "eth9", "mtu", "1400", "up"]);
+    daemon.wait_state("-outside", "up");
+    pings_soon(&daemon, "198.18.0.1");
+    assert_eq!(uplink(&daemon)["mtu"], 1400);
+
+    // It outlives the engine.
+    let engine = daemon.engine();
+    run("kill", &["-KILL", &engine.to_string()]);
+    daemon.wait_engine_after(engine);
+    pings_soon(&daemon, "198.18.0.1");
+    daemon.assert_conserved();
+    daemon.stop();
+}
+
+#[test]
+fn tagged_frames_and_those_to_others_do_not_come_in_by_a_nic() {
+    let Some(mut host) = Host::new(As::Root) else { return };
+    let (home, far) = with_nic(&mut host);
+    let daemon = start_by_nic(host);
+    daemon.ping("a", "198.18.0.1");
+    // The NIC's own address is the host's: what is for it is not ours.
+    run("ip", &["-n", &home, "address", "add", "198.18.0.2/24", "dev", "eth9"]);
+    run("ip", &["netns", "exec", &far, "ping", "-n", "-c", "1", "-W", "5", "198.18.0.2"]);
+    let heard = || uplink(&daemon)["rx_frames"].as_u64().unwrap();
+    run("ip", &["netns", "exec", &far, "ping", "-n", "-c", "1", "-W", "5", "198.18.0.2"]);
+    let before = heard();
+    run(
+        "ip",
+        &["netns", "exec", &far, "ping", "-n", "-c", "20", "-i", "0.01", "-W", "5", "-q", "198.18.0.2"],
+    );
+    let after = heard();
+    assert!(after - before < 20, "{before} {after}");
+    // Another VLAN of the wire is another world.
+    let before = heard();
+    let tagged = "import socket\n\
+                  s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+                  s.bind(('peer', 0))\n\
+                  for n in range(20):\n\
+                  \u{20}for dst in '0242c612000a', 'ffffffffffff', '020000000001':\n\
+                  \u{20} s.send(bytes.fromhex(dst + '020000000002' + '8100001e' + '0800') + bytes(46))\n\
+                  s.send(bytes.fromhex('0242c612000a' + '020000000002' + '88b5') + bytes(46))\n";
+    run("ip", &["netns", "exec", &far, PYTHON, "-c", tagged]);
+    // The last one has no tag, and comes after all the others.
+    wait_for("the one without a tag", || (heard() > before).then_some(()));
+    assert!(heard() - before < 20);
+    daemon.assert_conserved();
+    daemon.stop();
+}
+
+#[test]
+fn who_may_not_have_the_nic_is_told() {
+    if Host::new(As::Root).is_none() {
+        return; // nobody else makes a NIC to be refused
+    }
+    let Some(mut host) = Host::new(As::User) else { return };
+    with_nic(&mut host);
+    let configuration = host.lab(&["a"], "subnet6 = \"fd00:1::/64\"") + NIC;
+    let daemon = host.start(&configuration);
+    assert!(daemon.ready.contains("1 failed"), "{}", daemon.ready);
+    let reason = daemon.reason("-outside");
+    for part in ["\"eth9\"", "[uplink]", "not permitted", "CAP_NET_RAW", "as root"] {
+        assert!(reason.contains(part), "{part:?} in {reason}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn who_may_not_make_the_tap_is_told() {
+    let Some(host) = Host::new(As::User) else { return };
+    let tap = "[uplink]\nkind = \"tap\"\naddress = \"198.18.0.10/24\"\nhost = \"198.18.0.1/24\"\n";
+    let configuration = host.lab(&["a"], "") + tap;
+    let daemon = host.start(&configuration);
+    let reason = daemon.reason("-outside");
+    for part in ["\"vsw0\"", "[uplink]", "not permitted", "CAP_NET_ADMIN", "`netns`"] {
+        assert!(reason.contains(part), "{part:?} in {reason}");
+    }
     daemon.stop();
 }

@@ -58,7 +58,11 @@ impl Control {
         let unwanted = self.ports.ids(|port| {
             let wanted = self.wanted_interface(port.container(), port.ifname());
             // Another namespace is another interface: this one leaves first.
-            wanted.is_none_or(|(want, ..)| want.netns != port.spec.netns || want.create != port.spec.create)
+            wanted.is_none_or(|(want, ..)| {
+                let home = want.netns != port.spec.netns || want.create != port.spec.create;
+                // A packet socket has one MAC.
+                home || want.nic != port.spec.nic || (want.nic && want.mac != port.spec.mac)
+            })
         });
         for port in unwanted {
             self.leave(port);

@@ -172,6 +172,8 @@ impl Control {
             return; // it leaves, and was released by that
         }
         match same {
+            // It is down, or was taken out of the host: waited for.
+            Ok(_) if record.spec.nic => self.attach(port),
             Ok(true) => {
                 let reason = "deleted in the container; `vswitchctl reload` makes it again".into();
                 record.state = State::Down { reason };

@@ -11,6 +11,7 @@ use switch::sys::{fds, netns, tun};
 
 use super::link::{self, Placed};
 use super::namespaces::{Home, Inherited, Namespaces, is_plain_name};
+use super::nic;
 use super::outside::{Found, Identity, Job, Outside};
 use super::probe;
 use crate::config::{HOST, LEG, OUTSIDE};
@@ -108,6 +109,12 @@ impl Host {
         let copy =
             |fd: &OwnedFd| fd.try_clone().map_err(|error| Refusal::new(RefusalKind::Failed, asked(), error));
         check_leg(spec)?;
+        if spec.nic {
+            let (fd, info) = nic::open(spec)?;
+            let duplicate = copy(&fd)?;
+            self.taps().insert(key(spec), Tap { fd, spec: spec.clone(), info: info.clone() });
+            return Ok((duplicate, info));
+        }
         if self.is_attached_as(spec) {
             self.adjust(spec)?;
             if let Some(tap) = self.taps().get(&key(spec)) {
@@ -186,7 +193,8 @@ impl Host {
             None => return Err(gone()),
         };
         let tap = tap.map_err(|error| Refusal::new(RefusalKind::Failed, &asked, error))?;
-        if old != *spec {
+        // A NIC is left as it is.
+        if old != *spec && !spec.nic {
             let home = self.home(&spec.container, &spec.netns, false)?;
             let there = match &home.fd {
                 Some(fd) => {
@@ -203,9 +211,9 @@ impl Host {
                 }
             };
             there?;
-            if let Some(known) = self.taps().get_mut(&key(spec)) {
-                known.spec = spec.clone();
-            }
+        }
+        if let Some(known) = self.taps().get_mut(&key(spec)) {
+            known.spec = spec.clone();
         }
         Ok(())
     }
@@ -372,6 +380,7 @@ fn close(taps: Vec<Tap>, ending: &[(u64, u64)]) {
 /// The engine is not trusted with more.
 fn check_leg(spec: &AttachSpec) -> Result<(), Refusal> {
     let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG);
+    // A NIC is there already; its name is nobody's but the file's, which whoever asks was held to.
     let is_ours = (is_leg || spec.container == OUTSIDE) && spec.default_via.is_empty();
     if spec.netns != NetnsRef::Host || is_ours {
         return Ok(());
