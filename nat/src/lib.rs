@@ -5,4 +5,8 @@
 //! the flow entry and carries both directions' rewrites and checksum deltas. It uses `switch` and nothing else; it meets
 //! `router` and `vxlan` only on the page `tools/vswitchd/src/policy.rs`.
 
+pub mod conntrack;
+pub mod fragments;
+pub mod rewrite;
 pub mod sockets;
+pub mod waiting;

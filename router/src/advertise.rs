@@ -40,7 +40,7 @@ pub(crate) struct Says {
 impl Says {
     /// `mtu` is that of its network. `None`: it has no IPv6, or says nothing for now.
     pub fn of(gateway: &Gateway, mtu: u32) -> Option<Self> {
-        if gateway.advertises.quiet {
+        if gateway.advertises.quiet || gateway.outside {
             return None;
         }
         let (origin, _) = gateway.origin(ALL_NODES)?;

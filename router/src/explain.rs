@@ -38,6 +38,10 @@ pub enum Step {
     Uplink,
     /// The way may not be opened: whether the packet belongs to what was opened from the other side.
     Answers(bool),
+    /// Its source becomes this end point outside; `true`: by a connection that is there, `false`: by one that it makes.
+    LeavesAs(Ipv6Addr, u16, bool),
+    /// Its destination, one of our addresses outside, stands for this end point of a container; likewise.
+    EntersTo(Ipv6Addr, u16, bool),
     /// A rule of the container's denies it.
     Egress,
     /// Back into the network it came from, whose containers may not talk to each other.

@@ -31,36 +31,49 @@ const DHCP: u16 = 67;
 /// Bytes of an Ethernet header without tags.
 const ETHERNET_LEN: u16 = 14;
 
-/// What the gateway of the packet's network makes of it; `None`: it is not for a gateway, but for the bridge.
+/// Where a packet goes, as far as routing says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is not for a gateway, but for the bridge.
+    Bridge,
+    /// Nothing is left to ask.
+    Decided(Verdict),
+    /// To an address of ours: it is for us ([`local`]), unless that address stands for somebody else.
+    Ours,
+    /// The FIB leads on, if it may go there ([`pass`]).
+    To(Next),
+}
+
+/// What the gateway of the packet's network makes of it.
 #[inline]
-pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Option<Verdict> {
+pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Way {
     let Some(gateway) = here.snapshot.tables.gateway(here.id) else {
         why(Step::NoGateway);
-        return None;
+        return Way::Bridge;
     };
     let meta = &packet.meta;
     // A gateway is in one VLAN of its network. What has a tag behind that of the VLAN is in another one there.
     if meta.vid != here.network.vlan || meta.inner_vlan.is_some() {
         why(Step::Elsewhere(meta.vid));
-        return None;
+        return Way::Bridge;
     }
     if let Some(verdict) = neighbor(packet, gateway) {
         why(Step::Neighbor);
-        return Some(verdict);
+        return Way::Decided(verdict);
     }
     if meta.dst == MacAddr::BROADCAST && is_ethernet_2(meta) && asks_for_address(packet, gateway) {
-        return Some(Verdict::Local(Task::Punt(Service::Dhcp)));
+        return Way::Decided(Verdict::Local(Task::Punt(Service::Dhcp)));
     }
     why(Step::GatewayMac(meta.dst == gateway.mac));
     if meta.dst != gateway.mac {
-        return None;
+        return Way::Bridge;
     }
     // RFC 894: IP is in Ethernet II frames. What is wrapped in LLC and SNAP nobody asked us to route.
     if !is_ethernet_2(meta) {
         why(Step::NotIp);
-        return Some(Verdict::Drop(DropReason::NoService));
+        return Way::Decided(Verdict::Drop(DropReason::NoService));
     }
-    Some(internet(packet, gateway, here, why))
+    internet(packet, gateway, here, why).unwrap_or_else(|verdict| Way::Decided(verdict))
 }
 
 fn is_ethernet_2(meta: &Meta) -> bool {
@@ -112,53 +125,73 @@ fn concerns(nd: &Nd, gateway: &Gateway) -> bool {
 }
 
 /// An IP packet whose Ethernet destination is the gateway.
+///
+/// # Errors
+/// Its verdict, where nothing is left to ask.
 fn internet(
     packet: &Packet,
     gateway: &Gateway,
     here: &Here<'_, Tables>,
     why: &mut impl FnMut(Step),
-) -> Verdict {
+) -> Result<Way, Verdict> {
     let (key, meta) = (&packet.key, &packet.meta);
     if gateway.has(key.dst) {
         why(Step::Ours(key.dst));
-        return match local(packet, gateway) {
-            Verdict::Local(Task::Unreachable(Unreachable::Port)) if gateway.loopback => {
-                why(Step::Uplink);
-                Verdict::Local(Task::Uplink)
-            }
-            verdict => verdict,
-        };
+        return Ok(Way::Ours);
     }
     // Without an address of the family it is no gateway for it, whatever the FIB or the uplink would do.
     if (if meta.l3 == L3::V4 { gateway.prefix_len } else { gateway.prefix6_len }) == 0 {
         why(Step::NoFamily);
-        return Verdict::Drop(DropReason::NoService);
+        return Err(Verdict::Drop(DropReason::NoService));
     }
+    comes_from(packet, gateway, here, why).map_err(Verdict::Drop)?;
+    let entry = gateway.fib.entry(key.dst);
+    why(Step::Route(entry));
+    Ok(match entry.map(|entry| entry.route) {
+        Some(Route::Local) => Way::Ours,
+        Some(Route::Nobody) => return Err(Verdict::Drop(DropReason::Martian)),
+        Some(Route::Next(next)) => Way::To(next),
+        None if gateway.uplink => return Err(uplink(packet, why)),
+        // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
+        Some(Route::Unreachable) | None => {
+            return Err(Verdict::Local(Task::Unreachable(Unreachable::Network)));
+        }
+    })
+}
+
+/// Whether the packet's addresses are such as are routed, and its source leads back to where it came from.
+///
+/// # Errors
+/// As what it is dropped; without a word: the answer would go to whom the address belongs.
+pub fn comes_from(
+    packet: &Packet,
+    gateway: &Gateway,
+    here: &Here<'_, Tables>,
+    why: &mut impl FnMut(Step),
+) -> Result<(), DropReason> {
     if let Err(martian) = martian::check(packet) {
         why(Step::Martian(martian));
-        return Verdict::Drop(DropReason::Martian);
+        return Err(DropReason::Martian);
     }
     let source = source::belongs(packet, gateway, here);
     why(Step::Source(source));
-    if !source.leads_back() {
-        // Without a word: the answer would go to whom the address belongs.
-        return Verdict::Drop(DropReason::ReversePath);
-    }
-    let entry = gateway.fib.entry(key.dst);
-    why(Step::Route(entry));
-    let next = match entry.map(|entry| entry.route) {
-        Some(Route::Local) => return local(packet, gateway),
-        Some(Route::Nobody) => return Verdict::Drop(DropReason::Martian),
-        Some(Route::Unreachable) => return Verdict::Local(Task::Unreachable(Unreachable::Network)),
-        Some(Route::Next(next)) => next,
-        None if gateway.uplink => return uplink(packet, why),
-        // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
-        None => return Verdict::Local(Task::Unreachable(Unreachable::Network)),
-    };
-    if !next.opens {
-        // Of who opened it: what answers comes from another address plan where it comes from outside.
-        let zone = here.snapshot.network(next.network).map_or(key.zone, |network| network.zone);
-        let answers = answers(packet, zone, here);
+    if source.leads_back() { Ok(()) } else { Err(DropReason::ReversePath) }
+}
+
+/// On to `next`, if the packet may go there. `answers`: it is known to answer what was opened from there.
+#[inline]
+pub fn pass(
+    packet: &Packet,
+    next: &Next,
+    answers: bool,
+    here: &Here<'_, Tables>,
+    why: &mut impl FnMut(Step),
+) -> Verdict {
+    let meta = &packet.meta;
+    if !next.opens && !answers {
+        // Of who opened it: what comes from outside is of another address plan.
+        let zone = here.snapshot.network(next.network).map_or(packet.key.zone, |network| network.zone);
+        let answers = is_expected(packet, zone, here);
         why(Step::Answers(answers));
         if !answers {
             return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
@@ -166,8 +199,9 @@ fn internet(
     }
     // Within its network nobody asks; what it answers was let in.
     if next.network != here.id
+        && !answers
         && !here.snapshot.tables.may_open(meta.port, packet)
-        && !answers(packet, key.zone, here)
+        && !is_expected(packet, packet.key.zone, here)
     {
         why(Step::Egress);
         return Verdict::Local(Task::Unreachable(Unreachable::Egress));
@@ -177,12 +211,24 @@ fn internet(
         why(Step::Icc);
         return Verdict::Drop(DropReason::IccDenied);
     }
+    onward(packet, next, packet.key.dst, here, why)
+}
+
+/// On to `next`, where the packet is for `dst` from there on: by its own address, or by what that stands for.
+#[inline]
+pub fn onward(
+    packet: &Packet,
+    next: &Next,
+    dst: Ipv6Addr,
+    here: &Here<'_, Tables>,
+    why: &mut impl FnMut(Step),
+) -> Verdict {
     // RFC 1812 section 5.3.1, RFC 8200 section 3.
-    why(Step::Hops(meta.ttl));
-    if meta.ttl <= 1 {
+    why(Step::Hops(packet.meta.ttl));
+    if packet.meta.ttl <= 1 {
         return Verdict::Local(Task::Expired);
     }
-    forward(packet, &next, here, why)
+    forward(packet, next, dst, here, why)
 }
 
 /// To nowhere that we know.
@@ -193,7 +239,7 @@ fn uplink(packet: &Packet, why: &mut impl FnMut(Step)) -> Verdict {
 }
 
 /// Whether the packet belongs to what was opened from the other side, which is in that zone.
-fn answers(packet: &Packet, zone: u16, here: &Here<'_, Tables>) -> bool {
+fn is_expected(packet: &Packet, zone: u16, here: &Here<'_, Tables>) -> bool {
     let Some(returns) = &here.snapshot.tables.returns else { return false };
     match &packet.meta.body {
         Body::IcmpError(quoted) => returns.is_expected_error(&FlowKey { zone, ..quoted.key }, here.now),
@@ -206,9 +252,15 @@ fn answers(packet: &Packet, zone: u16, here: &Here<'_, Tables>) -> bool {
 }
 
 /// To the next hop, if its MAC and its port are known.
-fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
-    let (key, meta) = (&packet.key, &packet.meta);
-    let address = next.via.unwrap_or(key.dst);
+fn forward(
+    packet: &Packet,
+    next: &Next,
+    dst: Ipv6Addr,
+    here: &Here<'_, Tables>,
+    why: &mut impl FnMut(Step),
+) -> Verdict {
+    let meta = &packet.meta;
+    let address = next.via.unwrap_or(dst);
     let hold = Verdict::Local(Task::Hold { network: next.network, address });
     let there = here.snapshot.tables.gateway(next.network);
     let (Some(there), Some(network)) = (there, here.snapshot.network(next.network)) else {
@@ -229,6 +281,7 @@ fn forward(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl
         shrinks: (network.mtu < here.network.mtu).then_some(network.mtu),
         cut: (!fits).then_some(network.mtu),
         opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
+        nat: None,
     };
     Verdict::Forward(Action { out, hop: Some(hop) })
 }
@@ -261,7 +314,22 @@ fn length(meta: &Meta) -> u32 {
 }
 
 /// To an address of a gateway: a host requirement now (RFC 1122 sections 3.2.2.1 and 3.2.2.6).
-fn local(packet: &Packet, gateway: &Gateway) -> Verdict {
+pub fn local(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
+    let Some(gateway) = here.snapshot.tables.gateway(here.id) else {
+        return Verdict::Drop(DropReason::NoService);
+    };
+    match host(packet, gateway) {
+        Verdict::Local(Task::Unreachable(Unreachable::Port))
+            if gateway.loopback && gateway.has(packet.key.dst) =>
+        {
+            why(Step::Uplink);
+            Verdict::Local(Task::Uplink)
+        }
+        verdict => verdict,
+    }
+}
+
+fn host(packet: &Packet, gateway: &Gateway) -> Verdict {
     let (key, meta) = (&packet.key, &packet.meta);
     match (key.proto, meta.l3) {
         (PROTO_ICMP, L3::V4) | (PROTO_ICMPV6, L3::V6) => {

@@ -129,11 +129,14 @@ impl Service {
                 self.error(Problem::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk)
             }
             Task::Unreachable(why) => self.unreachable(why, frame, packet, here, desk),
+            Task::Refused(reason) => self.error(Problem::Prohibited, reason, frame, packet, &place, desk),
             Task::TooBig { mtu } => {
                 self.error(Problem::TooBig { mtu }, DropReason::TooBig, frame, packet, &place, desk)
             }
             // Whoever has a way to the control plane serves it.
             Task::Punt(_) => Err(DropReason::NoService),
+            // Whoever translates keeps it.
+            Task::AwaitFirst => Err(DropReason::NatFragment),
             // Whoever has one serves it; without one there is no route.
             Task::Uplink => self.unreachable(Unreachable::Network, frame, packet, here, desk),
             Task::Fragment { out, hop, mtu } => fragments(frame, packet, out, &hop, mtu, desk),

@@ -35,7 +35,7 @@ pub enum Belongs {
     Elsewhere(NetworkId),
     /// No route leads to it, or it is a gateway's, or all hosts of a subnet at once.
     Nobody,
-    /// It is of none of our networks, and the packet came in by the uplink.
+    /// It is outside, where the packet came from.
     Outside,
     /// Nobody asks: `spoof = "off"`.
     Unasked,
@@ -54,12 +54,8 @@ impl Belongs {
 /// Where the source address of a packet to `gateway` belongs.
 #[inline]
 pub fn belongs(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belongs {
-    // Feasible reverse path (RFC 3704 section 2.3): behind the uplink's hosts are all others, and none of ours.
     if gateway.outside {
-        return match by_route(packet, gateway, here) {
-            Belongs::Nobody if gateway.fib.lookup(packet.key.src).is_none() => Belongs::Outside,
-            belongs => belongs,
-        };
+        return from_outside(packet, gateway, here);
     }
     if here.network.spoof == Spoof::Off {
         return Belongs::Unasked;
@@ -82,5 +78,15 @@ fn by_route(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belo
             }
         }
         Some(Route::Local | Route::Nobody | Route::Unreachable) | None => Belongs::Nobody,
+    }
+}
+
+/// Everybody is outside but those who are in a network of ours (RFC 2827 section 3: nobody sends in their name), all
+/// hosts of a subnet, and ourselves.
+fn from_outside(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belongs {
+    match gateway.fib.lookup(packet.key.src) {
+        Some(Route::Next(Next { network, .. })) if network != here.id => Belongs::Elsewhere(network),
+        Some(Route::Next(_)) | None => Belongs::Outside,
+        Some(Route::Local | Route::Nobody | Route::Unreachable) => Belongs::Nobody,
     }
 }

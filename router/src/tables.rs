@@ -65,7 +65,7 @@ pub struct Gateway {
     pub fib: Fib,
     /// What is in no prefix of the FIB leaves by the uplink.
     pub uplink: bool,
-    /// Its network is the uplink: whoever is not of ours is out there.
+    /// Its network is the outside: whoever is in no network of ours is behind it, and nobody there is told that we route.
     pub outside: bool,
     /// To the containers of its network its addresses stand for the loopback of the host, where the uplink leads
     /// there.

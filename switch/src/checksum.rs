@@ -80,6 +80,23 @@ impl Delta {
         Self(add(!sum(&old.octets()), sum(&new.octets())))
     }
 
+    /// The change back.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        // No change is written as 0, not as its other form.
+        Self(if self.0 == 0 { 0 } else { !self.0 })
+    }
+
+    /// As a word, to be kept in a table.
+    pub const fn to_u16(self) -> u16 {
+        self.0
+    }
+
+    /// The inverse of [`Delta::to_u16`].
+    pub const fn from_u16(word: u16) -> Self {
+        Self(word)
+    }
+
     /// Both changes.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

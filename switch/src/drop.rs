@@ -133,6 +133,22 @@ drop_reasons! {
     UplinkFull = "uplink_full",
     /// the kernel refused what the uplink's socket was asked for
     UplinkError = "uplink_error",
+    /// from outside, for an end point that a container has there, by somebody whom it did not speak to (RFC 4787 section 5)
+    NatFiltered = "nat_filtered",
+    /// from outside, for an l4 port of the uplink's address that is neither published nor in use
+    NatUnpublished = "nat_unpublished",
+    /// a TCP reset outside the window of its connection
+    NatReset = "nat_reset",
+    /// to be translated, but of no connection, and such as opens none
+    NatNoConnection = "nat_no_connection",
+    /// an ICMP error that quotes no packet of a connection
+    NatError = "nat_error",
+    /// the container's share of connections or mappings is in use
+    NatQuota = "nat_quota",
+    /// no l4 port of the uplink's address is free; for a protocol without, another container speaks it with the same host
+    NatPorts = "nat_ports",
+    /// a later fragment to be translated whose first one did not come, or came too late
+    NatFragment = "nat_fragment",
 }
 
 #[cfg(test)]

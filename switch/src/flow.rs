@@ -190,6 +190,8 @@ pub struct TcpMeta {
     pub window: u16,
     /// Payload bytes.
     pub payload: u32,
+    /// Of a SYN the window scale that it offers (RFC 7323 section 2.2), bits.
+    pub scale: Option<u8>,
 }
 
 /// The typed body of messages that claim or carry addresses.

@@ -276,6 +276,30 @@ impl<I: Io> Desk<'_, I> {
         self.released.push(frame);
     }
 
+    /// A frame of which only the bytes were kept ([`Fate::Held`]) goes through all hops again, after this batch, as `port`
+    /// sent it but without any offload. False: no buffer is free.
+    pub fn resume_copy(&mut self, port: PortId, bytes: &[u8]) -> bool {
+        self.make_room();
+        let copied = self.pool.fill(port, |buffer| {
+            let len = VnetHdr::LEN.saturating_add(bytes.len());
+            let (header, frame) =
+                buffer.get_mut(..len).ok_or(())?.split_at_mut_checked(VnetHdr::LEN).ok_or(())?;
+            header.fill(0);
+            frame.copy_from_slice(bytes);
+            Ok::<_, ()>(len)
+        });
+        copied.is_ok_and(|frame| {
+            self.released.push(frame);
+            true
+        })
+    }
+
+    /// A frame of which only the bytes were kept is dropped.
+    pub fn give_up_copy(&mut self, port: PortId, reason: DropReason) {
+        self.books.counters.worker.released.add(1);
+        self.books.counters.drop_frame(port, reason);
+    }
+
     /// A held frame is dropped.
     pub fn give_up(&mut self, frame: &Frame, reason: DropReason) {
         self.books.counters.worker.released.add(1);

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use crate::checksum::Delta;
 use crate::drop::DropReason;
 use crate::mac::MacAddr;
 use crate::port::{NetworkId, PortId};
@@ -47,6 +48,45 @@ pub struct Hop {
     pub cut: Option<u32>,
     /// What comes back belongs to this and is let through.
     pub opens: bool,
+    /// Its addresses and l4 ports become others on the way.
+    pub nat: Option<Nat>,
+}
+
+/// What a packet's addresses and l4 ports become, and on whose account.
+///
+/// Of an ICMP error the addresses are its own, and the l4 ports those of the packet that it quotes, whose addresses
+/// follow: the error goes to who sent that packet, and where its source becomes another, so does what was sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nat {
+    /// IP protocol.
+    pub proto: u8,
+    /// Source address.
+    pub src: Ipv6Addr,
+    /// Destination address.
+    pub dst: Ipv6Addr,
+    /// Source l4 port; of an ICMP query the identifier.
+    pub sport: u16,
+    /// Destination l4 port; of an ICMP query nothing.
+    pub dport: u16,
+    /// What the change of addresses adds to sums.
+    pub address: Delta,
+    /// What the change of l4 ports adds to them.
+    pub l4: Delta,
+    /// Its source becomes another: it leaves a container.
+    pub from: Side,
+    /// Its destination becomes another: it comes to a container.
+    pub to: Side,
+}
+
+/// One side of a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Not translated, or nothing is kept of it: an ICMP error, a later fragment.
+    No,
+    /// By this connection ([`crate::table::Handle::to_u64`]).
+    Known(u64),
+    /// By a connection that is yet to be made.
+    New,
 }
 
 /// What a gateway does itself.
@@ -77,6 +117,10 @@ pub enum Task {
         /// Bytes of an IP packet.
         mtu: u32,
     },
+    /// Policy: ICMP communication administratively prohibited; dropped for this reason.
+    Refused(DropReason),
+    /// A later fragment, which waits for the first of its packet: by that it is known whose it is.
+    AwaitFirst,
     /// For a service of the gateway that the control plane gives.
     Punt(Service),
     /// Leaves by the uplink.

@@ -72,6 +72,7 @@ const VDE: &[Peer] = &[Peer::Vde];
 const SWITCHES: &[Peer] = &[Peer::Ovs, Peer::OvsTso, Peer::Vde];
 const KERNEL: &[Peer] = &[Peer::Kernel];
 const L2: &[Peer] = &[Peer::VswitchdL2];
+const ROUTED: &[Peer] = &[Peer::VswitchdRouted];
 const PASTA: &[Peer] = &[Peer::Pasta1500, Peer::Pasta65520];
 const ROOTLESS: &[Peer] = &[Peer::Pasta1500, Peer::Pasta65520, Peer::Slirp1500, Peer::Slirp65520];
 
@@ -144,6 +145,23 @@ const PUBLISH: &[Bar] = &[
     at_least(Figure::AddressKept, 100.0, &[]),
 ];
 
+/// Translation costs at most 3 % of what is routed without.
+const FREE: f64 = 1.0 / 0.97;
+
+const NAT: &[Bar] = &[
+    at_least(Figure::TcpUp, 0.85, KERNEL),
+    at_least(Figure::TcpUp, 0.97, ROUTED),
+    at_least(Figure::TcpDown, 0.85, KERNEL),
+    at_least(Figure::TcpDown, 0.97, ROUTED),
+    at_least(Figure::UdpMax, 1.2, KERNEL),
+    at_least(Figure::UdpMax, 0.97, ROUTED),
+    at_least(Figure::UdpFlood, 0.97, ROUTED),
+    at_most(Figure::RoundTripP50, 1.0, KERNEL),
+    at_most(Figure::RoundTripP50, FREE, ROUTED),
+    at_least(Figure::Connects, 0.9, KERNEL),
+    at_least(Figure::Connects, 0.97, ROUTED),
+];
+
 /// The bars of a scenario.
 pub const fn of(scenario: Scenario) -> &'static [Bar] {
     match scenario {
@@ -151,6 +169,7 @@ pub const fn of(scenario: Scenario) -> &'static [Bar] {
         Scenario::Route => ROUTE,
         Scenario::Egress => EGRESS,
         Scenario::Publish => PUBLISH,
+        Scenario::Snat | Scenario::Dnat => NAT,
     }
 }
 

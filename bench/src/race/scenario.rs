@@ -16,7 +16,15 @@ pub enum Scenario {
     Egress,
     /// The world outside, and the host, and a container's published l4 ports.
     Publish,
+    /// A container and the world outside, by packets that are translated: an uplink with an address of its own.
+    Snat,
+    /// The world outside and a container's l4 ports that are published there, likewise.
+    Dnat,
 }
+
+/// Who translates packets, beside what we do without.
+const NATS: &[Peer] =
+    &[Peer::Kernel, Peer::VswitchdRouted, Peer::Vswitchd, Peer::VswitchdEpoll, Peer::VswitchdUring];
 
 /// All who are one namespace's way out.
 const UPLINKS: &[Peer] = &[
@@ -38,6 +46,8 @@ impl Scenario {
             Self::Route => "route",
             Self::Egress => "egress",
             Self::Publish => "publish",
+            Self::Snat => "snat",
+            Self::Dnat => "dnat",
         }
     }
 
@@ -59,6 +69,7 @@ impl Scenario {
                 &[Peer::Kernel, Peer::VswitchdL2, Peer::Vswitchd, Peer::VswitchdEpoll, Peer::VswitchdUring]
             }
             Self::Egress | Self::Publish => UPLINKS,
+            Self::Snat | Self::Dnat => NATS,
         }
     }
 
@@ -86,7 +97,7 @@ impl Scenario {
                 Measure::Connects,
                 Measure::Cpu,
             ],
-            Self::Egress => &[
+            Self::Egress | Self::Snat | Self::Dnat => &[
                 Measure::Up,
                 Measure::Down,
                 Measure::UdpMax,
@@ -123,6 +134,14 @@ impl Scenario {
                 (Peer::Pasta1500, "pasta at MTU 1500"),
                 (Peer::Pasta65520, "pasta at its default MTU of 65520"),
             ],
+            Self::Snat => &[
+                (Peer::Kernel, "kernel bridge and nft masquerade"),
+                (Peer::VswitchdRouted, "our own figures without translation"),
+            ],
+            Self::Dnat => &[
+                (Peer::Kernel, "kernel bridge and nft DNAT"),
+                (Peer::VswitchdRouted, "our own figures without translation"),
+            ],
             Self::Publish => &[
                 (Peer::Kernel, "kernel DNAT"),
                 (Peer::Pasta1500, "pasta at MTU 1500"),
@@ -143,6 +162,11 @@ impl Scenario {
             }
             Self::Egress => {
                 "Container, host and outside are three namespaces, a veth pair of MTU 1500 joins the latter two, each peer has its own three.\n\
+                 TCP up is sent by the container. CPU of the machine counts container and server too, and the kernel has no process to count."
+            }
+            Self::Snat | Self::Dnat => {
+                "Container, host and outside are three namespaces. The kernel's bridge is on the host, which a veth pair joins to the outside;\n\
+                 our daemon runs on the host, and its uplink is a TAP outside. What it is compared with besides routes between two networks.\n\
                  TCP up is sent by the container. CPU of the machine counts container and server too, and the kernel has no process to count."
             }
             Self::Publish => {

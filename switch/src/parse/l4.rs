@@ -9,6 +9,7 @@ use crate::flow::{Body, FlowKey, Fragment, L3, Quoted, TcpMeta};
 
 const BAD: DropReason = DropReason::MalformedL4;
 const TCP_LEN: usize = 20;
+const SYN: u8 = 2;
 const UDP_LEN: usize = 8;
 const SCTP_LEN: usize = 12;
 const ICMP_LEN: usize = 8;
@@ -73,9 +74,30 @@ pub(super) fn tcp(packet: &[u8], at: usize) -> Result<L4, DropReason> {
             ack: u32::from_be_bytes([a0, a1, a2, a3]),
             window: u16::from_be_bytes([w0, w1]),
             payload: u32::try_from(payload).map_err(|_| BAD)?,
+            scale: if flags & SYN != 0 {
+                scale(packet.get(at.saturating_add(TCP_LEN)..headers_end))
+            } else {
+                None
+            },
         }),
         body: Body::None,
     })
+}
+
+/// The window scale option (RFC 7323 section 2.2: kind 3, length 3; more than 14 counts as 14).
+#[cold]
+fn scale(options: Option<&[u8]>) -> Option<u8> {
+    let mut options = options?;
+    loop {
+        match *options {
+            [3, 3, shift, ..] => return Some(shift.min(14)),
+            // RFC 9293 section 3.1: end of the list, and padding.
+            [0, ..] | [] => return None,
+            [1, ref rest @ ..] => options = rest,
+            [_, len, ..] => options = options.get(usize::from(len).max(2)..)?,
+            [_] => return None,
+        }
+    }
 }
 
 /// RFC 768. A length of 0 would be a jumbogram (RFC 2675); super-frames carry their whole length, so it is never one.

@@ -41,7 +41,8 @@ fn tcp_over_v4() {
     assert_eq!((meta.ttl, meta.tos, meta.df), (64, 0, true));
     assert_eq!((meta.fragment, meta.fragment_id), (Fragment::No, 0));
     assert_eq!((meta.gso, meta.csum, meta.body), (Gso::None, Csum::Full, Body::None));
-    let tcp = TcpMeta { flags: ACK, seq: 0xffff_ff00, ack: 0x1234_5678, window: 502, payload: 5 };
+    let tcp =
+        TcpMeta { flags: ACK, seq: 0xffff_ff00, ack: 0x1234_5678, window: 502, payload: 5, scale: None };
     assert_eq!(meta.tcp, Some(tcp));
 }
 

@@ -20,5 +20,6 @@ pub mod names;
 pub mod policy;
 pub mod tables;
 pub mod trace;
+pub mod translate;
 pub mod uplink;
 pub mod wire;

@@ -20,9 +20,12 @@ use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use nat::rewrite::rewrite;
+use nat::waiting::Waiting;
 use router::explain::Step;
+use router::route::{self, Way};
 use router::service::Service;
-use router::{forward, mss, route};
+use router::{forward, mss};
 use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::flow::{Fragment, Meta, Packet};
@@ -35,14 +38,17 @@ use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
 use switch::snapshot::{Snapshot, View};
 use switch::tick::Tick;
-use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
+use switch::verdict::{Action, Hop, Nat, Task, Unreachable, Verdict};
 
 use crate::tables::Tables;
+use crate::translate;
 use crate::uplink::{Out, Uplink};
 
 /// The house: all rooms together, in one worker.
 pub struct House {
     router: Service,
+    /// Fragments that came before the first of their packet.
+    waiting: Waiting,
     uplink: Option<Uplink>,
     punt: Option<Arc<Punt>>,
     /// What the control plane has for containers is this worker's to send.
@@ -51,12 +57,18 @@ pub struct House {
 
 /// Fifth hop: what is to happen with `packet`, and `why`. Changes nothing, sees no bytes.
 pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
-    // For a gateway? Then to whom, and by whom: source, fib, neighbour.
-    if let Some(verdict) = route::route(packet, &routed(here), why) {
-        return verdict;
+    // For a gateway? Then by whom: source, fib.
+    match route::route(packet, &routed(here), why) {
+        // Where does its MAC live?
+        Way::Bridge => bridge(&packet.meta, here.network),
+        // On to the next hop. Does it leave with another address? Conntrack, snat.
+        Way::To(next) => translate::leave(packet, &next, here, why),
+        // For us, or for whom an address of ours stands? Dnat, conntrack.
+        Way::Ours => {
+            translate::enter(packet, here, why).unwrap_or_else(|| route::local(packet, &routed(here), why))
+        }
+        Way::Decided(verdict) => verdict,
     }
-    // Where does its MAC live?
-    bridge(&packet.meta, here.network)
 }
 
 /// The same with what routing is decided by.
@@ -69,6 +81,24 @@ fn routes(snapshot: &Snapshot<Tables>) -> View<'_, router::tables::Tables> {
     snapshot.view().with(&snapshot.tables.router)
 }
 
+/// What may come back by a way that may not be opened.
+fn expect(verdict: &Verdict, packet: &Packet, here: &Here<'_, Tables>) {
+    let Some(returns) = &here.snapshot.tables.router.returns else { return };
+    let (key, meta) = (&packet.key, &packet.meta);
+    let (goes, opens) = match verdict {
+        Verdict::Forward(Action { hop: Some(hop), .. }) => (true, hop.opens),
+        Verdict::Local(Task::Hold { .. }) => (true, false),
+        _ => (false, false),
+    };
+    // Without room the packet goes all the same; it is the answer that will be refused, by name.
+    if opens {
+        returns.expect(key, meta.port, here.now);
+    }
+    if goes && meta.fragment == Fragment::First {
+        returns.expect_rest(key, meta.fragment_id, meta.port, here.now);
+    }
+}
+
 /// Who answers on a port for the gateway of `network`, if it is a port of that network.
 fn gateway_mac(snapshot: &Snapshot<Tables>, port: PortId, network: NetworkId) -> Option<MacAddr> {
     let known = snapshot.port(port)?;
@@ -78,15 +108,23 @@ fn gateway_mac(snapshot: &Snapshot<Tables>, port: PortId, network: NetworkId) ->
         .map(|gateway| gateway.mac)
 }
 
+/// A packet that goes on in fragments is translated before it is cut: its checksum is over all of it.
+fn whole<I: Io>(frame: &Frame, packet: &Packet, nat: &Nat, desk: &mut Desk<'_, I>) -> Result<(), DropReason> {
+    if !forward::header_verifies(desk.bytes(frame), &packet.meta) {
+        return Err(DropReason::BadChecksum);
+    }
+    rewrite(desk.bytes_mut(frame), &packet.meta, nat)
+}
+
 impl House {
     /// For ports `0..ports`, with a way out or without one.
     pub fn new(ports: usize, uplink: Option<Uplink>) -> Self {
-        Self { router: Service::new(ports), uplink, punt: None, sends: true }
+        Self { router: Service::new(ports), waiting: Waiting::default(), uplink, punt: None, sends: true }
     }
 
     /// In worker `me` of several: what gateways and the control plane say of themselves is the first one's to send.
     pub fn beside(ports: usize, uplink: Option<Uplink>, news: Arc<News>, me: usize) -> Self {
-        Self { router: Service::beside(ports, news, me), uplink, punt: None, sends: me == 0 }
+        Self { router: Service::beside(ports, news, me), sends: me == 0, ..Self::new(0, uplink) }
     }
 
     /// With the control plane behind it for names and addresses.
@@ -108,21 +146,19 @@ impl Policy for House {
         decide(packet, here, &mut |_| ())
     }
 
-    fn track(&mut self, verdict: Verdict, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
-        let Some(returns) = &here.snapshot.tables.router.returns else { return verdict };
-        let (key, meta) = (&packet.key, &packet.meta);
-        let (goes, opens) = match &verdict {
-            Verdict::Forward(Action { hop: Some(hop), .. }) => (true, hop.opens),
-            Verdict::Local(Task::Hold { .. }) => (true, false),
-            _ => (false, false),
-        };
-        // Without room the packet goes all the same; it is the answer that will be refused, by name.
-        if opens {
-            returns.expect(key, meta.port, here.now);
+    fn track(&mut self, mut verdict: Verdict, packet: &Packet, here: &Here<'_, Tables>) -> Verdict {
+        if let Verdict::Forward(action) = &mut verdict
+            && action.hop.is_some_and(|hop| hop.nat.is_some())
+        {
+            if let Err(refused) = translate::commit(action, packet, here) {
+                return refused;
+            }
+            if packet.meta.fragment == Fragment::First {
+                self.waiting.first_came(packet);
+            }
+            return verdict;
         }
-        if goes && meta.fragment == Fragment::First {
-            returns.expect_rest(key, meta.fragment_id, meta.port, here.now);
-        }
+        expect(&verdict, packet, here);
         verdict
     }
 
@@ -133,6 +169,9 @@ impl Policy for House {
         }
         if let Some(mtu) = hop.shrinks {
             mss::clamp(frame, meta, mtu);
+        }
+        if let Some(nat) = &hop.nat {
+            rewrite(frame, meta, nat)?;
         }
         if forward::rewrite(frame, meta, hop.src, hop.dst) { Ok(()) } else { Err(DropReason::TtlExceeded) }
     }
@@ -155,6 +194,11 @@ impl Policy for House {
                     Some(task) => self.router.serve(task, frame, packet, here, desk),
                     None => Ok(Fate::Local),
                 }
+            }
+            (Task::AwaitFirst, _) if self.waiting.keep(packet, desk.bytes(frame), here.now) => Ok(Fate::Held),
+            (Task::Fragment { hop: Hop { nat: Some(nat), .. }, .. }, _) => {
+                whole(frame, packet, &nat, desk)?;
+                self.router.serve(task, frame, packet, here, desk)
             }
             (Task::Punt(service), _) => {
                 let punt = self.punt.as_ref().ok_or(DropReason::NoService)?;
@@ -182,6 +226,9 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) {
         self.router.forget(port, desk);
+        while self.waiting.forget(port) {
+            desk.give_up_copy(port, DropReason::PortGone);
+        }
         if let Some(punt) = &self.punt {
             punt.forget(port);
         }
@@ -207,6 +254,11 @@ impl Policy for House {
         desk: &mut Desk<'_, I>,
     ) -> bool {
         self.router.follow(routes(snapshot), now, desk);
+        while let Some((port, bytes)) = self.waiting.next_ready() {
+            if !desk.resume_copy(port, bytes) {
+                desk.give_up_copy(port, DropReason::NatFragment);
+            }
+        }
         let mut more = false;
         if let Some(punt) = &self.punt {
             punt.ring();
@@ -228,12 +280,15 @@ impl Policy for House {
 
     fn deadline(&self) -> Option<Tick> {
         let of_uplink = self.uplink.as_ref().and_then(Uplink::deadline);
-        self.router.deadline().into_iter().chain(of_uplink).min()
+        self.router.deadline().into_iter().chain(of_uplink).chain(self.waiting.deadline()).min()
     }
 
     fn due<I: Io>(&mut self, snapshot: &Snapshot<Tables>, now: Tick, desk: &mut Desk<'_, I>) {
         let snapshot = routes(snapshot);
         self.router.due(snapshot, now, desk);
+        while let Some(port) = self.waiting.overdue(now) {
+            desk.give_up_copy(port, DropReason::NatFragment);
+        }
         if let Some(uplink) = &mut self.uplink {
             uplink
                 .sockets()

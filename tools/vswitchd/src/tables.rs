@@ -1,5 +1,7 @@
 //! What packets are decided by, of all rooms together, published with the snapshot.
 
+use crate::translate::Translation;
+
 /// The tables of every room. Each room is given its own and no others' ([`switch::policy::Here::with`]).
 ///
 /// # Threads
@@ -8,4 +10,6 @@
 pub struct Tables {
     /// Gateways and what routing goes by.
     pub router: router::tables::Tables,
+    /// What is translated; `None`: there is no uplink with an address of ours.
+    pub nat: Option<Translation>,
 }

@@ -62,7 +62,7 @@ pub(super) fn translated(family: &Family, dir: Scratch, scenario: Scenario) -> R
 
 fn rules(scenario: Scenario) -> String {
     let (first, last) = Service::PORTS;
-    let dnat = if scenario == Scenario::Publish {
+    let dnat = if matches!(scenario, Scenario::Publish | Scenario::Dnat) {
         format!(
             "fib daddr type local meta l4proto {{ tcp, udp }} th dport {first}-{last} dnat to {CONTAINER}"
         )

@@ -35,6 +35,8 @@ pub enum Peer {
     RelayUring,
     /// This project on one network, beside what it does between two.
     VswitchdL2,
+    /// This project between two networks, beside what it does with translation.
+    VswitchdRouted,
     /// This project, with the engine that it chooses.
     Vswitchd,
     /// This project by epoll.
@@ -69,6 +71,7 @@ impl Peer {
             Self::Relay => "relay",
             Self::RelayUring => "relay-uring",
             Self::VswitchdL2 => "vswitchd-l2",
+            Self::VswitchdRouted => "vswitchd-routed",
             Self::Vswitchd => "vswitchd",
             Self::VswitchdEpoll => "vswitchd-epoll",
             Self::VswitchdUring => "vswitchd-uring",
@@ -88,6 +91,8 @@ impl Peer {
             (Self::Kernel, Scenario::L2) => "kernel bridge, two veth pairs, bridge-nf-call-iptables off",
             (Self::Kernel, Scenario::Route) => "two kernel bridges in one namespace, ip_forward, no rules",
             (Self::Kernel, Scenario::Egress) => "kernel bridge, veth, ip_forward, nft masquerade",
+            (Self::Kernel, Scenario::Snat) => "kernel bridge, veth, ip_forward, nft masquerade",
+            (Self::Kernel, Scenario::Dnat) => "kernel bridge, veth, ip_forward, nft dnat and masquerade",
             (Self::Kernel, Scenario::Publish) => {
                 "kernel bridge, veth, ip_forward, nft dnat in prerouting and output, masquerade, route_localnet"
             }
@@ -100,6 +105,9 @@ impl Peer {
             (Self::VswitchdEpoll, _) => "vswitchd with io = \"epoll\"",
             (Self::VswitchdUring, _) => "vswitchd with io = \"uring\"",
             (Self::VswitchdL2, _) => "this project's daemon, both containers on one network, storm = 0",
+            (Self::VswitchdRouted, _) => "this project's daemon, two networks, routes_to one way, storm = 0",
+            (Self::Vswitchd, Scenario::Snat) => "this project's daemon, uplink tap, masquerade, storm = 0",
+            (Self::Vswitchd, Scenario::Dnat) => "this project's daemon, uplink tap, publish, storm = 0",
             (Self::Vswitchd, Scenario::L2) => "this project's daemon, storm = 0",
             (Self::Vswitchd, Scenario::Route) => {
                 "this project's daemon, two networks, routes_to one way, storm = 0"
@@ -121,7 +129,9 @@ impl Peer {
     /// Programs it needs.
     const fn programs(self, scenario: Scenario) -> &'static [&'static str] {
         match (self, scenario) {
-            (Self::Kernel, Scenario::Egress | Scenario::Publish) => &["nft"],
+            (Self::Kernel, Scenario::Egress | Scenario::Publish | Scenario::Snat | Scenario::Dnat) => {
+                &["nft"]
+            }
             (
                 Self::Kernel
                 | Self::Relay
@@ -129,7 +139,8 @@ impl Peer {
                 | Self::Vswitchd
                 | Self::VswitchdEpoll
                 | Self::VswitchdUring
-                | Self::VswitchdL2,
+                | Self::VswitchdL2
+                | Self::VswitchdRouted,
                 _,
             ) => &[],
             (Self::Ovs | Self::OvsTso, _) => {
@@ -149,7 +160,7 @@ impl Peer {
     /// The I/O engine of our daemon, where it is one.
     const fn io(self) -> Option<&'static str> {
         match self {
-            Self::Vswitchd | Self::VswitchdL2 => Some("auto"),
+            Self::Vswitchd | Self::VswitchdL2 | Self::VswitchdRouted => Some("auto"),
             Self::VswitchdEpoll => Some("epoll"),
             Self::VswitchdUring => Some("uring"),
             _ => None,
@@ -172,14 +183,14 @@ impl Peer {
     /// # Errors
     /// When it cannot be built or no packet comes through.
     pub fn start(self, scenario: Scenario) -> Result<Lab> {
-        use Scenario::{Egress, L2, Publish, Route};
+        use Scenario::{Dnat, Egress, L2, Publish, Route, Snat};
         let family = Family::random()?;
         let dir = Scratch::create(family.prefix())?;
         let ours = self.io().filter(|_| scenario.peers().contains(&self));
         let lab = match (self, scenario) {
             (Self::Kernel, L2) => kernel::bridged(&family, dir)?,
             (Self::Kernel, Route) => kernel::routed(&family, dir)?,
-            (Self::Kernel, Egress | Publish) => kernel::translated(&family, dir, scenario)?,
+            (Self::Kernel, Egress | Publish | Snat | Dnat) => kernel::translated(&family, dir, scenario)?,
             (Self::Relay, L2) => relay::start(&family, dir, false)?,
             (Self::RelayUring, L2) => relay::start(&family, dir, true)?,
             (Self::Ovs, L2) => ovs::start(&family, dir, false)?,
@@ -192,6 +203,10 @@ impl Peer {
             (peer, scenario) => match (ours, scenario) {
                 (Some(io), Route) if peer != Self::VswitchdL2 => vswitchd::routed(&family, dir, io)?,
                 (Some(io), L2 | Route) => vswitchd::switched(&family, dir, io)?,
+                (Some(io), Snat | Dnat) if peer == Self::VswitchdRouted => {
+                    vswitchd::routed(&family, dir, io)?
+                }
+                (Some(io), Snat | Dnat) => vswitchd::translated(&family, dir, scenario, io)?,
                 (Some(io), Egress | Publish) => vswitchd::uplinked(&family, dir, scenario, io)?,
                 (None, _) => return Err(peer.stranger(scenario)),
             },

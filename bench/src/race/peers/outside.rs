@@ -42,6 +42,15 @@ impl World {
         Ok(Self { host, outside })
     }
 
+    /// Host and outside that nothing joins: whoever comes brings the link, which the outside has as [`LINK`].
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn apart(family: &Family) -> Result<Self> {
+        let (host, outside) = (Netns::create(family.name("h"))?, Netns::create(family.name("o"))?);
+        Ok(Self { host, outside })
+    }
+
     /// The lab of a container whose address is `address`. The container is removed before the host.
     pub fn into_lab(
         self,
@@ -53,9 +62,11 @@ impl World {
     ) -> Lab {
         let [inside, host, outside] =
             [&container, &self.host, &self.outside].map(|netns| netns.name().to_owned());
-        let ways = if scenario == Scenario::Publish {
-            let published =
-                |client: String, to, from| Ends { client, server: inside.clone(), to, from, published: true };
+        let published =
+            |client: String, to, from| Ends { client, server: inside.clone(), to, from, published: true };
+        let ways = if scenario == Scenario::Dnat {
+            vec![(Way::Main, published(outside, HOST, OUTSIDE))]
+        } else if scenario == Scenario::Publish {
             vec![
                 (Way::Main, published(outside, HOST, OUTSIDE)),
                 (Way::Host, published(host.clone(), HOST, HOST)),

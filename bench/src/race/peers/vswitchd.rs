@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::lab::{ADDRESSES, Lab, Service, between};
-use super::outside::{CONTAINER, World};
+use super::outside::{CONTAINER, HOST, LINK, OUTSIDE, World};
 use crate::error::{Error, Result};
 use crate::ns::{Family, Netns};
 use crate::process::{Process, Scratch, Stop};
@@ -23,24 +23,28 @@ pub struct Config(String);
 
 /// Where the way out of all networks is.
 #[derive(Debug, Clone, Copy)]
-pub enum Uplink {
+pub enum Uplink<'a> {
     /// There is none.
     None,
     /// Sockets of the daemon.
     Sockets,
+    /// A TAP in this namespace, on [`outside`](super::outside)'s network.
+    Tap(&'a Netns),
 }
 
 impl Config {
     /// The daemon's part, with sockets and state in `dir`, and an I/O engine.
-    pub fn new(dir: &Scratch, uplink: Uplink, io: &str) -> Self {
+    pub fn new(dir: &Scratch, uplink: Uplink<'_>, io: &str) -> Self {
         let kind = match uplink {
-            Uplink::None => "none",
-            Uplink::Sockets => "sockets",
+            Uplink::None => "kind = \"none\"".to_owned(),
+            Uplink::Sockets => "kind = \"sockets\"".to_owned(),
+            Uplink::Tap(netns) => format!(
+                "kind = \"tap\"\nnetns = {:?}\nname = \"{LINK}\"\naddress = \"{HOST}/24\"\nhost = \"{OUTSIDE}/24\"",
+                netns.name()
+            ),
         };
         let (control, state) = (dir.file("control.sock"), dir.file("state"));
-        Self(format!(
-            "[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = {io:?}\n\n[uplink]\nkind = \"{kind}\"\n"
-        ))
+        Self(format!("[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = {io:?}\n\n[uplink]\n{kind}\n"))
     }
 
     /// A network, with more lines for it.
@@ -147,14 +151,29 @@ pub(super) fn routed(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
     Ok(Lab::new(dir, vec![process], vec![a, b], ways))
 }
 
+/// The l4 ports of the loads, published.
+fn published() -> String {
+    let (first, last) = Service::PORTS;
+    format!("publish = [\"{first}-{last}:{first}-{last}\", \"{first}-{last}:{first}-{last}/udp\"]")
+}
+
+/// A container whose way out is a TAP outside, with an address of the daemon's there.
+pub(super) fn translated(family: &Family, dir: Scratch, scenario: Scenario, io: &str) -> Result<Lab> {
+    let world = World::apart(family)?;
+    let container = Netns::expected(family.name("a"));
+    let lines = if scenario == Scenario::Dnat { vec![published()] } else { Vec::new() };
+    let config = Config::new(&dir, Uplink::Tap(&world.outside), io)
+        .network("race", "10.99.0.0/24", &["storm = 0".to_owned()])
+        .container(&container, "race", CONTAINER, &lines);
+    let Daemon { process, .. } = daemon(&dir, Some(&world.host), &config, LIMIT)?;
+    Ok(world.into_lab(scenario, dir, vec![process], container, CONTAINER))
+}
+
 /// A container whose way out is sockets of a daemon on the host.
 pub(super) fn uplinked(family: &Family, dir: Scratch, scenario: Scenario, io: &str) -> Result<Lab> {
     let world = World::create(family)?;
     let container = Netns::expected(family.name("a"));
-    let (first, last) = Service::PORTS;
-    let published =
-        format!("publish = [\"{first}-{last}:{first}-{last}\", \"{first}-{last}:{first}-{last}/udp\"]");
-    let lines = if scenario == Scenario::Publish { vec![published] } else { Vec::new() };
+    let lines = if scenario == Scenario::Publish { vec![published()] } else { Vec::new() };
     let config = Config::new(&dir, Uplink::Sockets, io)
         .network("race", "10.99.0.0/24", &["storm = 0".to_owned()])
         .container(&container, "race", CONTAINER, &lines);

@@ -100,7 +100,7 @@ fn build(
             *slot = Some(network);
         }
     }
-    let tables = Tables { router: routing::tables(config, networks, ports, &gateways) };
+    let tables = Tables { router: routing::tables(config, networks, ports, &gateways), nat: None };
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),

@@ -1,8 +1,8 @@
 //! What happened to a packet, hop by hop, in lines for people.
 
 use std::collections::HashSet;
+use std::net::{Ipv6Addr, SocketAddr};
 
-use crate::tables::Tables;
 use router::explain::Step;
 use router::fib::{Entry, Next, Route};
 use router::source::Belongs;
@@ -20,6 +20,7 @@ use super::Run;
 use super::group::listeners;
 use super::line::{line, mss};
 use crate::api::rows::{Fate, Hop, TraceOut, TracePacket, TracePort, TraceRow, TraceStep};
+use crate::tables::Tables;
 
 /// What ports and networks are called, by number.
 #[derive(Debug, Clone, Default)]
@@ -255,6 +256,17 @@ impl Teller<'_> {
             Step::Uplink => "what has no route leaves by the uplink".into(),
             Step::Answers(true) => "it answers what was opened from there".into(),
             Step::Answers(false) => "it answers nothing that was opened from there".into(),
+            Step::LeavesAs(address, port, known) => {
+                let end = end(*address, *port);
+                match known {
+                    true => format!("of a connection that leaves as {end}"),
+                    false => format!("leaves as {end}, or with another l4 port if that one is in use"),
+                }
+            }
+            Step::EntersTo(address, port, known) => {
+                let of = if *known { ", by a connection that is there" } else { "" };
+                format!("its destination stands for {}{of}", end(*address, *port))
+            }
             Step::Egress => "an `egress` rule of the container denies it".into(),
             Step::Icc => "back into its own network, whose containers may not talk to each other".into(),
             Step::Hops(hops @ 0..=1) => format!("TTL or hop limit {hops} is used up"),
@@ -290,8 +302,8 @@ impl Teller<'_> {
                     self.names.network(network)
                 )
             }
+            Belongs::Outside => "its source is outside, where it came from".into(),
             Belongs::Nobody => "no route leads back to its source".into(),
-            Belongs::Outside => "its source is of none of our networks".into(),
             Belongs::Unasked => "nobody asks whose its source is (spoof = \"off\")".into(),
         }
     }
@@ -344,6 +356,8 @@ impl Teller<'_> {
                 format!("the gateway says: {why}")
             }
             Task::TooBig { mtu } => format!("the gateway says: too big, {mtu} bytes fit"),
+            Task::Refused(reason) => format!("the gateway says: prohibited; {}", dropped(reason)),
+            Task::AwaitFirst => "waits for the first fragment of its packet, which says whose it is".into(),
             // Never decided: see [`Way::cut`].
             Task::Fragment { out, .. } => format!("to {}", self.names.port(out)),
             Task::Punt(Service::Dns) => "for the gateway's DNS, whose answer is not tried".into(),
@@ -470,6 +484,14 @@ impl Teller<'_> {
             }
         }
         out
+    }
+}
+
+/// As addresses are written; what has no l4 port has none.
+fn end(address: Ipv6Addr, port: u16) -> String {
+    match (address.to_canonical(), port) {
+        (address, 0) => address.to_string(),
+        (address, port) => SocketAddr::new(address, port).to_string(),
     }
 }
 

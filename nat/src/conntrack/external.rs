@@ -1,0 +1,172 @@
+//! The l4 ports of our addresses: each is free, somebody's, or was somebody's a moment ago. That no two containers
+//! share one (RFC 4787 section 4.2.1 REQ-3, RFC 5382 section 7.1 REQ-7) is so because a word is claimed by one
+//! compare-and-swap.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
+use switch::table::Handle;
+use switch::tick::Tick;
+
+/// l4 ports of an address and protocol.
+const PORTS: usize = 1 << 16;
+/// The first l4 port that is not a system one (RFC 6335 section 6).
+const USER: u16 = 1024;
+/// Seconds that a freed one is kept from others (RFC 6888 section 3 REQ-8).
+const QUARANTINE: u32 = 120;
+
+// Of a handle's low half the upper 8 bits are never used ([`switch::table::MAX_CAPACITY`]).
+const TAG: u64 = 0xff << 24;
+const MAPPED: u64 = 1 << 24;
+const RESERVED: u64 = 2 << 24;
+const FREED: u64 = 3 << 24;
+
+/// What has l4 ports, or identifiers, of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Tcp,
+    Udp,
+    Icmp,
+    /// Keeps its l4 ports: its checksum is over them, and over all the rest.
+    Sctp,
+}
+
+impl Class {
+    pub(super) const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Icmp, Self::Sctp];
+
+    /// `None`: of this protocol we know nothing but addresses.
+    pub(super) const fn of(proto: u8) -> Option<Self> {
+        match proto {
+            PROTO_TCP => Some(Self::Tcp),
+            PROTO_UDP => Some(Self::Udp),
+            PROTO_ICMP | PROTO_ICMPV6 => Some(Self::Icmp),
+            PROTO_SCTP => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+/// What an l4 port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Free,
+    /// A mapping's, or about to be.
+    Mapped(Option<Handle>),
+}
+
+/// How an l4 port is chosen.
+pub(super) struct Wish {
+    /// The container's.
+    pub port: u16,
+    /// Nobody can guess it (RFC 6056 section 3.3.3): a keyed hash of whose it is.
+    pub hash: u64,
+    /// Even stays even, odd stays odd.
+    pub parity: bool,
+    /// No other will do.
+    pub only: bool,
+}
+
+/// The l4 ports of one address.
+pub(super) struct External {
+    classes: [Box<[AtomicU64]>; Class::ALL.len()],
+}
+
+impl External {
+    pub(super) fn new() -> Self {
+        // All 0: memory is touched as it is used.
+        let words = || (0..PORTS).map(|_| AtomicU64::new(0)).collect();
+        Self { classes: [words(), words(), words(), words()] }
+    }
+
+    fn word(&self, class: Class, port: u16) -> Option<&AtomicU64> {
+        self.classes.get(class as usize)?.get(usize::from(port))
+    }
+
+    /// Who has it.
+    #[inline]
+    pub(super) fn of(&self, class: Class, port: u16) -> Use {
+        let word = self.word(class, port).map_or(0, |word| word.load(Ordering::Acquire));
+        match word & TAG {
+            MAPPED => Use::Mapped(Some(Handle::from_u64(word & !TAG))),
+            RESERVED => Use::Mapped(None),
+            _ => Use::Free,
+        }
+    }
+
+    /// Claims one for a mapping that is about to be made: the wished one if it can be had, else one of the same range
+    /// (RFC 4787 section 4.2.2 REQ-3 (a)) that is not `taken`, and was nobody else's for a while if there is one.
+    pub(super) fn claim(
+        &self,
+        class: Class,
+        wish: &Wish,
+        now: Tick,
+        taken: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
+        let free =
+            |port: u16, patient: bool| !taken(port) && self.reserve(class, port, wish.hash, patient, now);
+        // An identifier of 0 is one like any other.
+        if (wish.port != 0 || class == Class::Icmp) && free(wish.port, true) {
+            return Some(wish.port);
+        }
+        if wish.only {
+            return None;
+        }
+        let (first, count) = match class {
+            Class::Icmp => (0, 1 << 16),
+            _ if wish.port < USER => (1, u32::from(USER) - 1),
+            _ => (u32::from(USER), (1 << 16) - u32::from(USER)),
+        };
+        let step = if wish.parity { 2 } else { 1 };
+        let start = (wish.hash % u64::from(count)) as u32;
+        let fits = |port: u16| !wish.parity || port % 2 == wish.port % 2;
+        let candidates = || {
+            (0..count)
+                .map(move |at| (first + (start + at) % count) as u16)
+                .filter(move |port| fits(*port))
+                .take((count / step) as usize)
+        };
+        candidates().find(|port| free(*port, true)).or_else(|| candidates().find(|port| free(*port, false)))
+    }
+
+    /// `patient`: not one that was another's within the last two minutes.
+    fn reserve(&self, class: Class, port: u16, hash: u64, patient: bool, now: Tick) -> bool {
+        let Some(word) = self.word(class, port) else { return false };
+        let old = word.load(Ordering::Relaxed);
+        let rests = old & TAG == FREED
+            && old & 0xff_ffff != hash & 0xff_ffff
+            && now.secs().saturating_sub((old >> 32) as u32) < QUARANTINE;
+        if matches!(old & TAG, MAPPED | RESERVED) || (patient && rests) {
+            return false;
+        }
+        word.compare_exchange(old, RESERVED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// A claimed one is that of a mapping.
+    pub(super) fn settle(&self, class: Class, port: u16, at: Handle) {
+        if let Some(word) = self.word(class, port) {
+            word.store(at.to_u64() | MAPPED, Ordering::Release);
+        }
+    }
+
+    /// A claimed one is not needed.
+    pub(super) fn give_back(&self, class: Class, port: u16) {
+        if let Some(word) = self.word(class, port) {
+            word.store(0, Ordering::Release);
+        }
+    }
+
+    /// The mapping that had it is gone. Nothing, if it is another's by now.
+    pub(super) fn free(&self, class: Class, port: u16, at: Handle, hash: u64, now: u32) {
+        if let Some(word) = self.word(class, port) {
+            let rests = u64::from(now) << 32 | FREED | hash & 0xff_ffff;
+            // Whoever it belongs to by now keeps it.
+            let _ = word.compare_exchange(at.to_u64() | MAPPED, rests, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// How many are somebody's.
+    #[cfg(test)]
+    pub(super) fn used(&self, class: Class) -> usize {
+        (0..=u16::MAX).filter(|port| self.of(class, *port) != Use::Free).count()
+    }
+}

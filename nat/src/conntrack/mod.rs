@@ -1,0 +1,493 @@
+//! Conntrack: which end point of a container is which of our addresses and l4 ports outside, and which connections use
+//! that (RFC 4787, 5382, 5508, 6888, 7857).
+//!
+//! - A **mapping** is endpoint-independent: an end point of a container is one and the same end point outside,
+//!   whomever it speaks to (RFC 4787 section 4.1 REQ-1). A published end point has its mapping by configuration.
+//! - A **connection** is the flow entry, one for both directions. Its key is what the container sees; its value is what
+//!   its packets become, the deltas of their checksums, the state. From outside it is found by the mapping or rule.
+//! - A **permit** says that an end point has spoken to an address: who may come in (section 5 REQ-8).
+//!
+//! What is over by its timeout is not there, whether it was cleared away or not: nothing here depends on when
+//! [`Conntrack::age`] runs, but how soon an l4 port can be used again. A mapping whose last connection is over stays usable
+//! until then, or for as long as the longest timeout of its protocol.
+
+mod external;
+mod open;
+mod rules;
+mod tcp;
+mod types;
+mod upkeep;
+
+use std::net::Ipv6Addr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use switch::checksum::Delta;
+use switch::drop::DropReason;
+use switch::flow::{FlowKey, Meta, Packet, TcpMeta};
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
+use switch::port::PortId;
+use switch::table::{Handle, Record, Table, TableError};
+use switch::tick::Tick;
+
+use external::{Class, External, Use};
+use tcp::{Side, State};
+
+pub use tcp::Way;
+
+pub use rules::{MAX_EXTERNAL, Rule, Rules};
+pub use types::{
+    ConnectionRow, Counts, EndPoint, Entering, Filtering, In, Inside, Known, Limits, MappingRow, Timeouts,
+};
+
+// Words of a connection's value.
+/// `external port:16 l4:16 address:16 index:8 flags:8`.
+const REWRITE: usize = 0;
+/// The handle of its mapping, or [`NONE`].
+const MAPPING: usize = 1;
+const STATE: usize = 2;
+/// What the container said ([`Side`]), and what the other side said.
+const OUT: usize = 3;
+const BACK: usize = 5;
+/// Bytes from the container, and to it.
+const SENT: usize = 7;
+const RECEIVED: usize = 8;
+const WORDS: usize = 9;
+
+/// A handle that names nothing.
+const NONE: u64 = u64::MAX;
+/// Flag: it was opened from outside.
+const INBOUND: u64 = 1;
+
+/// Of a mapping: `external port:16 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
+const PLACE: usize = 0;
+const MARK: usize = 1;
+/// Flag: the l4 port is a published one, and not claimed.
+const STATIC: u64 = 1;
+
+type Connection = Record<5, WORDS>;
+type Mapping = Record<3, 2>;
+
+/// Connections, mappings, and who may come in.
+///
+/// # Threads
+/// Everything takes `&self` and may be called from any thread; nothing blocks, and nothing but [`Conntrack::new`]
+/// allocates. Packets of one connection may be tracked by two threads at once, one for each way.
+pub struct Conntrack {
+    connections: Table<5, WORDS>,
+    /// By class, and by family.
+    mappings: [[Table<3, 2>; 2]; Class::ALL.len()],
+    permits: Table<3, 0>,
+    /// Protocols without l4 ports: whose is what comes from there.
+    others: Table<3, 1>,
+    external: Box<[External]>,
+    limits: Limits,
+    seed: u64,
+    pass: AtomicU32,
+    opened: AtomicU64,
+    evicted: AtomicU64,
+    over_quota: AtomicU64,
+    no_port: AtomicU64,
+    other_port: AtomicU64,
+}
+
+impl Conntrack {
+    /// Room for what `limits` say, at up to `external` addresses ([`MAX_EXTERNAL`]), for containers behind ports below
+    /// `owners`.
+    ///
+    /// # Errors
+    /// Those of [`Table::new`].
+    pub fn new(limits: &Limits, external: usize, owners: usize) -> Result<Self, TableError> {
+        let connections = limits.connections.max(1) as usize;
+        let external = external.clamp(1, MAX_EXTERNAL);
+        let mappings =
+            || Table::new((limits.mappings.clamp(1, 64_000) as usize).saturating_mul(external), owners);
+        let both = || Ok::<_, TableError>([mappings()?, mappings()?]);
+        Ok(Self {
+            connections: Table::new(connections, owners)?,
+            mappings: [both()?, both()?, both()?, both()?],
+            permits: Table::new(connections, owners)?,
+            others: Table::new((connections / 16).max(256), owners)?,
+            external: (0..external).map(|_| External::new()).collect(),
+            limits: *limits,
+            seed: {
+                use std::hash::{BuildHasher, RandomState};
+                RandomState::new().hash_one(0u8)
+            },
+            pass: AtomicU32::new(1),
+            opened: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            over_quota: AtomicU64::new(0),
+            no_port: AtomicU64::new(0),
+            other_port: AtomicU64::new(0),
+        })
+    }
+
+    /// What a packet of a container leaves as, if its connection is there. Changes nothing.
+    #[inline]
+    pub fn outbound(&self, rules: &Rules, key: &FlowKey, now: Tick) -> Option<Known> {
+        let record = self.connections.lookup(&words(key.zone, key.proto, source(key), target(key)))?;
+        if !self.lives(&record, rules, now) {
+            return None;
+        }
+        known(&record, rules)
+    }
+
+    /// Whose a packet is that came to an address of ours, and whether it gets it. Changes nothing.
+    #[inline]
+    pub fn inbound(&self, rules: &Rules, key: &FlowKey, tcp: Option<&TcpMeta>, now: Tick) -> In {
+        let (ours, remote) = (target_outside(key), remote(key));
+        let Some(found) = self.whose(rules, key.proto, ours, remote.address, now) else { return In::Nobody };
+        let Found { inside, owner, mapping } = found;
+        let entering =
+            |connection, address, l4| In::To(Entering { inside, owner, connection, mapping, address, l4 });
+        let record = self.connections.lookup(&words(inside.zone, key.proto, inside.end, remote));
+        if let Some(record) = record.filter(|record| self.lives(record, rules, now)) {
+            let [address, l4] = deltas(&record).map(Delta::reversed);
+            return entering(Some(record.at), address, l4);
+        }
+        if tcp.is_some_and(|tcp| !tcp::opens(tcp)) {
+            return In::Refused(DropReason::NatNoConnection);
+        }
+        if !self.admits(rules, mapping, remote.address, now) {
+            return In::Refused(DropReason::NatFiltered);
+        }
+        entering(None, Delta::address(ours.address, inside.end.address), word(key.proto, ours, inside.end))
+    }
+
+    /// The same question about another container, of whose end point outside only the address is known yet: it opens a
+    /// connection in any case.
+    pub fn hairpin(&self, rules: &Rules, proto: u8, ours: EndPoint, other: Ipv6Addr, now: Tick) -> In {
+        let Some(found) = self.whose(rules, proto, ours, other, now) else { return In::Nobody };
+        let Found { inside, owner, mapping } = found;
+        if rules.filtering() == Filtering::AddressPort && mapping.is_some()
+            || !self.admits(rules, mapping, other, now)
+        {
+            return In::Refused(DropReason::NatFiltered);
+        }
+        let address = Delta::address(ours.address, inside.end.address);
+        In::To(Entering {
+            inside,
+            owner,
+            connection: None,
+            mapping,
+            address,
+            l4: word(proto, ours, inside.end),
+        })
+    }
+
+    /// Notes a packet in the connection `at`. False: that is not there any more.
+    ///
+    /// # Errors
+    /// [`DropReason::NatReset`] for a reset that is not believed.
+    #[inline]
+    pub fn track_known(&self, at: Handle, way: Way, meta: &Meta, now: Tick) -> Result<bool, DropReason> {
+        let Some(record) = self.connections.get(at) else { return Ok(false) };
+        self.note(&record, way, meta, now)?;
+        Ok(true)
+    }
+
+    /// Notes the first packet of a connection that a container opens.
+    ///
+    /// # Errors
+    /// Why it does not leave.
+    pub fn track_out(
+        &self,
+        rules: &Rules,
+        packet: &Packet,
+        owner: PortId,
+        now: Tick,
+    ) -> Result<Known, DropReason> {
+        self.open_out(rules, packet, owner, now)
+    }
+
+    /// Notes what comes to a container by a connection that is opened now. `key` is as it came: to an address of ours.
+    ///
+    /// # Errors
+    /// Why it does not come in.
+    pub fn track_in(
+        &self,
+        rules: &Rules,
+        key: &FlowKey,
+        meta: &Meta,
+        to: &Entering,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        match to.connection.and_then(|at| self.connections.get(at)) {
+            Some(record) => self.note(&record, Way::In, meta, now),
+            None => self.open_in(rules, key, meta, to, now),
+        }
+    }
+
+    /// What a container was sent to, that says in an ICMP error that it does not want the packet `quoted`: the end
+    /// point outside of the connection that this belongs to. Changes nothing (RFC 5508 section 4.3 REQ-6).
+    pub fn error_out(&self, rules: &Rules, quoted: &FlowKey, now: Tick) -> Option<EndPoint> {
+        let (inside, remote) = match is_query(quoted.proto) {
+            true => (
+                EndPoint { address: quoted.dst, port: quoted.sport },
+                EndPoint { address: quoted.src, port: 0 },
+            ),
+            false => (target(quoted), source(quoted)),
+        };
+        let record = self.connections.lookup(&words(quoted.zone, quoted.proto, inside, remote))?;
+        let record = Some(record).filter(|record| self.lives(record, rules, now))?;
+        known(&record, rules).map(|known| known.external)
+    }
+
+    /// Who had sent the packet `quoted` by an ICMP error that came to us.
+    pub fn error_in(&self, rules: &Rules, quoted: &FlowKey, now: Tick) -> Option<(Inside, PortId)> {
+        let (ours, remote) = (source(quoted), target(quoted));
+        let Found { inside, owner, .. } = self.whose(rules, quoted.proto, ours, remote.address, now)?;
+        let record = self.connections.lookup(&words(inside.zone, quoted.proto, inside.end, remote))?;
+        self.lives(&record, rules, now).then_some((inside, owner))
+    }
+
+    /// Whose an end point of ours is.
+    #[inline]
+    fn whose(&self, rules: &Rules, proto: u8, ours: EndPoint, remote: Ipv6Addr, now: Tick) -> Option<Found> {
+        let index = rules.index(ours.address)?;
+        let Some(class) = Class::of(proto) else { return self.by_address(proto, index, remote) };
+        if let Use::Mapped(at) = self.external.get(usize::from(index))?.of(class, ours.port)
+            && let Some(record) = at.and_then(|at| self.mappings_of(class, ours.address).get(at))
+            && now.secs().saturating_sub(record.seen) < longest(proto, rules)
+        {
+            return Some(Found {
+                inside: inside_of(&record),
+                owner: PortId(record.owner),
+                mapping: Some(record.at),
+            });
+        }
+        let (rule, inside) = rules.find(proto, ours)?;
+        Some(Found { inside, owner: rule.owner, mapping: None })
+    }
+
+    fn by_address(&self, proto: u8, index: u8, remote: Ipv6Addr) -> Option<Found> {
+        let record = self.others.lookup(&other(proto, index, remote))?;
+        let connection = self.connections.get(Handle::from_u64(record.value[0]))?;
+        let (_, inside, _) = ends(&connection.key);
+        Some(Found { inside, owner: PortId(connection.owner), mapping: None })
+    }
+
+    /// RFC 4787 section 5 REQ-8.
+    fn admits(&self, rules: &Rules, mapping: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
+        let Some(mapping) = mapping else { return true };
+        match rules.filtering() {
+            Filtering::Endpoint => true,
+            Filtering::AddressPort => false,
+            Filtering::Address => self.permits.lookup(&permit(mapping, remote)).is_some_and(|permit| {
+                now.secs().saturating_sub(permit.seen) < rules.timeouts().tcp_established
+            }),
+        }
+    }
+
+    fn mappings_of(&self, class: Class, address: Ipv6Addr) -> &Table<3, 2> {
+        let [v4, v6] = match class {
+            Class::Tcp => &self.mappings[0],
+            Class::Udp => &self.mappings[1],
+            Class::Icmp => &self.mappings[2],
+            Class::Sctp => &self.mappings[3],
+        };
+        if address.to_ipv4_mapped().is_some() { v4 } else { v6 }
+    }
+
+    /// Whether a connection is not over, by time or with its mapping.
+    #[inline]
+    fn lives(&self, record: &Connection, rules: &Rules, now: Tick) -> bool {
+        let proto = proto_of(&record.key);
+        now.secs().saturating_sub(record.seen) < limit(proto, record.value[STATE], rules)
+            && self.mapping_of(record).is_none_or(|at| {
+                Class::of(proto).is_some_and(|class| {
+                    let (_, inside, _) = ends(&record.key);
+                    self.mappings_of(class, inside.end.address).get(at).is_some()
+                })
+            })
+    }
+
+    fn mapping_of(&self, record: &Connection) -> Option<Handle> {
+        let word = record.value[MAPPING];
+        (word != NONE).then(|| Handle::from_u64(word))
+    }
+
+    /// One packet of a connection that is there.
+    #[inline]
+    fn note(&self, record: &Connection, way: Way, meta: &Meta, now: Tick) -> Result<(), DropReason> {
+        let mut refreshes = true;
+        let Some(held) = self.connections.hold(record.at) else { return Ok(()) };
+        let value = held.value();
+        if let Some(tcp) = &meta.tcp {
+            let [mine, theirs] = if way == Way::Out { [OUT, BACK] } else { [BACK, OUT] };
+            let read = |at: usize| [value[at].load(Ordering::Relaxed), value[at + 1].load(Ordering::Relaxed)];
+            let (word, before) = (value[STATE].load(Ordering::Relaxed), read(mine));
+            let (state, sender) = (State::from_word(word), Side::from_words(before));
+            let step = tcp::step(state, sender, Side::from_words(read(theirs)), tcp, way);
+            let step = step.ok_or(DropReason::NatReset)?;
+            let (next, after) = (step.state.to_word(), step.sender.to_words());
+            for (word, (before, after)) in (mine..).zip(before.into_iter().zip(after)) {
+                if before != after {
+                    value[word].store(after, Ordering::Relaxed);
+                }
+            }
+            if next != word {
+                // The other way may be tracked at the same moment: what it says is then as good.
+                let _ = value[STATE].compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed);
+                if step.state.stage == tcp::Stage::SynSent && state.stage != tcp::Stage::SynSent {
+                    // Opened again: what was said before is over.
+                    (theirs..theirs + 2).for_each(|word| value[word].store(0, Ordering::Relaxed));
+                }
+            }
+            refreshes = step.refreshes;
+        }
+        let counter = if way == Way::Out { SENT } else { RECEIVED };
+        value[counter].fetch_add(length(meta), Ordering::Relaxed);
+        if refreshes && record.seen != now.secs_up() {
+            self.refresh(record, now);
+        }
+        Ok(())
+    }
+
+    /// At most once a second and connection: all that is in use by it.
+    #[cold]
+    fn refresh(&self, record: &Connection, now: Tick) {
+        let (proto, inside, remote) = ends(&record.key);
+        self.connections.touch(record, now.secs_up());
+        let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto)) else { return };
+        let mappings = self.mappings_of(class, inside.end.address);
+        if let Some(mapping) = mappings.get(at) {
+            mappings.touch(&mapping, now.secs_up());
+        }
+        if let Some(permit) = self.permits.lookup(&permit(at, remote.address)) {
+            self.permits.touch(&permit, now.secs_up());
+        }
+    }
+}
+
+/// Whose an end point of ours is.
+struct Found {
+    inside: Inside,
+    owner: PortId,
+    mapping: Option<Handle>,
+}
+
+const fn is_query(proto: u8) -> bool {
+    proto == PROTO_ICMP || proto == PROTO_ICMPV6
+}
+
+/// The container's end of what it sends; a query has its identifier.
+const fn source(key: &FlowKey) -> EndPoint {
+    EndPoint { address: key.src, port: key.sport }
+}
+
+/// The other end of it; a query goes to an address.
+const fn target(key: &FlowKey) -> EndPoint {
+    EndPoint { address: key.dst, port: if is_query(key.proto) { 0 } else { key.dport } }
+}
+
+/// Our end of what comes from outside; the answer to a query has its identifier.
+const fn target_outside(key: &FlowKey) -> EndPoint {
+    EndPoint { address: key.dst, port: if is_query(key.proto) { key.sport } else { key.dport } }
+}
+
+/// The other end of it.
+const fn remote(key: &FlowKey) -> EndPoint {
+    EndPoint { address: key.src, port: if is_query(key.proto) { 0 } else { key.sport } }
+}
+
+/// The key of a connection.
+#[inline]
+const fn words(zone: u16, proto: u8, inside: EndPoint, remote: EndPoint) -> [u64; 5] {
+    let ports = (zone as u64) << 48 | (proto as u64) << 32 | (inside.port as u64) << 16 | remote.port as u64;
+    let ([i0, i1], [r0, r1]) = (halves(inside.address), halves(remote.address));
+    [ports, i0, i1, r0, r1]
+}
+
+/// What a key says: protocol, the container's end, the other end.
+const fn ends(&[ports, i0, i1, r0, r1]: &[u64; 5]) -> (u8, Inside, EndPoint) {
+    let end = EndPoint { address: whole([i0, i1]), port: (ports >> 16) as u16 };
+    let inside = Inside { zone: (ports >> 48) as u16, end };
+    ((ports >> 32) as u8, inside, EndPoint { address: whole([r0, r1]), port: ports as u16 })
+}
+
+const fn proto_of(&[ports, ..]: &[u64; 5]) -> u8 {
+    (ports >> 32) as u8
+}
+
+/// The key of a mapping.
+const fn mapping_key(proto: u8, inside: &Inside) -> [u64; 3] {
+    let [high, low] = halves(inside.end.address);
+    [(inside.zone as u64) << 48 | (proto as u64) << 32 | inside.end.port as u64, high, low]
+}
+
+fn inside_of(record: &Mapping) -> Inside {
+    let [ports, high, low] = record.key;
+    let end = EndPoint { address: whole([high, low]), port: ports as u16 };
+    Inside { zone: (ports >> 48) as u16, end }
+}
+
+const fn permit(mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
+    let [high, low] = halves(remote);
+    [mapping.to_u64(), high, low]
+}
+
+const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {
+    let [high, low] = halves(remote);
+    [(proto as u64) << 8 | index as u64, high, low]
+}
+
+const fn halves(address: Ipv6Addr) -> [u64; 2] {
+    let bits = address.to_bits();
+    [(bits >> 64) as u64, bits as u64]
+}
+
+const fn whole([high, low]: [u64; 2]) -> Ipv6Addr {
+    Ipv6Addr::from_bits((high as u128) << 64 | low as u128)
+}
+
+/// What a change of l4 port adds to sums: nothing where no checksum of ours is over it.
+const fn word(proto: u8, from: EndPoint, to: EndPoint) -> Delta {
+    match proto {
+        PROTO_TCP | PROTO_UDP | PROTO_ICMP | PROTO_ICMPV6 => Delta::word(from.port, to.port),
+        _ => Delta::NONE,
+    }
+}
+
+/// Of a connection what its container's address, and its l4 port, become.
+const fn deltas(record: &Connection) -> [Delta; 2] {
+    let word = record.value[REWRITE];
+    [Delta::from_u16((word >> 16) as u16), Delta::from_u16((word >> 32) as u16)]
+}
+
+/// `None`: the address is not ours any more.
+#[inline]
+fn known(record: &Connection, rules: &Rules) -> Option<Known> {
+    let word = record.value[REWRITE];
+    let external = EndPoint { address: rules.address((word >> 8) as u8)?, port: (word >> 48) as u16 };
+    let [address, l4] = deltas(record);
+    Some(Known { at: record.at, external, address, l4, inbound: word & INBOUND != 0 })
+}
+
+/// Seconds that a connection in this state lasts without a packet.
+const fn limit(proto: u8, state: u64, rules: &Rules) -> u32 {
+    let timeouts = rules.timeouts();
+    match proto {
+        PROTO_TCP if matches!(State::stage_of(state), tcp::Stage::Established) => timeouts.tcp_established,
+        PROTO_TCP => timeouts.tcp_transitory,
+        PROTO_SCTP => timeouts.tcp_established,
+        PROTO_UDP => timeouts.udp,
+        PROTO_ICMP | PROTO_ICMPV6 => timeouts.icmp,
+        _ => timeouts.others,
+    }
+}
+
+/// The longest of them.
+const fn longest(proto: u8, rules: &Rules) -> u32 {
+    let timeouts = rules.timeouts();
+    match proto {
+        PROTO_TCP | PROTO_SCTP => timeouts.tcp_established,
+        PROTO_UDP => timeouts.udp,
+        _ => timeouts.icmp,
+    }
+}
+
+/// Bytes of an IP packet.
+const fn length(meta: &Meta) -> u64 {
+    meta.l3_end.saturating_sub(meta.l3_off as u32) as u64
+}

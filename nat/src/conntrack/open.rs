@@ -1,0 +1,319 @@
+//! Opening connections, and the mappings that they need.
+
+use std::sync::atomic::Ordering;
+
+use switch::checksum::Delta;
+use switch::drop::DropReason;
+use switch::flow::{FlowKey, Meta, Packet, TcpMeta};
+use switch::parse::PROTO_SCTP;
+use switch::port::PortId;
+use switch::table::{Handle, New, Outcome};
+use switch::tick::Tick;
+
+use super::external::{Class, Wish};
+use super::rules::{Rules, mix};
+use super::tcp::{self, Side, Way};
+use super::types::{EndPoint, Entering, Filtering, Inside, Known};
+use super::{
+    BACK, Conntrack, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, STATIC,
+    WORDS, halves, inside_of, known, length, longest, mapping_key, other, permit, remote, source, target,
+    word, words,
+};
+
+/// What is to be opened.
+struct Opening<'a> {
+    rules: &'a Rules,
+    proto: u8,
+    inside: Inside,
+    remote: EndPoint,
+    external: EndPoint,
+    mapping: Option<Handle>,
+    owner: PortId,
+    meta: &'a Meta,
+    way: Way,
+    now: Tick,
+}
+
+impl Conntrack {
+    #[cold]
+    pub(super) fn open_out(
+        &self,
+        rules: &Rules,
+        packet: &Packet,
+        owner: PortId,
+        now: Tick,
+    ) -> Result<Known, DropReason> {
+        let (key, meta) = (&packet.key, &packet.meta);
+        if meta.tcp.is_some_and(|tcp| !tcp::opens(&tcp)) {
+            return Err(DropReason::NatNoConnection);
+        }
+        let (inside, remote) = (Inside { zone: key.zone, end: source(key) }, target(key));
+        let (external, mapping) = match Class::of(key.proto) {
+            Some(class) => {
+                let (at, external) = self.map(rules, class, key.proto, &inside, owner, now)?;
+                (external, Some(at))
+            }
+            None => {
+                let address = rules.external_for(inside.zone, inside.end.address);
+                (EndPoint { address: address.ok_or(DropReason::NatPorts)?, port: 0 }, None)
+            }
+        };
+        let opening = Opening {
+            rules,
+            proto: key.proto,
+            inside,
+            remote,
+            external,
+            mapping,
+            owner,
+            meta,
+            way: Way::Out,
+            now,
+        };
+        let known = self.open(&opening)?;
+        if let (Some(at), Filtering::Address) = (mapping, rules.filtering()) {
+            self.allow(at, &opening);
+        }
+        if mapping.is_none() {
+            self.claim_remote(&opening, known.at)?;
+        }
+        Ok(known)
+    }
+
+    #[cold]
+    pub(super) fn open_in(
+        &self,
+        rules: &Rules,
+        key: &FlowKey,
+        meta: &Meta,
+        to: &Entering,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let external = super::target_outside(key);
+        let opening = Opening {
+            rules,
+            proto: key.proto,
+            inside: to.inside,
+            remote: remote(key),
+            external,
+            mapping: to.mapping,
+            owner: to.owner,
+            meta,
+            way: Way::In,
+            now,
+        };
+        self.open(&opening).map(drop)
+    }
+
+    fn open(&self, opening: &Opening<'_>) -> Result<Known, DropReason> {
+        let Opening { rules, proto, inside, remote, owner, meta, now, .. } = *opening;
+        let most = self.limits.connections_per_port;
+        let key = words(inside.zone, proto, inside.end, remote);
+        if let Some(old) = self.connections.lookup(&key) {
+            // It is over, or its mapping is.
+            self.connections.take(&old);
+        }
+        if most != 0 && self.connections.owner_len(owner.0) >= most as usize {
+            self.over_quota.fetch_add(1, Ordering::Relaxed);
+            return Err(DropReason::NatQuota);
+        }
+        let value = opening.value().ok_or(DropReason::NatPorts)?;
+        let new = New { key, value, owner: owner.0, pinned: false, seen: now.secs_up() };
+        let inserted = self.connections.insert(&new);
+        self.evicted.fetch_add(u64::from(inserted.evicted.is_some()), Ordering::Relaxed);
+        let record = match inserted.outcome {
+            Outcome::New(at) => {
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                self.connections.get(at).ok_or(DropReason::NatQuota)?
+            }
+            // Another worker was a moment earlier.
+            Outcome::Existing(record) => {
+                self.note(&record, opening.way, meta, now)?;
+                record
+            }
+            Outcome::Full | Outcome::BucketFull => {
+                self.over_quota.fetch_add(1, Ordering::Relaxed);
+                return Err(DropReason::NatQuota);
+            }
+        };
+        known(&record, rules).ok_or(DropReason::NatPorts)
+    }
+
+    /// The end point outside of a container's, which is there or is made.
+    fn map(
+        &self,
+        rules: &Rules,
+        class: Class,
+        proto: u8,
+        inside: &Inside,
+        owner: PortId,
+        now: Tick,
+    ) -> Result<(Handle, EndPoint), DropReason> {
+        let mappings = self.mappings_of(class, inside.end.address);
+        let key = mapping_key(proto, inside);
+        if let Some(record) = mappings.lookup(&key) {
+            let over = now.secs().saturating_sub(record.seen) >= longest(proto, rules);
+            match self.place(&record, rules).filter(|_| !over && record.owner == owner.0) {
+                Some(external) => {
+                    mappings.touch(&record, now.secs_up());
+                    return Ok((record.at, external));
+                }
+                None => self.unmap(class, &record, now),
+            }
+        }
+        if mappings.owner_len(owner.0) >= self.limits.mappings_per_port as usize {
+            self.over_quota.fetch_add(1, Ordering::Relaxed);
+            return Err(DropReason::NatQuota);
+        }
+        let (external, fixed) = self.choose(rules, class, proto, inside, now).ok_or_else(|| {
+            self.no_port.fetch_add(1, Ordering::Relaxed);
+            DropReason::NatPorts
+        })?;
+        let index = rules.index(external.address).ok_or(DropReason::NatPorts)?;
+        let place = u64::from(external.port) << 48 | u64::from(index) << 8 | if fixed { STATIC } else { 0 };
+        let new = New { key, value: [place, 0], owner: owner.0, pinned: false, seen: now.secs_up() };
+        let inserted = mappings.insert(&new);
+        if let Some(victim) = inserted.evicted {
+            self.evicted.fetch_add(1, Ordering::Relaxed);
+            self.release(class, &victim, now);
+        }
+        let ports = self.external.get(usize::from(index)).filter(|_| !fixed);
+        match inserted.outcome {
+            Outcome::New(at) => {
+                ports.inspect(|ports| ports.settle(class, external.port, at));
+                self.other_port.fetch_add(u64::from(external.port != inside.end.port), Ordering::Relaxed);
+                Ok((at, external))
+            }
+            outcome => {
+                ports.inspect(|ports| ports.give_back(class, external.port));
+                match outcome {
+                    Outcome::Existing(record) => {
+                        Ok((record.at, self.place(&record, rules).ok_or(DropReason::NatPorts)?))
+                    }
+                    _ => Err(DropReason::NatQuota),
+                }
+            }
+        }
+    }
+
+    /// Where a container's end point is to be outside; true: published there.
+    fn choose(
+        &self,
+        rules: &Rules,
+        class: Class,
+        proto: u8,
+        inside: &Inside,
+        now: Tick,
+    ) -> Option<(EndPoint, bool)> {
+        if let Some(external) = rules.find_inside(proto, inside) {
+            return Some((external, true));
+        }
+        let address = rules.external_for(inside.zone, inside.end.address)?;
+        let ports = self.external.get(usize::from(rules.index(address)?))?;
+        let wish = Wish {
+            port: inside.end.port,
+            hash: self.hash(inside),
+            parity: rules.parity() && class == Class::Udp,
+            only: proto == PROTO_SCTP,
+        };
+        // Whatever is published is nobody else's, however he asks for it.
+        let taken = |port| rules.find(proto, EndPoint { address, port }).is_some();
+        let port = ports.claim(class, &wish, now, taken)?;
+        Some((EndPoint { address, port }, false))
+    }
+
+    fn hash(&self, inside: &Inside) -> u64 {
+        let [high, low] = halves(inside.end.address);
+        mix(
+            self.seed ^ high,
+            u128::from(low) << 64 | u128::from(inside.zone) << 16 | u128::from(inside.end.port),
+        )
+    }
+
+    /// Where a mapping is outside.
+    pub(super) fn place(&self, record: &Mapping, rules: &Rules) -> Option<EndPoint> {
+        let word = record.value[PLACE];
+        Some(EndPoint { address: rules.address((word >> 8) as u8)?, port: (word >> 48) as u16 })
+    }
+
+    /// Removes a mapping; its connections are over with it.
+    pub(super) fn unmap(&self, class: Class, record: &Mapping, now: Tick) {
+        let inside = inside_of(record);
+        if self.mappings_of(class, inside.end.address).take(record) {
+            self.release(class, record, now);
+        }
+    }
+
+    /// The l4 port of a mapping that is gone is free.
+    fn release(&self, class: Class, record: &Mapping, now: Tick) {
+        let word = record.value[PLACE];
+        if word & STATIC == 0
+            && let Some(ports) = self.external.get(usize::from((word >> 8) as u8))
+        {
+            let hash = self.hash(&inside_of(record));
+            ports.free(class, (word >> 48) as u16, record.at, hash, now.secs_up());
+        }
+    }
+
+    /// Who is spoken to may come in.
+    fn allow(&self, mapping: Handle, opening: &Opening<'_>) {
+        let key = permit(mapping, opening.remote.address);
+        let seen = opening.now.secs_up();
+        let new = New { key, value: [], owner: opening.owner.0, pinned: false, seen };
+        // Without room the answers come in all the same: they belong to the connection.
+        if let Outcome::Existing(record) = self.permits.insert(&new).outcome {
+            self.permits.touch(&record, seen);
+        }
+    }
+
+    /// Of a protocol without l4 ports one container at a time speaks with a host.
+    fn claim_remote(&self, opening: &Opening<'_>, at: Handle) -> Result<(), DropReason> {
+        let Opening { rules, proto, inside, remote, external, owner, now, .. } = *opening;
+        let index = rules.index(external.address).ok_or(DropReason::NatPorts)?;
+        let key = other(proto, index, remote.address);
+        let new = New { key, value: [at.to_u64()], owner: owner.0, pinned: false, seen: now.secs_up() };
+        for _ in 0..2 {
+            let Outcome::Existing(old) = self.others.insert(&new).outcome else { return Ok(()) };
+            let has = self.connections.get(Handle::from_u64(old.value[0]));
+            let has = has.filter(|record| self.lives(record, rules, now) && record.at != at);
+            if has.is_some_and(|record| super::ends(&record.key).1 != inside) {
+                if let Some(mine) = self.connections.get(at) {
+                    self.connections.take(&mine);
+                }
+                self.no_port.fetch_add(1, Ordering::Relaxed);
+                return Err(DropReason::NatPorts);
+            }
+            self.others.take(&old);
+        }
+        Ok(())
+    }
+}
+
+impl Opening<'_> {
+    /// `None`: the address is not ours.
+    fn value(&self) -> Option<[u64; WORDS]> {
+        let Self { rules, proto, inside, external, mapping, meta, way, .. } = *self;
+        let address = Delta::address(inside.end.address, external.address);
+        let l4 = word(proto, inside.end, external);
+        let mut value = [0; WORDS];
+        value[REWRITE] = u64::from(external.port) << 48
+            | u64::from(l4.to_u16()) << 32
+            | u64::from(address.to_u16()) << 16
+            | u64::from(rules.index(external.address)?) << 8
+            | if way == Way::In { INBOUND } else { 0 };
+        value[MAPPING] = mapping.map_or(NONE, Handle::to_u64);
+        let (mine, counter) = if way == Way::Out { (OUT, SENT) } else { (BACK, RECEIVED) };
+        let (state, sender) = begin(meta.tcp.as_ref(), way);
+        value[STATE] = state;
+        value[mine..mine + 2].copy_from_slice(&sender.to_words());
+        value[counter] = length(meta);
+        Some(value)
+    }
+}
+
+fn begin(tcp: Option<&TcpMeta>, way: Way) -> (u64, Side) {
+    tcp.map_or((0, Side::default()), |tcp| {
+        let step = tcp::begin(tcp, way);
+        (step.state.to_word(), step.sender)
+    })
+}

@@ -1,0 +1,315 @@
+//! The states of a TCP connection, as seen by somebody on its way (RFC 5382 sections 4 and 5, RFC 7857 section 2).
+//!
+//! Nothing is dropped for its sequence number but a reset: that one says that the connection is over, and who believes
+//! it from anybody can be made to forget (RFC 5961 section 3; over nine of ten NATs were, see "ReDAN", NDSS 2025). A reset
+//! is believed whose number lies between what its receiver has acknowledged and what its sender has sent, which is what
+//! the sender's own kernel would write. The ends look for themselves, too.
+
+use switch::flow::TcpMeta;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+/// Scale of a window whose SYN we did not see: that of Linux and others with ordinary buffers.
+const SCALE: u8 = 7;
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the container.
+    Out,
+    /// To it.
+    In,
+}
+
+impl Way {
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Out => 1,
+            Self::In => 2,
+        }
+    }
+
+    const fn back(self) -> Self {
+        match self {
+            Self::Out => Self::In,
+            Self::In => Self::Out,
+        }
+    }
+}
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// One SYN was seen.
+    SynSent,
+    /// One each way, in whatever order (RFC 5382 section 4.2 REQ-2: simultaneous open).
+    SynReceived,
+    /// Its beginning was not seen: it was there before us, or was idle too long.
+    PickedUp,
+    /// The long timeout is for this one alone.
+    Established,
+    /// One side has closed.
+    FinWait,
+    /// Both have.
+    Closing,
+    /// A reset was seen. It stays for 4 min (RFC 7857 section 2.2): if the reset's sender goes on, it was not his.
+    Reset,
+}
+
+impl Stage {
+    /// As `show connections` writes it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::SynSent => "syn-sent",
+            Self::SynReceived => "syn-received",
+            Self::PickedUp => "picked-up",
+            Self::Established => "established",
+            Self::FinWait => "fin-wait",
+            Self::Closing => "closing",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// What one word of a connection says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) stage: Stage,
+    /// Of [`Way::bit`]s: who opened it, who was heard, who closed, who reset.
+    opened: u8,
+    heard: u8,
+    closed: u8,
+    reset: u8,
+    /// Of each way: the window scale, 15: not offered (yet).
+    scales: [u8; 2],
+    /// The last SYN's number.
+    syn: u32,
+}
+
+impl State {
+    pub(super) fn to_word(self) -> u64 {
+        let [out, back] = self.scales;
+        u64::from(self.syn) << 32
+            | u64::from(out & 15) << 16
+            | u64::from(back & 15) << 20
+            | u64::from(self.opened & 3) << 4
+            | u64::from(self.heard & 3) << 6
+            | u64::from(self.closed & 3) << 8
+            | u64::from(self.reset & 3) << 10
+            | self.stage as u64
+    }
+
+    pub(super) fn from_word(word: u64) -> Self {
+        let two = |shift: u32| (word >> shift) as u8 & 3;
+        Self {
+            stage: Self::stage_of(word),
+            opened: two(4),
+            heard: two(6),
+            closed: two(8),
+            reset: two(10),
+            scales: [(word >> 16) as u8 & 15, (word >> 20) as u8 & 15],
+            syn: (word >> 32) as u32,
+        }
+    }
+
+    /// The stage alone.
+    pub(super) const fn stage_of(word: u64) -> Stage {
+        match word & 15 {
+            0 => Stage::SynSent,
+            1 => Stage::SynReceived,
+            3 => Stage::Established,
+            4 => Stage::FinWait,
+            5 => Stage::Closing,
+            6 => Stage::Reset,
+            _ => Stage::PickedUp,
+        }
+    }
+
+    /// How many bits a window of this way is to be shifted by. Both must have offered it (RFC 7323 section 2.2).
+    const fn scale(&self, way: Way) -> u8 {
+        let [out, back] = self.scales;
+        if matches!(self.stage, Stage::PickedUp) {
+            return SCALE;
+        }
+        if out == 15 || back == 15 {
+            return 0;
+        }
+        match way {
+            Way::Out => out,
+            Way::In => back,
+        }
+    }
+}
+
+/// What one side has said: the highest number that it has acknowledged, the end of what it has sent, and its window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Side {
+    pub(super) ack: u32,
+    pub(super) end: u32,
+    /// Bytes; of nobody who was not heard it is 0.
+    pub(super) window: u32,
+    /// Something was acknowledged.
+    pub(super) acks: bool,
+    /// Something was sent.
+    pub(super) sends: bool,
+}
+
+impl Side {
+    pub(super) fn to_words(self) -> [u64; 2] {
+        let numbers = u64::from(self.ack) << 32 | u64::from(self.end);
+        [numbers, u64::from(self.window) << 2 | u64::from(self.acks) << 1 | u64::from(self.sends)]
+    }
+
+    pub(super) fn from_words([numbers, rest]: [u64; 2]) -> Self {
+        Self {
+            ack: (numbers >> 32) as u32,
+            end: numbers as u32,
+            window: (rest >> 2) as u32,
+            acks: rest & 2 != 0,
+            sends: rest & 1 != 0,
+        }
+    }
+}
+
+/// A packet's consequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) state: State,
+    /// Of the side that sent it.
+    pub(super) sender: Side,
+    /// Whether the connection is in use by it: a reset is no use (RFC 7857 section 7).
+    pub(super) refreshes: bool,
+}
+
+/// Whether a packet may open a connection.
+pub(super) const fn opens(tcp: &TcpMeta) -> bool {
+    tcp.flags & RST == 0
+}
+
+/// The state of a connection that this packet opens.
+pub(super) fn begin(tcp: &TcpMeta, way: Way) -> Step {
+    let syn = tcp.flags & (SYN | ACK) == SYN;
+    let state = State {
+        stage: if syn { Stage::SynSent } else { Stage::PickedUp },
+        opened: way.bit(),
+        heard: way.bit(),
+        closed: if tcp.flags & FIN != 0 { way.bit() } else { 0 },
+        reset: 0,
+        scales: scales([15, 15], tcp, way),
+        syn: tcp.seq,
+    };
+    Step { state, sender: said(Side::default(), &Side::default(), &state, tcp, way), refreshes: true }
+}
+
+/// What `tcp`, going `way`, makes of a connection; `sender` and `receiver` are what the two have said. `None`: a reset
+/// that is not believed.
+pub(super) fn step(state: State, sender: Side, receiver: Side, tcp: &TcpMeta, way: Way) -> Option<Step> {
+    if tcp.flags & RST != 0 {
+        return believed(&state, &sender, &receiver, tcp, way).then(|| {
+            let state = State { stage: Stage::Reset, reset: state.reset | way.bit(), ..state };
+            Step { state, sender, refreshes: false }
+        });
+    }
+    let over = matches!(state.stage, Stage::Closing | Stage::Reset);
+    if over && tcp.flags & (SYN | ACK) == SYN {
+        // RFC 9293 section 3.6.1: a new one with the same l4 ports.
+        return Some(begin(tcp, way));
+    }
+    let next = advance(state, tcp, way);
+    Some(Step { state: next, sender: said(sender, &receiver, &next, tcp, way), refreshes: true })
+}
+
+fn advance(mut state: State, tcp: &TcpMeta, way: Way) -> State {
+    if tcp.flags & SYN != 0 && matches!(state.stage, Stage::SynSent | Stage::SynReceived) {
+        state.scales = scales(state.scales, tcp, way);
+        if state.opened == way.bit() {
+            state.syn = tcp.seq;
+        }
+    }
+    state.heard |= way.bit();
+    let both = state.heard == 3;
+    state.stage = match state.stage {
+        Stage::SynSent if tcp.flags & SYN != 0 && both => Stage::SynReceived,
+        Stage::SynReceived if tcp.flags & (SYN | ACK) == ACK => Stage::Established,
+        Stage::PickedUp if both => Stage::Established,
+        // Who has reset it goes on.
+        Stage::Reset if state.reset & way.bit() != 0 => {
+            state.reset = 0;
+            Stage::Established
+        }
+        stage => stage,
+    };
+    if tcp.flags & FIN != 0 && state.stage != Stage::SynSent {
+        state.closed |= way.bit();
+    }
+    if !matches!(state.stage, Stage::Reset | Stage::SynSent) {
+        state.stage = match state.closed {
+            0 => state.stage,
+            3 => Stage::Closing,
+            _ => Stage::FinWait,
+        };
+    }
+    state
+}
+
+/// What a side has said after this packet. What is far from what its receiver waits for moves nothing: it may be
+/// anybody's.
+fn said(mut side: Side, receiver: &Side, state: &State, tcp: &TcpMeta, way: Way) -> Side {
+    let flags = u32::from(tcp.flags & SYN != 0).wrapping_add(u32::from(tcp.flags & FIN != 0));
+    let end = tcp.seq.wrapping_add(tcp.payload).wrapping_add(flags);
+    let fits = !receiver.acks || within(tcp.seq, receiver.ack, receiver.window.max(1));
+    if !side.sends || (fits && after(end, side.end)) {
+        (side.end, side.sends) = (end, true);
+    }
+    if tcp.flags & ACK != 0 {
+        // Nobody acknowledges what was not sent.
+        let sent = !receiver.sends || !after(tcp.ack, receiver.end);
+        if !side.acks || (sent && !after(side.ack, tcp.ack)) {
+            let scale = if tcp.flags & SYN != 0 { 0 } else { state.scale(way) };
+            (side.ack, side.window, side.acks) = (tcp.ack, u32::from(tcp.window) << scale, true);
+        }
+    }
+    side
+}
+
+fn believed(state: &State, sender: &Side, receiver: &Side, tcp: &TcpMeta, way: Way) -> bool {
+    if state.stage == Stage::Reset {
+        return true; // it makes no difference
+    }
+    // RFC 9293 section 3.10.7.3: who refuses a SYN acknowledges it. Data may have come with it (RFC 7413).
+    if state.stage == Stage::SynSent && state.opened == way.back().bit() {
+        return tcp.flags & ACK != 0 && within(tcp.ack, state.syn.wrapping_add(1), 1 << 16);
+    }
+    let end = if sender.sends { sender.end } else { tcp.seq };
+    match (receiver.acks, sender.sends) {
+        (true, true) => {
+            let flight = end.wrapping_sub(receiver.ack);
+            within(tcp.seq, receiver.ack, if flight < 1 << 31 { flight.saturating_add(1) } else { 1 })
+        }
+        (true, false) => tcp.seq == receiver.ack,
+        // It takes back what it has sent.
+        (false, true) => tcp.seq == end || tcp.seq == state.syn,
+        (false, false) => false,
+    }
+}
+
+/// With what this packet offers.
+fn scales([out, back]: [u8; 2], tcp: &TcpMeta, way: Way) -> [u8; 2] {
+    let offered = tcp.scale.unwrap_or(15);
+    match way {
+        Way::Out => [offered, back],
+        Way::In => [out, offered],
+    }
+}
+
+/// Whether `number` is one of the `len` from `first` on.
+const fn within(number: u32, first: u32, len: u32) -> bool {
+    number.wrapping_sub(first) < len
+}
+
+/// Whether `a` comes after `b` (RFC 9293 section 3.4).
+const fn after(a: u32, b: u32) -> bool {
+    (b.wrapping_sub(a) as i32) < 0
+}

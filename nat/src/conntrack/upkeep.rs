@@ -1,0 +1,171 @@
+//! What is done beside packets: clearing away, following a new configuration, showing what is there.
+
+use std::net::Ipv6Addr;
+use std::sync::atomic::Ordering;
+
+use switch::port::PortId;
+use switch::table::Handle;
+use switch::tick::Tick;
+
+use super::external::Class;
+use super::rules::Rules;
+use super::tcp::State;
+use super::types::{ConnectionRow, Counts, MappingRow};
+use super::{
+    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
+};
+
+impl Conntrack {
+    /// Clears away what is over, and says how many connections that were. For a thread of the control plane, every few
+    /// seconds; any thread may.
+    pub fn age(&self, rules: &Rules, now: Tick) -> usize {
+        let pass = u64::from(self.pass.fetch_add(1, Ordering::Relaxed).wrapping_add(1));
+        let gone = self.connections.retain(|record| {
+            let lives = self.lives(record, rules, now);
+            if lives {
+                self.mark(record, pass);
+            }
+            lives
+        });
+        for (class, mapping) in self.all_mappings() {
+            // One that is as young may have a connection that was not met.
+            let young = now.secs().saturating_sub(mapping.seen) < 2;
+            if mapping.value[MARK] != pass && !young {
+                self.unmap(class, &mapping, now);
+            }
+        }
+        let known = |at: u64| {
+            let at = Handle::from_u64(at);
+            self.mappings.iter().flatten().any(|mappings| mappings.get(at).is_some())
+        };
+        let longest = rules.timeouts().tcp_established;
+        self.permits.retain(|permit| {
+            let [mapping, ..] = permit.key;
+            now.secs().saturating_sub(permit.seen) < longest && known(mapping)
+        });
+        self.others.retain(|other| self.connections.get(Handle::from_u64(other.value[0])).is_some());
+        gone
+    }
+
+    fn mark(&self, record: &Connection, pass: u64) {
+        let (proto, inside, _) = ends(&record.key);
+        if let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto))
+            && let Some(held) = self.mappings_of(class, inside.end.address).hold(at)
+        {
+            held.value()[MARK].store(pass, Ordering::Relaxed);
+        }
+    }
+
+    fn all_mappings(&self) -> impl Iterator<Item = (Class, Mapping)> + '_ {
+        let tables = Class::ALL.into_iter().zip(&self.mappings);
+        tables.flat_map(|(class, both)| {
+            both.iter().flat_map(move |table| table.iter().map(move |it| (class, it)))
+        })
+    }
+
+    /// The container behind a port is gone, and all that is its own with it. Says how many connections that were.
+    pub fn forget(&self, owner: PortId, now: Tick) -> usize {
+        for (class, mapping) in self.all_mappings().filter(|(_, mapping)| mapping.owner == owner.0) {
+            self.unmap(class, &mapping, now);
+        }
+        self.permits.retain(|permit| permit.owner != owner.0);
+        self.others.retain(|other| other.owner != owner.0);
+        self.connections.retain(|record| record.owner != owner.0)
+    }
+
+    /// After a change of configuration: ends what its rule, its address outside or its container is gone of, and
+    /// nothing else. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
+    pub fn reconcile(
+        &self,
+        rules: &Rules,
+        keeps: impl Fn(PortId, u16, Ipv6Addr) -> bool,
+        now: Tick,
+    ) -> usize {
+        for (class, mapping) in self.all_mappings() {
+            let inside = inside_of(&mapping);
+            let proto = (mapping.key[0] >> 32) as u8;
+            let place = self.place(&mapping, rules);
+            let stands = place.is_some_and(|place| match mapping.value[super::PLACE] & STATIC {
+                // What is published is nobody else's any more.
+                0 => {
+                    rules.find(proto, place).is_none()
+                        && rules.find_inside(proto, &inside).is_none()
+                        && rules.external_for(inside.zone, inside.end.address) == Some(place.address)
+                }
+                _ => rules.find_inside(proto, &inside) == Some(place),
+            });
+            if !stands || !keeps(PortId(mapping.owner), inside.zone, inside.end.address) {
+                self.unmap(class, &mapping, now);
+            }
+        }
+        self.connections.retain(|record| {
+            let (proto, inside, _) = ends(&record.key);
+            let stands =
+                known(record, rules).is_some_and(|known| match (self.mapping_of(record), Class::of(proto)) {
+                    (Some(at), Some(class)) => self.mappings_of(class, inside.end.address).get(at).is_some(),
+                    (_, Some(_)) => rules
+                        .find(proto, known.external)
+                        .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
+                    _ => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
+                });
+            // The deltas are those of the address that it was.
+            stands && keeps(PortId(record.owner), inside.zone, inside.end.address)
+        })
+    }
+
+    /// All connections that are not over.
+    pub fn connections<'a>(
+        &'a self,
+        rules: &'a Rules,
+        now: Tick,
+    ) -> impl Iterator<Item = ConnectionRow> + 'a {
+        self.connections.iter().filter(move |record| self.lives(record, rules, now)).filter_map(
+            move |record| {
+                let (proto, inside, remote) = ends(&record.key);
+                let known = known(&record, rules)?;
+                Some(ConnectionRow {
+                    proto,
+                    inside,
+                    external: known.external,
+                    remote,
+                    owner: PortId(record.owner),
+                    inbound: record.value[super::REWRITE] & INBOUND != 0,
+                    state: if proto == switch::parse::PROTO_TCP {
+                        State::from_word(record.value[STATE]).stage.name()
+                    } else {
+                        "open"
+                    },
+                    idle: now.secs().saturating_sub(record.seen),
+                    bytes: (record.value[SENT], record.value[RECEIVED]),
+                })
+            },
+        )
+    }
+
+    /// All mappings, published ones that are in use among them.
+    pub fn mappings<'a>(&'a self, rules: &'a Rules, now: Tick) -> impl Iterator<Item = MappingRow> + 'a {
+        self.all_mappings().filter_map(move |(_, record)| {
+            Some(MappingRow {
+                proto: (record.key[0] >> 32) as u8,
+                inside: inside_of(&record),
+                external: self.place(&record, rules)?,
+                owner: PortId(record.owner),
+                idle: now.secs().saturating_sub(record.seen),
+            })
+        })
+    }
+
+    /// What happened since the start, and what there is.
+    pub fn counts(&self) -> Counts {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            connections: self.connections.len() as u64,
+            mappings: self.mappings.iter().flatten().map(|table| table.len() as u64).sum(),
+            opened: load(&self.opened),
+            evicted: load(&self.evicted),
+            over_quota: load(&self.over_quota),
+            no_port: load(&self.no_port),
+            other_port: load(&self.other_port),
+        }
+    }
+}
