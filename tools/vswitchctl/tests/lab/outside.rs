@@ -279,3 +279,71 @@ fn who_may_not_make_the_tap_is_told() {
     }
     daemon.stop();
 }
+
+crate::as_both!(what_leaves_has_our_address, what_is_published_comes_in);
+
+/// The same lab, masqueraded.
+fn start_masqueraded(host: Host, interface: &str, more: &str) -> Daemon {
+    let configuration = lab(&host, more).replace("nat = false\n", "");
+    let blue = "network = \"blue\"\n";
+    let configuration = configuration.replacen(blue, &format!("{blue}{interface}\n"), 1);
+    let daemon = host.start(&configuration);
+    daemon.wait_state("-outside", "up");
+    daemon
+}
+
+fn what_leaves_has_our_address(host: Host) {
+    let daemon = start_masqueraded(host, "", "");
+    // The far side knows no way to the containers, and needs none.
+    for to in ["198.18.0.1", "fd00:9::1"] {
+        daemon.ping("a", to);
+    }
+    let server = "import socket\ns = socket.create_server(('', 7000), family=socket.AF_INET6, dualstack_ipv6=True)\n\
+                  while True:\n c, who = s.accept()\n c.sendall(who[0].encode())\n c.close()\n";
+    let serving = daemon.background("far", &[PYTHON, "-c", server]);
+    let asks = "import socket,sys\nprint(socket.create_connection((sys.argv[1], 7000), 5).recv(99).decode())";
+    for (to, seen) in [("198.18.0.1", "::ffff:198.18.0.10"), ("fd00:9::1", "fd00:9::10")] {
+        let said = wait_for("an answer", || {
+            let output = daemon.try_exec("a", &[PYTHON, "-c", asks, to]);
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        });
+        assert_eq!(said.trim(), seen);
+    }
+    drop(serving);
+    daemon.assert_conserved();
+    daemon.stop();
+}
+
+fn what_is_published_comes_in(host: Host) {
+    let published = "publish = [\"8080-8081:80-81\", \"127.0.0.1:18080:80\"]";
+    let daemon = start_masqueraded(host, published, "");
+    let server = "import socket\ns = socket.create_server(('', 80), family=socket.AF_INET6, dualstack_ipv6=True)\n\
+                  while True:\n c, who = s.accept()\n c.sendall(who[0].encode())\n c.close()\n";
+    let serving = daemon.background("a", &[PYTHON, "-c", server]);
+    let asks = "import socket,sys\nprint(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(99).decode())";
+    for (to, seen) in [("198.18.0.10", "::ffff:198.18.0.1"), ("fd00:9::10", "fd00:9::1")] {
+        let said = wait_for("an answer", || {
+            let output = daemon.try_exec("far", &[PYTHON, "-c", asks, to, "8080"]);
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        });
+        assert_eq!(said.trim(), seen, "the client's own address");
+    }
+    let rows = daemon.rows("nat");
+    let range = rows.iter().find(|row| row["ports"] == "8080-8081").unwrap();
+    assert_eq!((&range["address"], &range["state"]), (&"198.18.0.10".into(), &"up".into()), "{range}");
+    // With an address of the host's it is a socket, and its client is shown as the gateway.
+    let output =
+        std::process::Command::new(PYTHON).args(["-c", asks, "127.0.0.1", "18080"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "::ffff:10.1.0.1", "{}", text(&output));
+    // What is not published is not there, and what is published no more neither.
+    let refused = "import socket,sys\ntry:\n socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)\nexcept OSError:\n print('no')";
+    assert_eq!(daemon.exec("far", &[PYTHON, "-c", refused, "198.18.0.10", "8082"]).trim(), "no");
+    assert!(daemon.dropped("nat_unpublished") > 0);
+    daemon.ctl(&["unpublish", "a", "8080-8081:80-81"]);
+    assert_eq!(daemon.exec("far", &[PYTHON, "-c", refused, "198.18.0.10", "8080"]).trim(), "no");
+    daemon.ctl(&["publish", "a", "8080:80"]);
+    assert!(daemon.exec("far", &[PYTHON, "-c", asks, "198.18.0.10", "8080"]).contains("198.18.0.1"));
+    drop(serving);
+    daemon.assert_conserved();
+    daemon.stop();
+}

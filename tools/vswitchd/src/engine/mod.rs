@@ -30,6 +30,7 @@ mod services;
 mod settle;
 mod store;
 mod trace;
+mod translate;
 mod uplink;
 mod workers;
 

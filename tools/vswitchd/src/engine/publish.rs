@@ -17,8 +17,8 @@ use crate::ipam::Memory;
 use crate::ipam::lease::LeaseState;
 
 /// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
-/// Networks (the uplink's last) and ports (those of [`Config::interfaces`], then the host's and the uplink's) are numbered in the configuration's order; at most
-/// [`config::MAX_INTERFACES`] fit by its own limits.
+/// Networks (the uplink's last) and ports (those of [`Config::interfaces`], then the host's and the uplink's) are numbered
+/// in the configuration's order; at most [`config::MAX_INTERFACES`] fit by its own limits.
 ///
 /// # Errors
 /// When there is no memory for a network's FDB.
@@ -29,6 +29,7 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     }
     if let Some(outside) = &config.outside {
         networks.put(&outside.network(None))?;
+        networks.need_translator(&outside.limits)?;
     }
     if routing::needs_returns(config) {
         networks.need_returns()?;
@@ -100,7 +101,10 @@ fn build(
             *slot = Some(network);
         }
     }
-    let tables = Tables { router: routing::tables(config, networks, ports, &gateways), nat: None };
+    let nat = config.outside.as_ref().zip(networks.translator()).and_then(|(outside, translator)| {
+        translator.translation((config, outside), networks, &by_network, ports)
+    });
+    let tables = Tables { router: routing::tables(config, networks, ports, &gateways), nat };
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),

@@ -101,6 +101,11 @@ impl Control {
                 tracing::error!(network = network.name, %error, "no forwarding database");
             }
         }
+        if let Some(outside) = &self.desired.outside
+            && let Err(error) = self.networks.need_translator(&outside.limits)
+        {
+            tracing::error!(%error, "no room for connections: nothing is masqueraded, and nothing published");
+        }
         if super::routing::needs_returns(&self.desired)
             && let Err(error) = self.networks.need_returns()
         {

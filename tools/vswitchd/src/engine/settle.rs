@@ -64,6 +64,7 @@ impl Control {
                 self.handing_over = false;
                 self.heir = heir;
             }
+            Outcome::Aged => self.ageing_connections = false,
             Outcome::Nothing => {}
         }
     }
@@ -138,6 +139,7 @@ impl Control {
         if matches!(record.state, State::Leaving { workers: 0, keeper: false }) {
             self.forget_macs(Flush::PortGone(port));
             self.ports.remove(port);
+            self.gone.push(port);
             self.dhcp.forget(port);
             self.unreconciled = true;
         }
