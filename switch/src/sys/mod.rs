@@ -6,6 +6,7 @@ pub mod caps;
 pub mod datagram;
 pub mod fds;
 pub mod netns;
+pub mod packet;
 pub mod path;
 pub mod process;
 mod returns;

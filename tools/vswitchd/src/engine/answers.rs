@@ -93,7 +93,7 @@ impl Control {
             state,
             reason,
             mtu: port.spec.mtu,
-            io: "tap".into(),
+            io: if port.spec.nic { "nic" } else { "tap" }.into(),
             gso: gso(port),
             worker: u32::try_from(port.worker()).unwrap_or(u32::MAX),
             rx_frames: counters.rx_frames,

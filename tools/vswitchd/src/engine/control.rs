@@ -46,6 +46,9 @@ pub const WAITING_POLL: Duration = Duration::from_millis(200);
 /// The pace of ageing.
 const AGEING_POLL: Duration = Duration::from_secs(1);
 
+/// The time between passes over all connections.
+const CONNECTIONS_PACE: Duration = Duration::from_secs(5);
+
 /// The control plane.
 pub struct Control {
     pub(super) begin: Begin,
@@ -81,6 +84,10 @@ pub struct Control {
     pub(super) moved: Vec<(NetworkId, PortId)>,
     /// Ports that are in other VLANs of their network: the same, for what was learned.
     pub(super) relearned: Vec<(NetworkId, PortId)>,
+    /// Ports that are free again: connections of theirs go before others get their numbers.
+    pub(super) gone: Vec<PortId>,
+    /// Connections that are over are being cleared away.
+    pub(super) ageing_connections: bool,
     /// What was published before: dropped here, not on a packet's way.
     retired: Option<Arc<Snapshot<Tables>>>,
     /// Something is wanted or gone: [`Control::reconcile`] has work.
@@ -89,6 +96,7 @@ pub struct Control {
     pub(super) unpublished: bool,
     pub(super) started: Instant,
     last_ageing: Instant,
+    last_pass: Instant,
     ready: bool,
     /// The listening control socket.
     pub(super) listener: Arc<OwnedFd>,
@@ -178,11 +186,14 @@ impl Control {
             left_out: Vec::new(),
             moved: Vec::new(),
             relearned: Vec::new(),
+            gone: Vec::new(),
+            ageing_connections: false,
             retired: None,
             unreconciled: false,
             unpublished: false,
             started: Instant::now(),
             last_ageing: Instant::now(),
+            last_pass: Instant::now(),
             ready: false,
             listener,
             handover: Some(handover),
@@ -355,6 +366,10 @@ impl Control {
             if let Some(returns) = self.networks.returns() {
                 returns.age(now);
             }
+            if self.last_pass.elapsed() >= CONNECTIONS_PACE {
+                self.last_pass = Instant::now();
+                self.age_connections();
+            }
         }
     }
 
@@ -367,6 +382,7 @@ impl Control {
 
     /// Does once what a burst of messages asked for.
     fn catch_up(&mut self) {
+        self.forget_connections();
         if std::mem::take(&mut self.unreconciled) {
             self.bring_about();
         }
@@ -399,6 +415,7 @@ impl Control {
             self.publish_names();
             // What is up and where containers are concerns the uplink too.
             self.configure_uplink();
+            self.reconcile_connections();
         }
     }
 
@@ -450,7 +467,7 @@ impl Control {
         }
         format!(
             "{line}, {} networks, control socket {}",
-            self.networks.all().count(),
+            self.desired.networks.len(),
             self.begin.control.display()
         )
     }

@@ -18,6 +18,7 @@ mod names;
 mod nat;
 mod networks;
 mod objects;
+mod outside;
 mod ports;
 mod publish;
 mod published;
@@ -29,6 +30,7 @@ mod services;
 mod settle;
 mod store;
 mod trace;
+mod translate;
 mod uplink;
 mod workers;
 
@@ -281,7 +283,8 @@ impl Beginning {
         let (engine, io) = io::choose(daemon.io, ports::MAX_PORTS, workers, mailbox)?;
         let (settings, window) = (Configured::default(), Arc::new(Window::default()));
         let uplink = match daemon.uplink {
-            config::Uplink::Sockets => {
+            // What is published with an address of the host's is a socket, whatever the way out is.
+            config::Uplink::Sockets | config::Uplink::Tap | config::Uplink::Nic => {
                 Some(Uplink::new(Arc::clone(&settings), Arc::clone(&window), workers, Tick::now())?)
             }
             config::Uplink::None => None,

@@ -150,6 +150,8 @@ pub enum Outcome {
     Listening(Key, Listened),
     /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
     HandedOver(Option<AsyncChannel>),
+    /// Connections that were over have been cleared away.
+    Aged,
     /// Nothing to do.
     Nothing,
 }

@@ -15,6 +15,7 @@ use super::control::Control;
 use super::ports::PortRecord;
 use super::published::{Key, number};
 use crate::api::rows::UplinkStatus;
+use crate::config::Device;
 use crate::listing::Window;
 use crate::tables::Tables;
 use crate::uplink::Configured;
@@ -118,11 +119,20 @@ impl Control {
     pub(super) fn uplink_status(&self) -> UplinkStatus {
         let runs = self.uplink.runs();
         UplinkStatus {
-            kind: if runs { "sockets" } else { "none" }.into(),
+            kind: self.uplink_kind().into(),
             connections: self.uplink.windows().map(|window| window.connections()).sum(),
             max_connections: u64::from(self.uplink.most.unwrap_or(0)) * self.uplink.doors.len() as u64,
             ping: if runs { no_ping() } else { None },
             counters: self.uplink.counters(),
+        }
+    }
+
+    fn uplink_kind(&self) -> &'static str {
+        match self.desired.outside.as_ref().map(|outside| &outside.device) {
+            Some(Device::Tap { .. }) => "tap",
+            Some(Device::Nic(_)) => "nic",
+            None if self.uplink.runs() => "sockets",
+            None => "none",
         }
     }
 
@@ -133,10 +143,13 @@ impl Control {
         let (network, gateway) =
             (snapshot.network(port.network)?, snapshot.tables.router.gateway(port.network)?);
         let ends = ends(port, gateway);
-        if ends.is_empty() || !gateway.uplink {
+        let packets = self.desired.outside.is_some() && !self.networks.get(port.network)?.config.internal;
+        if ends.is_empty() || !(gateway.uplink || packets) {
             return None;
         }
-        let (v4, v6) = (answers_by_us(port, &ends, true), answers_by_us(port, &ends, false));
+        // What a container answers to others than its gateway leaves as packets: sockets hear what is for the gateway.
+        let by_us = |v4| gateway.uplink && answers_by_us(port, &ends, v4);
+        let (v4, v6) = (by_us(true), by_us(false));
         let hidden = hidden.entry((port.network, v4, v6)).or_insert_with(|| hidden_from(gateway, v4, v6));
         Some(Target {
             zone: network.zone,

@@ -15,6 +15,7 @@ mod limits;
 mod link;
 mod listen;
 mod namespaces;
+mod nic;
 mod outside;
 mod places;
 mod post;
