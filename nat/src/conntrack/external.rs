@@ -130,7 +130,9 @@ impl External {
         let find = |range, parity: bool| {
             let fits = move |port: &u16| !parity || port % 2 == wish.port % 2;
             let candidates = || scattered(range, wish.hash).filter(fits);
-            candidates().find(|port| free(*port, true)).or_else(|| candidates().find(|port| free(*port, false)))
+            candidates()
+                .find(|port| free(*port, true))
+                .or_else(|| candidates().find(|port| free(*port, false)))
         };
         // Range and parity are only recommended: who has taken all 1023 system ones shall not shut others out.
         find(range, wish.parity).or_else(|| find(user, false))

@@ -12,6 +12,7 @@
 //! until then, or for as long as the longest timeout of its protocol.
 
 mod external;
+mod note;
 mod open;
 mod rules;
 mod tcp;
@@ -19,7 +20,7 @@ mod types;
 mod upkeep;
 
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use switch::checksum::Delta;
 use switch::drop::DropReason;
@@ -30,7 +31,7 @@ use switch::table::{Handle, Record, Table, TableError};
 use switch::tick::Tick;
 
 use external::{Class, External, Use};
-use tcp::{Side, State};
+use tcp::State;
 
 pub use tcp::Way;
 
@@ -310,58 +311,6 @@ impl Conntrack {
         let word = record.value[MAPPING];
         (word != NONE).then(|| Handle::from_u64(word))
     }
-
-    /// One packet of a connection that is there.
-    #[inline]
-    fn note(&self, record: &Connection, way: Way, meta: &Meta, now: Tick) -> Result<(), DropReason> {
-        let mut refreshes = true;
-        let Some(held) = self.connections.hold(record.at) else { return Ok(()) };
-        let value = held.value();
-        if let Some(tcp) = &meta.tcp {
-            let [mine, theirs] = if way == Way::Out { [OUT, BACK] } else { [BACK, OUT] };
-            let read = |at: usize| [value[at].load(Ordering::Relaxed), value[at + 1].load(Ordering::Relaxed)];
-            let (word, before) = (value[STATE].load(Ordering::Relaxed), read(mine));
-            let (state, sender) = (State::from_word(word), Side::from_words(before));
-            let step = tcp::step(state, sender, Side::from_words(read(theirs)), tcp, way);
-            let step = step.ok_or(DropReason::NatReset)?;
-            let (next, after) = (step.state.to_word(), step.sender.to_words());
-            for (word, (before, after)) in (mine..).zip(before.into_iter().zip(after)) {
-                if before != after {
-                    value[word].store(after, Ordering::Relaxed);
-                }
-            }
-            if next != word {
-                // The other way may be tracked at the same moment: what it says is then as good.
-                let _ = value[STATE].compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed);
-                if step.state.stage == tcp::Stage::SynSent && state.stage != tcp::Stage::SynSent {
-                    // Opened again: what was said before is over.
-                    (theirs..theirs + 2).for_each(|word| value[word].store(0, Ordering::Relaxed));
-                }
-            }
-            refreshes = step.refreshes;
-        }
-        let counter = if way == Way::Out { SENT } else { RECEIVED };
-        value[counter].fetch_add(length(meta), Ordering::Relaxed);
-        if refreshes && record.seen != now.secs_up() {
-            self.refresh(record, now);
-        }
-        Ok(())
-    }
-
-    /// At most once a second and connection: all that is in use by it.
-    #[cold]
-    fn refresh(&self, record: &Connection, now: Tick) {
-        let (proto, inside, remote) = ends(&record.key);
-        self.connections.touch(record, now.secs_up());
-        let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto)) else { return };
-        let mappings = self.mappings_of(class, inside.end.address);
-        if let Some(mapping) = mappings.get(at) {
-            mappings.touch(&mapping, now.secs_up());
-        }
-        if let Some(permit) = self.permits.lookup(&permit(class, at, remote.address)) {
-            self.permits.touch(&permit, now.secs_up());
-        }
-    }
 }
 
 /// Whose an end point of ours is.
@@ -493,9 +442,4 @@ const fn longest(proto: u8, rules: &Rules) -> u32 {
         PROTO_UDP => timeouts.udp,
         _ => timeouts.icmp,
     }
-}
-
-/// Bytes of an IP packet.
-const fn length(meta: &Meta) -> u64 {
-    meta.l3_end.saturating_sub(meta.l3_off as u32) as u64
 }

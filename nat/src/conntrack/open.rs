@@ -11,13 +11,14 @@ use switch::table::{Handle, New, Outcome};
 use switch::tick::Tick;
 
 use super::external::{Class, Wish};
+use super::note::length;
 use super::rules::{Rules, mix};
 use super::tcp::{self, Side, Way};
 use super::types::{EndPoint, Entering, Filtering, Inside, Known};
 use super::{
     BACK, Conntrack, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, STATIC,
-    WORDS, halves, inside_of, known, length, longest, mapping_key, other, permit, remote, source, target,
-    word, words,
+    WORDS, halves, inside_of, known, longest, mapping_key, other, permit, remote, source, target, word,
+    words,
 };
 
 /// What is to be opened.

@@ -12,7 +12,8 @@ use super::rules::Rules;
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
-    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known, whole,
+    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
+    whole,
 };
 
 impl Conntrack {
