@@ -43,7 +43,7 @@ pub use types::{
 // Words of a connection's value.
 /// `external port:16 l4:16 address:16 index:8 flags:8`.
 const REWRITE: usize = 0;
-/// The handle of its mapping, or [`NONE`].
+/// The handle of its mapping, or [`NONE`] and the mark of its address outside ([`mark`]).
 const MAPPING: usize = 1;
 const STATE: usize = 2;
 /// What the container said ([`Side`]), and what the other side said.
@@ -54,12 +54,12 @@ const SENT: usize = 7;
 const RECEIVED: usize = 8;
 const WORDS: usize = 9;
 
-/// A handle that names nothing.
-const NONE: u64 = u64::MAX;
+/// No mapping: of a handle these bits are never set.
+const NONE: u64 = 0xff << 24;
 /// Flag: it was opened from outside.
 const INBOUND: u64 = 1;
 
-/// Of a mapping: `external port:16 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
+/// Of a mapping: `external port:16 mark of its address:32 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
 const PLACE: usize = 0;
 const MARK: usize = 1;
 /// Flag: the l4 port is a published one, and not claimed.
@@ -136,6 +136,9 @@ impl Conntrack {
     /// Whose a packet is that came to an address of ours, and whether it gets it. Changes nothing.
     #[inline]
     pub fn inbound(&self, rules: &Rules, key: &FlowKey, tcp: Option<&TcpMeta>, now: Tick) -> In {
+        if !has_identifier(key) {
+            return In::Nobody;
+        }
         let (ours, remote) = (target_outside(key), remote(key));
         let Some(found) = self.whose(rules, key.proto, ours, remote.address, now) else { return In::Nobody };
         let Found { inside, owner, mapping } = found;
@@ -309,7 +312,7 @@ impl Conntrack {
 
     fn mapping_of(&self, record: &Connection) -> Option<Handle> {
         let word = record.value[MAPPING];
-        (word != NONE).then(|| Handle::from_u64(word))
+        (word & NONE == 0).then(|| Handle::from_u64(word))
     }
 }
 
@@ -322,6 +325,16 @@ struct Found {
 
 const fn is_query(proto: u8) -> bool {
     proto == PROTO_ICMP || proto == PROTO_ICMPV6
+}
+
+/// Of ICMP only queries and their answers have one (RFC 792, RFC 950, RFC 4443 section 4). The rest is for us, if for
+/// anybody (RFC 5508 section 7 REQ-10).
+const fn has_identifier(key: &FlowKey) -> bool {
+    match key.proto {
+        PROTO_ICMP => matches!(key.dport >> 8, 0 | 8 | 13..=18),
+        PROTO_ICMPV6 => matches!(key.dport >> 8, 128 | 129),
+        _ => true,
+    }
 }
 
 /// The container's end of what it sends; a query has its identifier.
@@ -386,6 +399,14 @@ const fn permit(class: Class, mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
 const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {
     let [high, low] = halves(remote);
     [(proto as u64) << 8 | index as u64, high, low]
+}
+
+/// What an address outside is known by when a new one may be in its place: of IPv4 it is the address.
+fn mark(address: Ipv6Addr) -> u32 {
+    match address.to_ipv4_mapped() {
+        Some(address) => address.to_bits(),
+        None => rules::mix(0, address.to_bits()) as u32,
+    }
 }
 
 const fn halves(address: Ipv6Addr) -> [u64; 2] {

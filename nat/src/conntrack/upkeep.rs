@@ -12,8 +12,8 @@ use super::rules::Rules;
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
-    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
-    whole,
+    Connection, Conntrack, INBOUND, MAPPING, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of,
+    known, mark, whole,
 };
 
 impl Conntrack {
@@ -77,7 +77,7 @@ impl Conntrack {
     }
 
     /// After a change of configuration: ends what its rule, its address outside or its container is gone of, and
-    /// nothing else. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
+    /// nothing else. An address of ours is known by its position: one that stays must keep it. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
     pub fn reconcile(
         &self,
         rules: &Rules,
@@ -102,18 +102,29 @@ impl Conntrack {
             }
         }
         self.connections.retain(|record| {
-            let (proto, inside, _) = ends(&record.key);
-            let stands =
-                known(record, rules).is_some_and(|known| match (self.mapping_of(record), Class::of(proto)) {
-                    (Some(at), Some(class)) => self.mappings_of(class, inside.end.address).get(at).is_some(),
-                    (_, Some(_)) => rules
-                        .find(proto, known.external)
-                        .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
-                    _ => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
-                });
-            // The deltas are those of the address that it was.
-            stands && keeps(PortId(record.owner), inside.zone, inside.end.address)
+            let (_, inside, _) = ends(&record.key);
+            self.stands(record, rules) && keeps(PortId(record.owner), inside.zone, inside.end.address)
         })
+    }
+
+    /// Whether a connection is still what the configuration says.
+    fn stands(&self, record: &Connection, rules: &Rules) -> bool {
+        let (proto, inside, _) = ends(&record.key);
+        let Some(known) = known(record, rules) else { return false };
+        let class = Class::of(proto);
+        if let (Some(at), Some(class)) = (self.mapping_of(record), class) {
+            return self.mappings_of(class, inside.end.address).get(at).is_some();
+        }
+        // In the place of its address there may be another one now, of which its deltas are not.
+        if mark(known.external.address) != (record.value[MAPPING] >> 32) as u32 {
+            return false;
+        }
+        match class {
+            Some(_) => rules
+                .find(proto, known.external)
+                .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
+            None => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
+        }
     }
 
     /// All connections that are not over.
