@@ -13,6 +13,7 @@
 
 mod external;
 mod kept;
+mod note;
 mod open;
 mod rules;
 mod tcp;
@@ -20,7 +21,7 @@ mod types;
 mod upkeep;
 
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use switch::checksum::Delta;
 use switch::drop::DropReason;
@@ -32,7 +33,7 @@ use switch::tick::Tick;
 
 use external::{Class, External, Use};
 use kept::Layout;
-use tcp::{Side, State};
+use tcp::State;
 
 pub use tcp::Way;
 
@@ -45,7 +46,7 @@ pub use types::{
 // Words of a connection's value.
 /// `external port:16 l4:16 address:16 index:8 flags:8`.
 const REWRITE: usize = 0;
-/// The handle of its mapping, or [`NONE`].
+/// The handle of its mapping, or [`NONE`] and the mark of its address outside ([`mark`]).
 const MAPPING: usize = 1;
 const STATE: usize = 2;
 /// What the container said ([`Side`]), and what the other side said.
@@ -56,12 +57,12 @@ const SENT: usize = 7;
 const RECEIVED: usize = 8;
 const WORDS: usize = 9;
 
-/// A handle that names nothing.
-const NONE: u64 = u64::MAX;
+/// No mapping: of a handle these bits are never set.
+const NONE: u64 = 0xff << 24;
 /// Flag: it was opened from outside.
 const INBOUND: u64 = 1;
 
-/// Of a mapping: `external port:16 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
+/// Of a mapping: `external port:16 mark of its address:32 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
 const PLACE: usize = 0;
 const MARK: usize = 1;
 /// Flag: the l4 port is a published one, and not claimed.
@@ -156,6 +157,9 @@ impl Conntrack {
     /// Whose a packet is that came to an address of ours, and whether it gets it. Changes nothing.
     #[inline]
     pub fn inbound(&self, rules: &Rules, key: &FlowKey, tcp: Option<&TcpMeta>, now: Tick) -> In {
+        if !has_identifier(key) {
+            return In::Nobody;
+        }
         let (ours, remote) = (target_outside(key), remote(key));
         let Some(found) = self.whose(rules, key.proto, ours, remote.address, now) else { return In::Nobody };
         let Found { inside, owner, mapping } = found;
@@ -329,59 +333,7 @@ impl Conntrack {
 
     fn mapping_of(&self, record: &Connection) -> Option<Handle> {
         let word = record.value[MAPPING];
-        (word != NONE).then(|| Handle::from_u64(word))
-    }
-
-    /// One packet of a connection that is there.
-    #[inline]
-    fn note(&self, record: &Connection, way: Way, meta: &Meta, now: Tick) -> Result<(), DropReason> {
-        let mut refreshes = true;
-        let Some(held) = self.connections.hold(record.at) else { return Ok(()) };
-        let value = held.value();
-        if let Some(tcp) = &meta.tcp {
-            let [mine, theirs] = if way == Way::Out { [OUT, BACK] } else { [BACK, OUT] };
-            let read = |at: usize| [value[at].load(Ordering::Relaxed), value[at + 1].load(Ordering::Relaxed)];
-            let (word, before) = (value[STATE].load(Ordering::Relaxed), read(mine));
-            let (state, sender) = (State::from_word(word), Side::from_words(before));
-            let step = tcp::step(state, sender, Side::from_words(read(theirs)), tcp, way);
-            let step = step.ok_or(DropReason::NatReset)?;
-            let (next, after) = (step.state.to_word(), step.sender.to_words());
-            for (word, (before, after)) in (mine..).zip(before.into_iter().zip(after)) {
-                if before != after {
-                    value[word].store(after, Ordering::Relaxed);
-                }
-            }
-            if next != word {
-                // The other way may be tracked at the same moment: what it says is then as good.
-                let _ = value[STATE].compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed);
-                if step.state.stage == tcp::Stage::SynSent && state.stage != tcp::Stage::SynSent {
-                    // Opened again: what was said before is over.
-                    (theirs..theirs + 2).for_each(|word| value[word].store(0, Ordering::Relaxed));
-                }
-            }
-            refreshes = step.refreshes;
-        }
-        let counter = if way == Way::Out { SENT } else { RECEIVED };
-        value[counter].fetch_add(length(meta), Ordering::Relaxed);
-        if refreshes && record.seen != now.secs_up() {
-            self.refresh(record, now);
-        }
-        Ok(())
-    }
-
-    /// At most once a second and connection: all that is in use by it.
-    #[cold]
-    fn refresh(&self, record: &Connection, now: Tick) {
-        let (proto, inside, remote) = ends(&record.key);
-        self.connections.touch(record, now.secs_up());
-        let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto)) else { return };
-        let mappings = self.mappings_of(class, inside.end.address);
-        if let Some(mapping) = mappings.get(at) {
-            mappings.touch(&mapping, now.secs_up());
-        }
-        if let Some(permit) = self.permits.lookup(&permit(class, at, remote.address)) {
-            self.permits.touch(&permit, now.secs_up());
-        }
+        (word & NONE == 0).then(|| Handle::from_u64(word))
     }
 }
 
@@ -394,6 +346,16 @@ struct Found {
 
 const fn is_query(proto: u8) -> bool {
     proto == PROTO_ICMP || proto == PROTO_ICMPV6
+}
+
+/// Of ICMP only queries and their answers have one (RFC 792, RFC 950, RFC 4443 section 4). The rest is for us, if for
+/// anybody (RFC 5508 section 7 REQ-10).
+const fn has_identifier(key: &FlowKey) -> bool {
+    match key.proto {
+        PROTO_ICMP => matches!(key.dport >> 8, 0 | 8 | 13..=18),
+        PROTO_ICMPV6 => matches!(key.dport >> 8, 128 | 129),
+        _ => true,
+    }
 }
 
 /// The container's end of what it sends; a query has its identifier.
@@ -469,6 +431,14 @@ const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {
     [(proto as u64) << 8 | index as u64, high, low]
 }
 
+/// What an address outside is known by when a new one may be in its place: of IPv4 it is the address.
+fn mark(address: Ipv6Addr) -> u32 {
+    match address.to_ipv4_mapped() {
+        Some(address) => address.to_bits(),
+        None => rules::mix(0, address.to_bits()) as u32,
+    }
+}
+
 const fn halves(address: Ipv6Addr) -> [u64; 2] {
     let bits = address.to_bits();
     [(bits >> 64) as u64, bits as u64]
@@ -523,9 +493,4 @@ const fn longest(proto: u8, rules: &Rules) -> u32 {
         PROTO_UDP => timeouts.udp,
         _ => timeouts.icmp,
     }
-}
-
-/// Bytes of an IP packet.
-const fn length(meta: &Meta) -> u64 {
-    meta.l3_end.saturating_sub(meta.l3_off as u32) as u64
 }

@@ -5,19 +5,20 @@ use std::sync::atomic::Ordering;
 use switch::checksum::Delta;
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Meta, Packet, TcpMeta};
-use switch::parse::PROTO_SCTP;
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP};
 use switch::port::PortId;
 use switch::table::{Handle, New, Outcome};
 use switch::tick::Tick;
 
 use super::external::{Class, Wish};
+use super::note::length;
 use super::rules::{Rules, mix};
 use super::tcp::{self, Side, Way};
 use super::types::{EndPoint, Entering, Filtering, Inside, Known};
 use super::{
     BACK, Conntrack, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, STATIC,
-    WORDS, halves, inside_of, known, length, longest, mapping_key, other, permit, remote, source, target,
-    word, words,
+    WORDS, halves, inside_of, known, longest, mapping_key, mark, other, permit, remote, source, target, word,
+    words,
 };
 
 /// What is to be opened.
@@ -44,7 +45,7 @@ impl Conntrack {
         now: Tick,
     ) -> Result<Known, DropReason> {
         let (key, meta) = (&packet.key, &packet.meta);
-        if meta.tcp.is_some_and(|tcp| !tcp::opens(&tcp)) {
+        if meta.tcp.is_some_and(|tcp| !tcp::opens(&tcp)) || !asks(key) {
             return Err(DropReason::NatNoConnection);
         }
         let (inside, remote) = (Inside { zone: key.zone, end: source(key) }, target(key));
@@ -176,7 +177,10 @@ impl Conntrack {
             DropReason::NatPorts
         })?;
         let index = rules.index(external.address).ok_or(DropReason::NatPorts)?;
-        let place = u64::from(external.port) << 48 | u64::from(index) << 8 | if fixed { STATIC } else { 0 };
+        let place = u64::from(external.port) << 48
+            | u64::from(mark(external.address)) << 16
+            | u64::from(index) << 8
+            | if fixed { STATIC } else { 0 };
         let new = New { key, value: [place, 0], owner: owner.0, pinned: false, seen: now.secs_up() };
         let inserted = mappings.insert(&new);
         if let Some(victim) = inserted.evicted {
@@ -246,10 +250,11 @@ impl Conntrack {
         )
     }
 
-    /// Where a mapping is outside.
+    /// Where a mapping is outside. `None`: its address is not ours any more.
     pub(super) fn place(&self, record: &Mapping, rules: &Rules) -> Option<EndPoint> {
         let word = record.value[PLACE];
-        Some(EndPoint { address: rules.address((word >> 8) as u8)?, port: (word >> 48) as u16 })
+        let address = rules.address((word >> 8) as u8).filter(|it| mark(*it) == (word >> 16) as u32)?;
+        Some(EndPoint { address, port: (word >> 48) as u16 })
     }
 
     /// Removes a mapping; its connections are over with it.
@@ -331,13 +336,26 @@ impl Opening<'_> {
             | u64::from(address.to_u16()) << 16
             | u64::from(rules.index(external.address)?) << 8
             | if way == Way::In { INBOUND } else { 0 };
-        value[MAPPING] = mapping.map_or(NONE, Handle::to_u64);
+        value[MAPPING] = match mapping {
+            Some(at) => at.to_u64(),
+            None => u64::from(mark(external.address)) << 32 | NONE,
+        };
         let (mine, counter) = if way == Way::Out { (OUT, SENT) } else { (BACK, RECEIVED) };
         let (state, sender) = begin(meta.tcp.as_ref(), way);
         value[STATE] = state;
         value[mine..mine + 2].copy_from_slice(&sender.to_words());
         value[counter] = length(meta);
         Some(value)
+    }
+}
+
+/// RFC 5508 section 7 REQ-10: of ICMP what is a query has an identifier to be told apart by, and opens a connection. Of
+/// the rest nothing comes back to who sent it.
+const fn asks(key: &FlowKey) -> bool {
+    match key.proto {
+        PROTO_ICMP => matches!(key.dport >> 8, 8 | 13 | 15 | 17),
+        PROTO_ICMPV6 => key.dport >> 8 == 128,
+        _ => true,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::net::Ipv6Addr;
 use std::sync::atomic::Ordering;
 
-use switch::checksum::Delta;
 use switch::port::PortId;
 use switch::table::Handle;
 use switch::tick::Tick;
@@ -11,10 +10,10 @@ use switch::tick::Tick;
 use super::external::Class;
 use super::rules::Rules;
 use super::tcp::State;
-use super::types::{ConnectionRow, Counts, Inside, MappingRow};
+use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
-    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
-    whole,
+    Connection, Conntrack, INBOUND, MAPPING, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of,
+    known, mark, whole,
 };
 
 impl Conntrack {
@@ -78,7 +77,7 @@ impl Conntrack {
     }
 
     /// After a change of configuration: ends what its rule, its address outside or its container is gone of, and
-    /// nothing else. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
+    /// nothing else. An address of ours is known by its position: one that stays must keep it. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
     pub fn reconcile(
         &self,
         rules: &Rules,
@@ -87,42 +86,44 @@ impl Conntrack {
     ) -> usize {
         for (class, mapping) in self.all_mappings() {
             let inside = inside_of(&mapping);
-            let kept = keeps(PortId(mapping.owner), inside.zone, inside.end.address);
-            if !kept || !self.mapping_stands(&mapping, &inside, rules) {
+            let proto = (mapping.key[0] >> 32) as u8;
+            let place = self.place(&mapping, rules);
+            let stands = place.is_some_and(|place| match mapping.value[super::PLACE] & STATIC {
+                // What is published is nobody else's any more.
+                0 => {
+                    rules.find(proto, place).is_none()
+                        && rules.find_inside(proto, &inside).is_none()
+                        && rules.external_for(inside.zone, inside.end.address) == Some(place.address)
+                }
+                _ => rules.find_inside(proto, &inside) == Some(place),
+            });
+            if !stands || !keeps(PortId(mapping.owner), inside.zone, inside.end.address) {
                 self.unmap(class, &mapping, now);
             }
         }
         self.connections.retain(|record| {
             let (_, inside, _) = ends(&record.key);
-            self.connection_stands(record, rules)
-                && keeps(PortId(record.owner), inside.zone, inside.end.address)
+            self.stands(record, rules) && keeps(PortId(record.owner), inside.zone, inside.end.address)
         })
     }
 
-    fn mapping_stands(&self, mapping: &Mapping, inside: &Inside, rules: &Rules) -> bool {
-        let proto = (mapping.key[0] >> 32) as u8;
-        let Some(place) = self.place(mapping, rules) else { return false };
-        if mapping.value[super::PLACE] & STATIC != 0 {
-            return rules.find_inside(proto, inside) == Some(place);
-        }
-        // What is published is nobody else's any more.
-        rules.find(proto, place).is_none()
-            && rules.external_for(inside.zone, inside.end.address) == Some(place.address)
-    }
-
-    fn connection_stands(&self, record: &Connection, rules: &Rules) -> bool {
+    /// Whether a connection is still what the configuration says.
+    fn stands(&self, record: &Connection, rules: &Rules) -> bool {
         let (proto, inside, _) = ends(&record.key);
         let Some(known) = known(record, rules) else { return false };
-        // Its packets are changed by the address that it was.
-        if known.address != Delta::address(inside.end.address, known.external.address) {
+        let class = Class::of(proto);
+        if let (Some(at), Some(class)) = (self.mapping_of(record), class) {
+            return self.mappings_of(class, inside.end.address).get(at).is_some();
+        }
+        // In the place of its address there may be another one now, of which its deltas are not.
+        if mark(known.external.address) != (record.value[MAPPING] >> 32) as u32 {
             return false;
         }
-        match (self.mapping_of(record), Class::of(proto)) {
-            (Some(at), Some(class)) => self.mappings_of(class, inside.end.address).get(at).is_some(),
-            (None, Some(_)) => rules
+        match class {
+            Some(_) => rules
                 .find(proto, known.external)
                 .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
-            _ => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
+            None => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
         }
     }
 
