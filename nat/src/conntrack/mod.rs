@@ -12,6 +12,7 @@
 //! until then, or for as long as the longest timeout of its protocol.
 
 mod external;
+mod kept;
 mod open;
 mod rules;
 mod tcp;
@@ -30,10 +31,12 @@ use switch::table::{Handle, Record, Table, TableError};
 use switch::tick::Tick;
 
 use external::{Class, External, Use};
+use kept::Layout;
 use tcp::{Side, State};
 
 pub use tcp::Way;
 
+pub use kept::KeptError;
 pub use rules::{MAX_EXTERNAL, Rule, Rules};
 pub use types::{
     ConnectionRow, Counts, EndPoint, Entering, Filtering, In, Inside, Known, Limits, MappingRow, Timeouts,
@@ -90,6 +93,14 @@ pub struct Conntrack {
     other_port: AtomicU64,
 }
 
+/// What lives in memory that may outlive the process.
+struct Tables {
+    connections: Table<5, WORDS>,
+    mappings: [[Table<3, 2>; 2]; Class::ALL.len()],
+    permits: Table<3, 0>,
+    others: Table<3, 1>,
+}
+
 impl Conntrack {
     /// Room for what `limits` say, at up to `external` addresses ([`MAX_EXTERNAL`]), for containers behind ports below
     /// `owners`.
@@ -97,16 +108,26 @@ impl Conntrack {
     /// # Errors
     /// Those of [`Table::new`].
     pub fn new(limits: &Limits, external: usize, owners: usize) -> Result<Self, TableError> {
-        let connections = limits.connections.max(1) as usize;
         let external = external.clamp(1, MAX_EXTERNAL);
-        let mappings =
-            || Table::new((limits.mappings.clamp(1, 64_000) as usize).saturating_mul(external), owners);
+        let layout = Layout::of(limits, external);
+        let mappings = || Table::new(layout.mappings, owners);
         let both = || Ok::<_, TableError>([mappings()?, mappings()?]);
-        Ok(Self {
-            connections: Table::new(connections, owners)?,
+        let tables = Tables {
+            connections: Table::new(layout.connections, owners)?,
             mappings: [both()?, both()?, both()?, both()?],
-            permits: Table::new(connections, owners)?,
-            others: Table::new((connections / 16).max(256), owners)?,
+            permits: Table::new(layout.connections, owners)?,
+            others: Table::new(layout.others, owners)?,
+        };
+        Ok(Self::over(tables, limits, external))
+    }
+
+    fn over(tables: Tables, limits: &Limits, external: usize) -> Self {
+        let Tables { connections, mappings, permits, others } = tables;
+        Self {
+            connections,
+            mappings,
+            permits,
+            others,
             external: (0..external).map(|_| External::new()).collect(),
             limits: *limits,
             seed: {
@@ -119,7 +140,7 @@ impl Conntrack {
             over_quota: AtomicU64::new(0),
             no_port: AtomicU64::new(0),
             other_port: AtomicU64::new(0),
-        })
+        }
     }
 
     /// What a packet of a container leaves as, if its connection is there. Changes nothing.
@@ -148,7 +169,7 @@ impl Conntrack {
         if tcp.is_some_and(|tcp| !tcp::opens(tcp)) {
             return In::Refused(DropReason::NatNoConnection);
         }
-        if !self.admits(rules, mapping, remote.address, now) {
+        if !self.admits(rules, key.proto, mapping, remote.address, now) {
             return In::Refused(DropReason::NatFiltered);
         }
         entering(None, Delta::address(ours.address, inside.end.address), word(key.proto, ours, inside.end))
@@ -160,7 +181,7 @@ impl Conntrack {
         let Some(found) = self.whose(rules, proto, ours, other, now) else { return In::Nobody };
         let Found { inside, owner, mapping } = found;
         if rules.filtering() == Filtering::AddressPort && mapping.is_some()
-            || !self.admits(rules, mapping, other, now)
+            || !self.admits(rules, proto, mapping, other, now)
         {
             return In::Refused(DropReason::NatFiltered);
         }
@@ -245,7 +266,7 @@ impl Conntrack {
     #[inline]
     fn whose(&self, rules: &Rules, proto: u8, ours: EndPoint, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let index = rules.index(ours.address)?;
-        let Some(class) = Class::of(proto) else { return self.by_address(proto, index, remote) };
+        let Some(class) = Class::of(proto) else { return self.by_address(rules, proto, index, remote, now) };
         if let Use::Mapped(at) = self.external.get(usize::from(index))?.of(class, ours.port)
             && let Some(record) = at.and_then(|at| self.mappings_of(class, ours.address).get(at))
             && now.secs().saturating_sub(record.seen) < longest(proto, rules)
@@ -260,22 +281,26 @@ impl Conntrack {
         Some(Found { inside, owner: rule.owner, mapping: None })
     }
 
-    fn by_address(&self, proto: u8, index: u8, remote: Ipv6Addr) -> Option<Found> {
+    fn by_address(&self, rules: &Rules, proto: u8, index: u8, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let record = self.others.lookup(&other(proto, index, remote))?;
         let connection = self.connections.get(Handle::from_u64(record.value[0]))?;
+        if !self.lives(&connection, rules, now) {
+            return None;
+        }
         let (_, inside, _) = ends(&connection.key);
         Some(Found { inside, owner: PortId(connection.owner), mapping: None })
     }
 
     /// RFC 4787 section 5 REQ-8.
-    fn admits(&self, rules: &Rules, mapping: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
-        let Some(mapping) = mapping else { return true };
+    fn admits(&self, rules: &Rules, proto: u8, by: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
+        let (Some(mapping), Some(class)) = (by, Class::of(proto)) else { return true };
         match rules.filtering() {
             Filtering::Endpoint => true,
             Filtering::AddressPort => false,
-            Filtering::Address => self.permits.lookup(&permit(mapping, remote)).is_some_and(|permit| {
-                now.secs().saturating_sub(permit.seen) < rules.timeouts().tcp_established
-            }),
+            Filtering::Address => self
+                .permits
+                .lookup(&permit(class, mapping, remote))
+                .is_some_and(|permit| now.secs().saturating_sub(permit.seen) < rules.timeouts().longest()),
         }
     }
 
@@ -354,7 +379,7 @@ impl Conntrack {
         if let Some(mapping) = mappings.get(at) {
             mappings.touch(&mapping, now.secs_up());
         }
-        if let Some(permit) = self.permits.lookup(&permit(at, remote.address)) {
+        if let Some(permit) = self.permits.lookup(&permit(class, at, remote.address)) {
             self.permits.touch(&permit, now.secs_up());
         }
     }
@@ -422,9 +447,21 @@ fn inside_of(record: &Mapping) -> Inside {
     Inside { zone: (ports >> 48) as u16, end }
 }
 
-const fn permit(mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
+/// What names a mapping of whichever table: each class and family has its own, with handles of its own. Which one it is
+/// goes into the 8 bits that a handle leaves free.
+const fn name(class: Class, address: Ipv6Addr, handle: u64) -> u64 {
+    handle | ((class as u64) << 1 | address.to_ipv4_mapped().is_some() as u64) << 24
+}
+
+/// The same table, another mapping.
+const fn renamed(name: u64, mapping: Handle) -> u64 {
+    mapping.to_u64() | name & 0xff << 24
+}
+
+/// The key of a permit.
+const fn permit(class: Class, mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
     let [high, low] = halves(remote);
-    [mapping.to_u64(), high, low]
+    [name(class, remote, mapping.to_u64()), high, low]
 }
 
 const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {
@@ -481,6 +518,7 @@ const fn limit(proto: u8, state: u64, rules: &Rules) -> u32 {
 const fn longest(proto: u8, rules: &Rules) -> u32 {
     let timeouts = rules.timeouts();
     match proto {
+        PROTO_TCP if timeouts.tcp_transitory > timeouts.tcp_established => timeouts.tcp_transitory,
         PROTO_TCP | PROTO_SCTP => timeouts.tcp_established,
         PROTO_UDP => timeouts.udp,
         _ => timeouts.icmp,

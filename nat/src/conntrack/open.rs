@@ -71,8 +71,10 @@ impl Conntrack {
             now,
         };
         let known = self.open(&opening)?;
-        if let (Some(at), Filtering::Address) = (mapping, rules.filtering()) {
-            self.allow(at, &opening);
+        if let (Some(at), Some(class), Filtering::Address) =
+            (mapping, Class::of(key.proto), rules.filtering())
+        {
+            self.allow(class, at, &opening);
         }
         if mapping.is_none() {
             self.claim_remote(&opening, known.at)?;
@@ -110,7 +112,11 @@ impl Conntrack {
         let most = self.limits.connections_per_port;
         let key = words(inside.zone, proto, inside.end, remote);
         if let Some(old) = self.connections.lookup(&key) {
-            // It is over, or its mapping is.
+            if let Some(known) = known(&old, rules).filter(|_| self.lives(&old, rules, now)) {
+                // Another worker was earlier.
+                self.note(&old, opening.way, meta, now)?;
+                return Ok(known);
+            }
             self.connections.take(&old);
         }
         if most != 0 && self.connections.owner_len(owner.0) >= most as usize {
@@ -126,7 +132,7 @@ impl Conntrack {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 self.connections.get(at).ok_or(DropReason::NatQuota)?
             }
-            // Another worker was a moment earlier.
+            // Or a moment earlier.
             Outcome::Existing(record) => {
                 self.note(&record, opening.way, meta, now)?;
                 record
@@ -180,7 +186,14 @@ impl Conntrack {
         let ports = self.external.get(usize::from(index)).filter(|_| !fixed);
         match inserted.outcome {
             Outcome::New(at) => {
-                ports.inspect(|ports| ports.settle(class, external.port, at));
+                if let Some(ports) = ports {
+                    ports.settle(class, external.port, at);
+                    if mappings.get(at).is_none() {
+                        // Evicted, or its container forgotten, before its l4 port was known to be its.
+                        ports.free(class, external.port, at, self.hash(inside), now.secs_up());
+                        return Err(DropReason::NatQuota);
+                    }
+                }
                 self.other_port.fetch_add(u64::from(external.port != inside.end.port), Ordering::Relaxed);
                 Ok((at, external))
             }
@@ -190,7 +203,10 @@ impl Conntrack {
                     Outcome::Existing(record) => {
                         Ok((record.at, self.place(&record, rules).ok_or(DropReason::NatPorts)?))
                     }
-                    _ => Err(DropReason::NatQuota),
+                    _ => {
+                        self.over_quota.fetch_add(1, Ordering::Relaxed);
+                        Err(DropReason::NatQuota)
+                    }
                 }
             }
         }
@@ -256,8 +272,8 @@ impl Conntrack {
     }
 
     /// Who is spoken to may come in.
-    fn allow(&self, mapping: Handle, opening: &Opening<'_>) {
-        let key = permit(mapping, opening.remote.address);
+    fn allow(&self, class: Class, mapping: Handle, opening: &Opening<'_>) {
+        let key = permit(class, mapping, opening.remote.address);
         let seen = opening.now.secs_up();
         let new = New { key, value: [], owner: opening.owner.0, pinned: false, seen };
         // Without room the answers come in all the same: they belong to the connection.
@@ -273,19 +289,33 @@ impl Conntrack {
         let key = other(proto, index, remote.address);
         let new = New { key, value: [at.to_u64()], owner: owner.0, pinned: false, seen: now.secs_up() };
         for _ in 0..2 {
-            let Outcome::Existing(old) = self.others.insert(&new).outcome else { return Ok(()) };
+            let inserted = self.others.insert(&new);
+            if let Some(victim) = inserted.evicted {
+                // Nothing would come back by it.
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+                self.end(Handle::from_u64(victim.value[0]));
+            }
+            let old = match inserted.outcome {
+                Outcome::New(_) => return Ok(()),
+                Outcome::Existing(old) => old,
+                Outcome::Full | Outcome::BucketFull => break,
+            };
             let has = self.connections.get(Handle::from_u64(old.value[0]));
             let has = has.filter(|record| self.lives(record, rules, now) && record.at != at);
             if has.is_some_and(|record| super::ends(&record.key).1 != inside) {
-                if let Some(mine) = self.connections.get(at) {
-                    self.connections.take(&mine);
-                }
-                self.no_port.fetch_add(1, Ordering::Relaxed);
-                return Err(DropReason::NatPorts);
+                break;
             }
             self.others.take(&old);
         }
-        Ok(())
+        self.end(at);
+        self.no_port.fetch_add(1, Ordering::Relaxed);
+        Err(DropReason::NatPorts)
+    }
+
+    fn end(&self, at: Handle) {
+        if let Some(record) = self.connections.get(at) {
+            self.connections.take(&record);
+        }
     }
 }
 

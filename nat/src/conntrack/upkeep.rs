@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::sync::atomic::Ordering;
 
+use switch::checksum::Delta;
 use switch::port::PortId;
 use switch::table::Handle;
 use switch::tick::Tick;
@@ -10,9 +11,10 @@ use switch::tick::Tick;
 use super::external::Class;
 use super::rules::Rules;
 use super::tcp::State;
-use super::types::{ConnectionRow, Counts, MappingRow};
+use super::types::{ConnectionRow, Counts, Inside, MappingRow};
 use super::{
     Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
+    whole,
 };
 
 impl Conntrack {
@@ -34,17 +36,19 @@ impl Conntrack {
                 self.unmap(class, &mapping, now);
             }
         }
-        let known = |at: u64| {
-            let at = Handle::from_u64(at);
-            self.mappings.iter().flatten().any(|mappings| mappings.get(at).is_some())
-        };
-        let longest = rules.timeouts().tcp_established;
+        let longest = rules.timeouts().longest();
         self.permits.retain(|permit| {
-            let [mapping, ..] = permit.key;
-            now.secs().saturating_sub(permit.seen) < longest && known(mapping)
+            now.secs().saturating_sub(permit.seen) < longest && self.mapping_of_permit(&permit.key)
         });
         self.others.retain(|other| self.connections.get(Handle::from_u64(other.value[0])).is_some());
         gone
+    }
+
+    /// Whether its mapping is still there.
+    fn mapping_of_permit(&self, &[word, high, low]: &[u64; 3]) -> bool {
+        let class = Class::ALL.into_iter().nth((word >> 25) as usize & 3);
+        let at = Handle::from_u64(word & !(0xff << 24));
+        class.is_some_and(|class| self.mappings_of(class, whole([high, low])).get(at).is_some())
     }
 
     fn mark(&self, record: &Connection, pass: u64) {
@@ -83,34 +87,43 @@ impl Conntrack {
     ) -> usize {
         for (class, mapping) in self.all_mappings() {
             let inside = inside_of(&mapping);
-            let proto = (mapping.key[0] >> 32) as u8;
-            let place = self.place(&mapping, rules);
-            let stands = place.is_some_and(|place| match mapping.value[super::PLACE] & STATIC {
-                // What is published is nobody else's any more.
-                0 => {
-                    rules.find(proto, place).is_none()
-                        && rules.find_inside(proto, &inside).is_none()
-                        && rules.external_for(inside.zone, inside.end.address) == Some(place.address)
-                }
-                _ => rules.find_inside(proto, &inside) == Some(place),
-            });
-            if !stands || !keeps(PortId(mapping.owner), inside.zone, inside.end.address) {
+            let kept = keeps(PortId(mapping.owner), inside.zone, inside.end.address);
+            if !kept || !self.mapping_stands(&mapping, &inside, rules) {
                 self.unmap(class, &mapping, now);
             }
         }
         self.connections.retain(|record| {
-            let (proto, inside, _) = ends(&record.key);
-            let stands =
-                known(record, rules).is_some_and(|known| match (self.mapping_of(record), Class::of(proto)) {
-                    (Some(at), Some(class)) => self.mappings_of(class, inside.end.address).get(at).is_some(),
-                    (_, Some(_)) => rules
-                        .find(proto, known.external)
-                        .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
-                    _ => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
-                });
-            // The deltas are those of the address that it was.
-            stands && keeps(PortId(record.owner), inside.zone, inside.end.address)
+            let (_, inside, _) = ends(&record.key);
+            self.connection_stands(record, rules)
+                && keeps(PortId(record.owner), inside.zone, inside.end.address)
         })
+    }
+
+    fn mapping_stands(&self, mapping: &Mapping, inside: &Inside, rules: &Rules) -> bool {
+        let proto = (mapping.key[0] >> 32) as u8;
+        let Some(place) = self.place(mapping, rules) else { return false };
+        if mapping.value[super::PLACE] & STATIC != 0 {
+            return rules.find_inside(proto, inside) == Some(place);
+        }
+        // What is published is nobody else's any more.
+        rules.find(proto, place).is_none()
+            && rules.external_for(inside.zone, inside.end.address) == Some(place.address)
+    }
+
+    fn connection_stands(&self, record: &Connection, rules: &Rules) -> bool {
+        let (proto, inside, _) = ends(&record.key);
+        let Some(known) = known(record, rules) else { return false };
+        // Its packets are changed by the address that it was.
+        if known.address != Delta::address(inside.end.address, known.external.address) {
+            return false;
+        }
+        match (self.mapping_of(record), Class::of(proto)) {
+            (Some(at), Some(class)) => self.mappings_of(class, inside.end.address).get(at).is_some(),
+            (None, Some(_)) => rules
+                .find(proto, known.external)
+                .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
+            _ => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
+        }
     }
 
     /// All connections that are not over.

@@ -11,6 +11,7 @@ pub mod path;
 pub mod process;
 mod returns;
 pub mod ring;
+pub mod shared;
 pub mod signals;
 pub mod slab;
 pub mod socket;
