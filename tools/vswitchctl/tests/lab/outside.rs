@@ -309,7 +309,36 @@ fn what_leaves_has_our_address(host: Host) {
         });
         assert_eq!(said.trim(), seen);
     }
+    let rows = daemon.rows("connections");
+    let tcp =
+        rows.iter().find(|row| row["protocol"] == "tcp" && row["destination"] == "198.18.0.1:7000").unwrap();
+    assert_eq!((&tcp["container"], &tcp["direction"]), (&"a".into(), &"out".into()), "{tcp}");
+    assert!(tcp["local"].as_str().unwrap().starts_with("198.18.0.10:"), "{tcp}");
+    let only = daemon.ctl(&["--json", "show", "connections", "--protocol", "icmp"]);
+    let only: Vec<Value> = serde_json::from_str(&only).unwrap();
+    assert!(!only.is_empty() && only.iter().all(|row| row["protocol"] == "icmp"), "{only:?}");
+    let status = &daemon.rows("status")[0]["uplink"];
+    assert_eq!(status["addresses"], serde_json::json!(["198.18.0.10", "fd00:9::10"]), "{status}");
+    assert_eq!(status["gateways"][0], serde_json::json!({ "address": "198.18.0.1", "known": true }));
+    assert_eq!((&status["port"]["iface"], &status["port"]["state"]), (&"vsw0".into(), &"up".into()));
     drop(serving);
+
+    // Another address, under traffic: what leaves from now on has it.
+    let configuration = lab(&daemon.host, "").replace("nat = false\n", "");
+    let moved = configuration.replace("198.18.0.10/24", "198.18.0.20/24");
+    let said = daemon.reload(&moved);
+    assert!(said.contains("uplink changed"), "{said}");
+    daemon.ping("a", "198.18.0.1");
+    daemon.ping("far", "198.18.0.20");
+    let output = daemon.try_exec("far", &["ping", "-n", "-c", "1", "-W", "1", "198.18.0.10"]);
+    assert!(!output.status.success(), "{}", text(&output));
+    let rows = daemon.rows("connections");
+    let local = |row: &Value| row["local"].as_str().unwrap_or_default().to_owned();
+    assert!(rows.iter().any(|row| local(row).starts_with("198.18.0.20:")), "{rows:?}");
+    wait_for("the end of what had the old one", || {
+        let rows = daemon.rows("connections");
+        rows.iter().all(|row| !local(row).starts_with("198.18.0.10:")).then_some(())
+    });
     daemon.assert_conserved();
     daemon.stop();
 }

@@ -137,7 +137,7 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
 fn host_loopback(section: &Section<'_>, settings: &mut Daemon, reporter: &mut Reporter<'_>) {
     let Some(At { value, span }) = section.flag("host_loopback") else { return };
     if value && settings.uplink != Uplink::Sockets {
-        let why = "it needs `kind = \"sockets\"`: without an uplink nothing leads to the host";
+        let why = "it needs `kind = \"sockets\"`: by no other uplink containers reach the host's loopback";
         reporter.add(&span, || Problem::Invalid {
             key: "host_loopback",
             found: "true".into(),

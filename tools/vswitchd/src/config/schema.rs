@@ -278,7 +278,6 @@ pub(super) static UPLINK: Schema = Schema {
         ("ifname", "name"),
         ("vlanid", "vlan"),
         ("hwaddr", "mac"),
-        ("macaddress", "mac"),
     ],
 };
 
@@ -357,6 +356,11 @@ impl Schema {
         let near = nearest(name, self.keys.iter().map(|key| key.name)).and_then(|near| self.key(near));
         if let Some(key) = near.or_else(|| self.synonym(name)) {
             return Some(key.advice(None));
+        }
+        // What is written beside an interface is meant for it, whatever other tables have by that name.
+        let inner = INTERFACE.synonym(name).filter(|_| self.title == CONTAINER.title);
+        if let Some(key) = inner {
+            return Some(key.advice(Some(INTERFACE.title)));
         }
         let elsewhere = |built: bool| {
             let has = |table: &&&Schema| table.key(name).is_some_and(|key| key.is_built() == built);

@@ -166,8 +166,7 @@ impl Placed for Ipv4Net {
             let address = of_key(key, value::address(key, text))?;
             return Err(Problem::invalid(key, text, format!("it lacks a prefix length: \"{address}/24\"")));
         };
-        let address = value::address(key, address)
-            .map_err(|_| Problem::invalid(key, text, "an IPv4 address and a length: \"198.18.0.10/24\""))?;
+        let address = value::address(key, address).map_err(|problem| about(key, text, problem))?;
         let net = length.parse().ok().and_then(|length| Self::new(address, length).ok());
         let net =
             net.ok_or_else(|| Problem::invalid(key, text, "a prefix length is 1 to 31: \"198.18.0.10/24\""))?;
@@ -230,7 +229,7 @@ fn ours<N: Placed>(section: &Section<'_>, key: &'static str, reporter: &mut Repo
         }
     }
     if all.is_empty() && sound {
-        let why = "it is empty: one address at least, \"198.18.0.10/24\"".into();
+        let why = "it is empty: write one address at least, or leave it out".into();
         reporter.add(&span, || Problem::Invalid { key, found: "[]".into(), why });
         sound = false;
     }
@@ -504,7 +503,7 @@ mod tests {
             ("127.0.0.1/8", "loopback"),
             ("198.18.0.10/32", "/31"),
             ("198.18.0.10/33", "1 to 31"),
-            ("fd00::1/64", "an IPv4 address"),
+            ("fd00::1/64", "`address6 ="),
         ] {
             let said = Ipv4Net::parse("address", text).unwrap_err().to_string();
             assert!(said.contains(part) && said.contains(text), "{text}: {said}");

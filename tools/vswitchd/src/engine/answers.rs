@@ -297,7 +297,7 @@ impl Control {
 }
 
 /// A port's state in the words of the API, and why it is not up.
-fn port_state(port: &PortRecord) -> (PortState, Option<String>) {
+pub(super) fn port_state(port: &PortRecord) -> (PortState, Option<String>) {
     match &port.state {
         State::Up { link_down: false, .. } => (PortState::Up, port.refused.clone()),
         State::Up { link_down: true, .. } => (PortState::Down, Some("set down in the container".into())),

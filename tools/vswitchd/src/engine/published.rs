@@ -5,7 +5,7 @@
 //! again, a chosen one by its number. What the host refused is asked for again as well, every few seconds and a few at a
 //! time: whoever has an l4 port now may not have it then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::control::Control;
 use super::keeper::Keeper;
 use super::ports::PortRecord;
 use super::records::Outcome;
+use super::translate::chosen;
 use crate::api::rows::{NatRow, NatState, Origin};
 use crate::config::{Family, Interface, Protocol, Publish, Range};
 use crate::wire::{Answer, Listen, Op, Refusal, RefusalKind};
@@ -332,6 +333,12 @@ impl Control {
     }
 
     pub(super) fn nat_rows(&self) -> Vec<NatRow> {
+        let of_packets = self.desired.outside.iter().flat_map(|outside| chosen(&self.desired, outside));
+        let chosen: HashMap<Key, u16> = of_packets
+            .map(|(container, interface, publish, first)| {
+                ((container.to_owned(), interface.name.clone(), publish.clone()), first)
+            })
+            .collect();
         let rows = self.desired.interfaces().flat_map(|(container, interface)| {
             interface.publish.iter().map(move |publish| (container, interface, publish))
         });
@@ -346,10 +353,12 @@ impl Control {
                 Some(State::Opening) => (NatState::Waiting, Some("being opened".into())),
                 _ => (NatState::Waiting, Some("the container is not there".into())),
             };
+            let by_packets = self.by_packets(publish);
             let rewritten = self.rewritten(&container.name, interface, publish);
             let (address, state, reason) = rewritten.unwrap_or((publish.address, state, reason));
             let first = match record.map_or(0, |record| record.chosen) {
-                chosen if publish.host == 0 => chosen,
+                _ if by_packets => chosen.get(&key).copied().unwrap_or(publish.host),
+                given if publish.host == 0 => given,
                 _ => publish.host,
             };
             let in_file = self.file.container(&container.name).is_some_and(|known| {

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nat::conntrack::ConnectionRow as Tracked;
 use nat::sockets::Connection;
 use switch::port::PortId;
 use tokio::sync::oneshot;
@@ -141,6 +142,8 @@ pub enum Outcome {
     Connections {
         /// As it sees them.
         rows: Vec<Connection>,
+        /// As packets' translation sees them.
+        tracked: Vec<Tracked>,
         /// Whose are wanted.
         container: Option<String>,
         /// Where the answer goes.

@@ -54,8 +54,8 @@ impl Control {
             Outcome::Identified { port, result } => self.identified(port, result),
             Outcome::Prepared(name, result) => self.prepared(&name, result),
             Outcome::FileRead { result, reply } => self.file_read(result, reply),
-            Outcome::Connections { rows, container, reply } => {
-                let rows = self.connection_rows(&rows, container.as_deref());
+            Outcome::Connections { rows, tracked, container, reply } => {
+                let rows = self.connection_rows(&rows, &tracked, container.as_deref());
                 // The caller may have given up.
                 let _ = reply.send(Ok(ApiAnswer::Connections(rows)));
             }
