@@ -1,6 +1,7 @@
 //! Connections outlive the process that made them.
 
 use std::net::Ipv6Addr;
+use std::os::fd::OwnedFd;
 
 use nat::conntrack::{Conntrack, EndPoint, Filtering, In, Limits, Rules, Timeouts};
 use switch::flow::{FlowKey, Packet};
@@ -35,12 +36,25 @@ fn answer(packet: &Packet, external: EndPoint) -> FlowKey {
     FlowKey { zone: 9, src: key.dst, dst: external.address, sport: key.dport, dport: external.port, ..key }
 }
 
+/// A conntrack over the file, in which port `n` is `n + 1000`'s.
+fn open(file: &OwnedFd, limits: &Limits) -> Conntrack {
+    let conntrack = Conntrack::kept(limits, 1, 256, file.try_clone().unwrap()).unwrap();
+    (0..256).for_each(|port| conntrack.name(PortId(port), u64::from(port) + 1000));
+    conntrack
+}
+
+/// Who had port `n` has it.
+fn same(who: u64) -> Option<(PortId, u16)> {
+    Some((PortId(u16::try_from(who.checked_sub(1000)?).ok()?), 3))
+}
+
 #[test]
 fn a_new_process_goes_on_with_what_the_old_one_had() {
     let file = shared::memory("connections", 4096).unwrap();
     let (rules, limits) = (rules(), Limits { connections: 2000, mappings: 1000, ..Limits::default() });
     let packets: Vec<_> = (1..=200).map(|n| datagram(n, 4000 + u16::from(n % 4), "192.0.2.1")).collect();
-    let before = Conntrack::kept(&limits, 1, 256, &file).unwrap();
+    let before = open(&file, &limits);
+    assert_eq!(before.resume(same), 0);
     let known: Vec<_> = packets
         .iter()
         .map(|packet| before.track_out(&rules, packet, packet.meta.port, NOW).unwrap().external)
@@ -48,7 +62,10 @@ fn a_new_process_goes_on_with_what_the_old_one_had() {
     drop(before);
     // Again and again, and with other limits: there is room in front, behind, and in front again.
     for connections in [2000, 3000, 500, 2000] {
-        let after = Conntrack::kept(&Limits { connections, ..limits }, 1, 256, &file).unwrap();
+        // Killed before it took over, one has changed nothing.
+        drop(open(&file, &limits));
+        let after = open(&file, &Limits { connections, ..limits });
+        assert_eq!(after.resume(same), 200);
         for (packet, external) in packets.iter().zip(&known) {
             let found = after.outbound(&rules, &packet.key, NOW).unwrap();
             assert_eq!(found.external, *external);
@@ -67,15 +84,38 @@ fn a_new_process_goes_on_with_what_the_old_one_had() {
 }
 
 #[test]
+fn ports_and_zones_may_have_other_numbers_and_who_is_gone_has_nothing() {
+    let file = shared::memory("connections", 4096).unwrap();
+    let (rules, limits) = (rules(), Limits { connections: 100, mappings: 100, ..Limits::default() });
+    let before = open(&file, &limits);
+    before.resume(same);
+    let packets: Vec<_> = [1, 2].map(|n| datagram(n, 4000, "192.0.2.1")).into();
+    let known: Vec<_> = packets
+        .iter()
+        .map(|packet| before.track_out(&rules, packet, packet.meta.port, NOW).unwrap().external)
+        .collect();
+    drop(before);
+    let after = open(&file, &limits);
+    assert_eq!(after.resume(|who| (who == 1001).then_some((PortId(7), 8))), 1);
+    let moved = FlowKey { zone: 8, ..packets[0].key };
+    assert_eq!(after.outbound(&rules, &moved, NOW).unwrap().external, known[0]);
+    let In::To(to) = after.inbound(&rules, &answer(&packets[0], known[0]), None, NOW) else { panic!() };
+    assert_eq!((to.owner, to.inside.zone), (PortId(7), 8));
+    assert_eq!(after.inbound(&rules, &answer(&packets[1], known[1]), None, NOW), In::Nobody);
+}
+
+#[test]
 fn an_l4_port_that_was_in_use_is_not_given_to_another() {
     let file = shared::memory("connections", 4096).unwrap();
     let (rules, limits) = (rules(), Limits { connections: 100, mappings: 100, ..Limits::default() });
-    let before = Conntrack::kept(&limits, 1, 256, &file).unwrap();
+    let before = open(&file, &limits);
+    before.resume(same);
     let first = datagram(1, 4000, "192.0.2.1");
     let external = before.track_out(&rules, &first, PortId(1), NOW).unwrap().external;
     assert_eq!(external.port, 4000);
     drop(before);
-    let after = Conntrack::kept(&limits, 1, 256, &file).unwrap();
+    let after = open(&file, &limits);
+    after.resume(same);
     let second = after.track_out(&rules, &datagram(2, 4000, "192.0.2.1"), PortId(2), NOW).unwrap().external;
     assert_ne!(second, external);
 }
@@ -92,7 +132,8 @@ fn a_file_of_nonsense_is_an_empty_one() {
             at.store(word, std::sync::atomic::Ordering::Relaxed);
         }
         let limits = Limits { connections: 100, mappings: 100, ..Limits::default() };
-        let conntrack = Conntrack::kept(&limits, 1, 256, &file).unwrap();
+        let conntrack = open(&file, &limits);
+        conntrack.resume(same);
         assert_eq!(conntrack.counts().connections, 0, "{word:#x}");
         let packet = datagram(1, 4000, "192.0.2.1");
         assert!(conntrack.track_out(&rules(), &packet, PortId(1), NOW).is_ok());

@@ -32,7 +32,7 @@ use switch::table::{Handle, Record, Table, TableError};
 use switch::tick::Tick;
 
 use external::{Class, External, Use};
-use kept::Layout;
+use kept::{Kept, Layout};
 use tcp::State;
 
 pub use tcp::Way;
@@ -85,6 +85,8 @@ pub struct Conntrack {
     others: Table<3, 1>,
     external: Box<[External]>,
     limits: Limits,
+    /// Where it outlives the process; `None`: it does not.
+    kept: Option<Kept>,
     seed: u64,
     pass: AtomicU32,
     opened: AtomicU64,
@@ -110,7 +112,7 @@ impl Conntrack {
     /// Those of [`Table::new`].
     pub fn new(limits: &Limits, external: usize, owners: usize) -> Result<Self, TableError> {
         let external = external.clamp(1, MAX_EXTERNAL);
-        let layout = Layout::of(limits, external);
+        let layout = Layout::of(limits, external, owners);
         let mappings = || Table::new(layout.mappings, owners);
         let both = || Ok::<_, TableError>([mappings()?, mappings()?]);
         let tables = Tables {
@@ -119,10 +121,10 @@ impl Conntrack {
             permits: Table::new(layout.connections, owners)?,
             others: Table::new(layout.others, owners)?,
         };
-        Ok(Self::over(tables, limits, external))
+        Ok(Self::over(tables, limits, external, None))
     }
 
-    fn over(tables: Tables, limits: &Limits, external: usize) -> Self {
+    fn over(tables: Tables, limits: &Limits, external: usize, kept: Option<Kept>) -> Self {
         let Tables { connections, mappings, permits, others } = tables;
         Self {
             connections,
@@ -131,6 +133,7 @@ impl Conntrack {
             others,
             external: (0..external).map(|_| External::new()).collect(),
             limits: *limits,
+            kept,
             seed: {
                 use std::hash::{BuildHasher, RandomState};
                 RandomState::new().hash_one(0u8)

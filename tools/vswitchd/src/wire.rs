@@ -253,7 +253,7 @@ pub enum ToEngine {
     /// Sockets that an engine before this one had listen. It asks for those that it wants ([`Op::Listen`]), and closes
     /// the others.
     Listening(Listen),
-    /// First message after all of the above: begin. Descriptors: the listening socket on which the next daemon asks (for
+    /// First message after all of the above: begin. Descriptors: the memory file of connections, the listening socket on which the next daemon asks (for
     /// when the keeper has died), the listening control socket, the configuration.
     Begin(Begin),
     /// After [`ToKeeper::Standing`]: everything is ours, go.

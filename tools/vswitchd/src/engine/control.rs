@@ -69,6 +69,8 @@ pub struct Control {
     pub(super) moving: Vec<PortId>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
+    /// The memory file of connections.
+    pub(super) memory: Option<Arc<OwnedFd>>,
     pub(super) io: IoStatus,
     pub(super) names: Arc<Shared>,
     pub(super) published: PublishedPorts,
@@ -138,6 +140,8 @@ pub struct Parts {
     pub punt: Arc<Punt>,
     /// What the name server knows.
     pub names: Arc<Shared>,
+    /// The memory file of connections.
+    pub memory: Option<Arc<OwnedFd>>,
 }
 
 impl Control {
@@ -158,6 +162,7 @@ impl Control {
             names,
             listener,
             handover,
+            memory,
         } = parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
@@ -167,7 +172,8 @@ impl Control {
             leases,
             dhcp: Dhcp::default(),
             punt,
-            networks: Networks::default(),
+            networks: Networks::with_memory(memory.clone()),
+            memory,
             ports: Ports::default(),
             containers: BTreeMap::new(),
             keeper,
@@ -396,6 +402,7 @@ impl Control {
                 &self.ports,
                 &self.leases.memory,
             ));
+            self.resume_connections(&new);
             self.retired = Some(self.snapshot.swap(new));
             // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
             self.workers.wake();

@@ -156,6 +156,8 @@ struct Given {
     /// Containers of the daemon from which this one takes over.
     known: Vec<Known>,
     inherited: Vec<Listen>,
+    /// The memory file of connections.
+    memory: Option<Arc<OwnedFd>>,
 }
 
 /// Reads the keeper's first messages, with no capability left.
@@ -174,6 +176,7 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
                 let handover = fds.pop().ok_or(EngineError::Protocol)?;
+                let memory = fds.pop().map(Arc::new);
                 let text = text_of(text)?;
                 let (file, objects, leases) = read_all(&begin, &text, &adopted)?;
                 let listener = UnixListener::from(listener);
@@ -188,6 +191,7 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
                     adopted,
                     known,
                     inherited,
+                    memory,
                 });
             }
             _ => return Err(EngineError::Protocol),
@@ -339,6 +343,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         adopted,
         known,
         inherited,
+        memory,
     } = given;
     let way = Way::begin(&file.daemon)?;
 
@@ -381,6 +386,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         names,
         listener: kept,
         handover,
+        memory,
     };
     let mut control = Control::new(parts);
     control.adopt(adopted, known);

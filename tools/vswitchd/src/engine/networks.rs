@@ -1,5 +1,6 @@
 //! The control plane's registry of networks: their ids and FDBs, which outlive a reload.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use router::neighbor::Neighbors;
@@ -44,6 +45,8 @@ pub struct Networks {
     returns: Option<Arc<Returns>>,
     /// What an uplink that takes packets translates; made when there is one.
     translator: Option<Translator>,
+    /// Where connections outlive this process.
+    memory: Option<Arc<OwnedFd>>,
 }
 
 impl Networks {
@@ -98,13 +101,18 @@ impl Networks {
         self.translator.as_ref()
     }
 
+    /// With a memory file for what is to outlive this process.
+    pub fn with_memory(memory: Option<Arc<OwnedFd>>) -> Self {
+        Self { memory, ..Self::default() }
+    }
+
     /// Makes room for what is translated. Other limits take effect at the next start.
     ///
     /// # Errors
     /// When there is no memory for it.
     pub fn need_translator(&mut self, limits: &Limits) -> Result<(), TableError> {
         if self.translator.is_none() {
-            self.translator = Some(Translator::new(limits)?);
+            self.translator = Some(Translator::new(limits, self.memory.as_deref())?);
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! What an uplink that takes packets translates by: registries -> [`Translation`], and the upkeep of its tables.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nat::conntrack::{self, Conntrack, EndPoint, Inside, Rule, Rules};
@@ -36,18 +37,27 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// Room for what `limits` say.
+    /// Room for what `limits` say; in a memory file where there is one, to outlive this process.
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub fn new(limits: &config::Limits) -> Result<Self, TableError> {
+    pub fn new(limits: &config::Limits, memory: Option<&OwnedFd>) -> Result<Self, TableError> {
         let tables = conntrack::Limits {
             connections: limits.connections,
             connections_per_port: limits.connections_per_container,
             mappings: limits.mappings,
             mappings_per_port: limits.mappings_per_container,
         };
-        let conntrack = Arc::new(Conntrack::new(&tables, ADDRESSES, MAX_PORTS)?);
+        let kept = memory.and_then(|memory| {
+            let kept = memory.try_clone().map_err(|error| error.to_string()).and_then(|memory| {
+                Conntrack::kept(&tables, ADDRESSES, MAX_PORTS, memory).map_err(|error| error.to_string())
+            });
+            kept.inspect_err(|error| tracing::warn!(error, "connections end with this engine")).ok()
+        });
+        let conntrack = match kept {
+            Some(kept) => Arc::new(kept),
+            None => Arc::new(Conntrack::new(&tables, ADDRESSES, MAX_PORTS)?),
+        };
         let fragments = Arc::new(Fragments::new(limits.fragments as usize, MAX_PORTS)?);
         Ok(Self { conntrack, fragments })
     }
@@ -172,7 +182,32 @@ fn keeps(snapshot: &Snapshot<Tables>, port: PortId, zone: u16, address: Ipv6Addr
     })
 }
 
+/// What a port is called that outlives this process.
+fn name(container: &str, interface: &str) -> u64 {
+    let bytes = container.bytes().chain([0]).chain(interface.bytes());
+    // FNV-1a (RFC 9923 section 4).
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 impl Control {
+    /// Before a snapshot is published: says who has which port, and goes on with the connections of an engine before this
+    /// one.
+    pub(super) fn resume_connections(&mut self, snapshot: &Snapshot<Tables>) {
+        let Some(nat) = &snapshot.tables.nat else { return };
+        let mut ports = HashMap::new();
+        for (port, record) in self.ports.wanted() {
+            let name = name(record.container(), record.ifname());
+            nat.conntrack.name(port, name);
+            if let Some(network) = snapshot.view().home(port) {
+                ports.insert(name, (port, network.zone));
+            }
+        }
+        let resumed = nat.conntrack.resume(|name| ports.get(&name).copied());
+        if resumed > 0 {
+            tracing::info!(resumed, "connections of the engine before this one go on");
+        }
+    }
+
     /// Ends what is not allowed any more by what was published now. On another thread: it goes through all connections.
     pub(super) fn reconcile_connections(&mut self) {
         let snapshot = self.snapshot.load_full();
