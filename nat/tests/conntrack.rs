@@ -378,7 +378,7 @@ fn a_million_connections_fit_into_320_mib() {
 
 #[test]
 fn nothing_allocates_once_it_is_made() {
-    let limits = Limits { connections: 500, connections_per_port: 60, mappings: 300, mappings_per_port: 200 };
+    let limits = Limits { connections: 500, connections_per_port: 60, mappings: 20, mappings_per_port: 200 };
     let mut lab =
         Lab::new(&limits, rules(2, vec![published(PROTO_TCP, 80, 2, 1, 8080, 1)], Filtering::Address));
     let info = allocation_counter::measure(|| {
@@ -403,5 +403,5 @@ fn nothing_allocates_once_it_is_made() {
     });
     assert_eq!(info.count_total, 0);
     let counts = lab.conntrack.counts();
-    assert!(counts.evicted > 0 && counts.over_quota > 0 && counts.opened > 5000, "{counts:?}");
+    assert!(counts.evicted > 0 && counts.over_quota > 0 && counts.opened > 1000, "{counts:?}");
 }
