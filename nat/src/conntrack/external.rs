@@ -179,10 +179,4 @@ impl External {
             let _ = word.compare_exchange(at.to_u64() | MAPPED, rests, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
-
-    /// How many are somebody's.
-    #[cfg(test)]
-    pub(super) fn used(&self, class: Class) -> usize {
-        (0..=u16::MAX).filter(|port| self.of(class, *port) != Use::Free).count()
-    }
 }
