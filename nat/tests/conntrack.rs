@@ -276,7 +276,7 @@ fn a_container_has_one_of_two_addresses_for_all_it_does() {
 #[test]
 fn an_address_in_the_place_of_another_ends_what_used_that() {
     let rule = published(PROTO_UDP, 7000, 1, 1, 80, 1);
-    let mut lab = Lab::new(&many(), rules(1, vec![rule.clone()], Filtering::Address));
+    let mut lab = Lab::new(&many(), rules(1, vec![rule], Filtering::Address));
     lab.out(PROTO_UDP, end(v4(1), 5000), end(remote(1), 53), 1).unwrap();
     lab.out(PROTO_GRE, end(v4(1), 0), end(remote(1), 0), 1).unwrap();
     lab.come(PROTO_UDP, end(remote(1), 9), end(ours(1), 7000)).unwrap();

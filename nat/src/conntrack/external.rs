@@ -144,7 +144,8 @@ impl External {
         let rests = old & TAG == FREED
             && old & 0xff_ffff != hash & 0xff_ffff
             && now.secs().saturating_sub((old >> 32) as u32) < QUARANTINE;
-        (!matches!(old & TAG, MAPPED | RESERVED) && !(patient && rests)).then_some(old)
+        let had = matches!(old & TAG, MAPPED | RESERVED) || (patient && rests);
+        (!had).then_some(old)
     }
 
     fn reserve(&self, class: Class, port: u16, old: u64) -> bool {
