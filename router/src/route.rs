@@ -20,7 +20,7 @@ use crate::explain::Step;
 use crate::fib::{Next, Route};
 use crate::neighbor::Known;
 use crate::tables::{Gateway, Tables};
-use crate::{martian, source};
+use crate::{martian, multipath, source};
 
 /// `ff02::1`, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -150,7 +150,7 @@ fn internet(
     Ok(match entry.map(|entry| entry.route) {
         Some(Route::Local) => Way::Ours,
         Some(Route::Nobody) => return Err(Verdict::Drop(DropReason::Martian)),
-        Some(Route::Next(next)) => Way::To(next),
+        Some(Route::Next(next)) => Way::To(multipath::choose(packet, next, here, why)),
         None if gateway.uplink => return Err(uplink(packet, why)),
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
         Some(Route::Unreachable) | None => {
@@ -265,23 +265,35 @@ fn forward(
         return Verdict::Local(Task::Unreachable(Unreachable::Network));
     };
     let Some((known, out)) = place(there, network, address, here.now, why) else { return hold };
-    let fits = length(meta) <= network.mtu;
-    why(Step::Length(length(meta), network.mtu));
+    let mtu = narrowest(network, next, why);
+    let fits = length(meta) <= mtu;
+    why(Step::Length(length(meta), mtu));
     // RFC 8200 section 5: only the source fragments IPv6. A super-frame comes from a sender that knows what it does.
     if !fits && (meta.df || meta.l3 == L3::V6 || meta.gso != Gso::None) {
-        return Verdict::Local(Task::TooBig { mtu: network.mtu });
+        return Verdict::Local(Task::TooBig { mtu });
     }
     let hop = Hop {
         network: next.network,
         src: there.mac,
         dst: known.mac,
         ask: known.ask.then_some(address),
-        shrinks: (network.mtu < here.network.mtu).then_some(network.mtu),
-        cut: (!fits).then_some(network.mtu),
+        shrinks: (mtu < here.network.mtu).then_some(mtu),
+        cut: (!fits).then_some(mtu),
         opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
         nat: None,
     };
     Verdict::Forward(Action { out, hop: Some(hop) })
+}
+
+/// What the next network takes, or a link behind it that the route knows of (RFC 1191 section 3).
+fn narrowest(network: &Network, next: &Next, why: &mut impl FnMut(Step)) -> u32 {
+    match next.mtu.map(u32::from) {
+        Some(mtu) if mtu < network.mtu => {
+            why(Step::RouteMtu(mtu));
+            mtu
+        }
+        _ => network.mtu,
+    }
 }
 
 /// Where a neighbour is: its MAC, and the port that this is behind. A packet can go on to it with both and not with one.

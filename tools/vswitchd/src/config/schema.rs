@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Numbers,
     /// An array of texts, or the text `"all"`.
     TextsOrAll,
+    /// A text, or an array of texts.
+    TextOrTexts,
     TextOrNumber,
     Table,
     Tables,
@@ -259,7 +261,8 @@ pub(super) static ROUTE: Schema = Schema {
     keys: &[
         key("network", Kind::Text, "`network = \"blue\"`"),
         key("destination", Kind::Text, "`destination = \"10.8.0.0/16\"`"),
-        key("via", Kind::Text, "`via = \"10.1.0.20\"`"),
+        key("via", Kind::TextOrTexts, "`via = \"10.1.0.20\"`"),
+        key("mtu", Kind::Number, "`mtu = 1400`"),
     ],
     synonyms: &[
         ("dst", "destination"),
@@ -402,6 +405,16 @@ impl<'t> Section<'t> {
         items.filter_map(|item| Some(At { value: item.get_ref().as_str()?, span: item.span() })).collect()
     }
 
+    /// Where an empty array is.
+    pub fn place_of_array(&self, name: &str) -> Option<Range<usize>> {
+        self.get(name).filter(|value| value.get_ref().is_array()).map(Spanned::span)
+    }
+
+    /// The text, or the texts of an array, with their places.
+    pub fn text_or_texts(&self, name: &str) -> Vec<At<&'t str>> {
+        self.text(name).map_or_else(|| self.texts_at(name), |text| vec![text])
+    }
+
     /// The texts of an array with their places, or `None` within for the text `"all"`.
     pub fn texts_or_all(&self, name: &str) -> Option<At<Option<Vec<At<String>>>>> {
         let value = self.get(name)?;
@@ -451,6 +464,11 @@ impl Key {
                 ("text or a number", (!found.is_str() && !found.is_integer()).then_some(value))
             }
             (Kind::Table, found) => ("a table", (!found.is_table()).then_some(value)),
+            (Kind::TextOrTexts, DeValue::String(_)) => return,
+            (Kind::TextOrTexts, DeValue::Array(items)) => {
+                ("text or an array of texts", items.iter().find(|item| !item.get_ref().is_str()))
+            }
+            (Kind::TextOrTexts, _) => ("text or an array of texts", Some(value)),
             (Kind::TextsOrAll, DeValue::String(text)) if *text == ALL => return,
             (Kind::TextsOrAll, DeValue::Array(items)) => {
                 ("an array of texts or \"all\"", items.iter().find(|item| !item.get_ref().is_str()))

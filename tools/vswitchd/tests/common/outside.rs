@@ -120,7 +120,7 @@ fn world(snapshot: &Snapshot<Tables>, out: NetworkId) -> Vec<Ipv6Addr> {
 
 /// A FIB with what is outside behind it: our networks that it has no way to stay unreachable.
 fn outward(fib: &Fib, out: NetworkId, way: &Gateway, world: &[Ipv6Addr]) -> Fib {
-    let next = |via| Route::Next(Next { network: out, via, opens: true });
+    let next = |via| Route::Next(Next::new(out, via, true));
     let mut own = Fib::default();
     let mut rest = Fib::default();
     for (net, route) in fib.iter() {
