@@ -145,18 +145,27 @@ fn internet(
         return Err(Verdict::Drop(DropReason::NoService));
     }
     comes_from(packet, gateway, here, why).map_err(Verdict::Drop)?;
-    let entry = gateway.fib.entry(key.dst);
+    let entry = if is_group(key.dst) { None } else { gateway.fib.entry(key.dst) };
     why(Step::Route(entry));
     Ok(match entry.map(|entry| entry.route) {
         Some(Route::Local) => Way::Ours,
         Some(Route::Nobody) => return Err(Verdict::Drop(DropReason::Martian)),
         Some(Route::Next(next)) => Way::To(multipath::choose(packet, next, here, why)),
-        None if gateway.uplink => return Err(uplink(packet, why)),
+        None if gateway.uplink && !is_group(key.dst) => return Err(uplink(packet, why)),
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
         Some(Route::Unreachable) | None => {
             return Err(Verdict::Local(Task::Unreachable(Unreachable::Network)));
         }
     })
+}
+
+/// No multicast is routed (RFC 1812 section 5.2.1.3: a router need not), least of all to one host by a default route.
+#[inline]
+const fn is_group(address: Ipv6Addr) -> bool {
+    match address.to_ipv4_mapped() {
+        Some(v4) => v4.is_multicast(),
+        None => address.is_multicast(),
+    }
 }
 
 /// Whether the packet's addresses are such as are routed, and its source leads back to where it came from.
