@@ -3,6 +3,9 @@
 //!
 //! Checksums are changed by what changed (RFC 1624), never made anew: damage stays visible to whoever gets the packet.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use switch::checksum::{self, Delta, sum};
@@ -80,8 +83,10 @@ fn transport(frame: &mut [u8], at: usize, csum: Csum, nat: &Nat) -> Option<()> {
         // SCTP keeps its l4 ports, and its checksum covers no address (RFC 9260 section 6.8); of others nothing is known.
         _ => return Some(()),
     };
+    // RFC 3828 section 3.1: of 0 it says the same as UDP.
+    let proto = if nat.proto == PROTO_UDP_LITE { PROTO_UDP } else { nat.proto };
     let sum = field(header, at)?;
-    *sum = checksum::rewrite(u16::from_be_bytes(*sum), csum, nat.proto, address, l4).to_be_bytes();
+    *sum = checksum::rewrite(u16::from_be_bytes(*sum), csum, proto, address, l4).to_be_bytes();
     Some(())
 }
 
@@ -154,14 +159,8 @@ fn quotation(frame: &mut [u8], meta: &Meta, quoted: &Quoted, dst: Ipv6Addr, nat:
         false => Delta::word(before.sport, nat.sport).and(Delta::word(before.dport, nat.dport)),
     };
     let part = Nat { proto: before.proto, src, dst, address, l4: ports, ..*nat };
-    // Of a UDP datagram the checksum may be 0, and stays so; a cut TCP header has none.
-    let header = packet.get_mut(l4..)?;
-    if header.len() >= 20 || before.proto != PROTO_TCP {
-        return transport(packet, l4, Csum::Full, &part).or(Some(()));
-    }
-    *field(header, 0)? = nat.sport.to_be_bytes();
-    *field(header, 2)? = nat.dport.to_be_bytes();
-    Some(())
+    // Of a UDP datagram the checksum may be 0, and stays so; what is cut before its checksum has none.
+    transport(packet, l4, Csum::Full, &part).or(Some(()))
 }
 
 /// `N` bytes at `at`, to be changed.

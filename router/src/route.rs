@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use switch::drop::DropReason;
-use switch::flow::{Arp, Body, Fragment, Gso, L3, Meta, Nd, NdKind, Packet};
+use switch::flow::{Arp, Body, FlowKey, Fragment, Gso, L3, Meta, Nd, NdKind, Packet};
 use switch::mac::MacAddr;
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
 use switch::policy::Here;
@@ -198,7 +198,9 @@ pub fn pass(
 ) -> Verdict {
     let meta = &packet.meta;
     if !next.opens && !answers {
-        let answers = is_expected(packet, here);
+        // Of who opened it: what comes from outside is of another address plan.
+        let zone = here.snapshot.network(next.network).map_or(packet.key.zone, |network| network.zone);
+        let answers = is_expected(packet, zone, here);
         why(Step::Answers(answers));
         if !answers {
             return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
@@ -208,7 +210,7 @@ pub fn pass(
     if next.network != here.id
         && !answers
         && !here.snapshot.tables.may_open(meta.port, packet)
-        && !is_expected(packet, here)
+        && !is_expected(packet, packet.key.zone, here)
     {
         why(Step::Egress);
         return Verdict::Local(Task::Unreachable(Unreachable::Egress));
@@ -245,16 +247,16 @@ fn uplink(packet: &Packet, why: &mut impl FnMut(Step)) -> Verdict {
     Verdict::Local(if packet.meta.ttl <= 1 { Task::Expired } else { Task::Uplink })
 }
 
-/// Whether the packet belongs to what was opened from the other side.
-fn is_expected(packet: &Packet, here: &Here<'_, Tables>) -> bool {
+/// Whether the packet belongs to what was opened from the other side, which is in that zone.
+fn is_expected(packet: &Packet, zone: u16, here: &Here<'_, Tables>) -> bool {
     let Some(returns) = &here.snapshot.tables.returns else { return false };
     match &packet.meta.body {
-        Body::IcmpError(quoted) => returns.is_expected_error(&quoted.key, here.now),
+        Body::IcmpError(quoted) => returns.is_expected_error(&FlowKey { zone, ..quoted.key }, here.now),
         // It has no l4 ports: what its first fragment was, it is.
         _ if packet.meta.fragment == Fragment::Later => {
-            returns.is_expected_rest(&packet.key, packet.meta.fragment_id, here.now)
+            returns.is_expected_rest(&FlowKey { zone, ..packet.key }, packet.meta.fragment_id, here.now)
         }
-        _ => returns.is_expected(&packet.key, here.now),
+        _ => returns.is_expected(&FlowKey { zone, ..packet.key }, here.now),
     }
 }
 

@@ -89,8 +89,16 @@ pub(crate) const LINE: usize = 8;
 
 /// A run of words that all start as zero, at the start of a cache line, and take no memory until they are written.
 pub(crate) struct Words {
-    raw: Box<[AtomicU64]>,
+    raw: Raw,
     skip: usize,
+}
+
+/// Whose memory it is.
+enum Raw {
+    Own(Box<[AtomicU64]>),
+    /// A part of a memory file that outlives this process.
+    #[cfg(not(loom))]
+    Shared(std::sync::Arc<crate::sys::shared::Shared>, std::ops::Range<usize>),
 }
 
 impl Words {
@@ -103,32 +111,51 @@ impl Words {
         use zerocopy::FromZeros;
         let raw = <[AtomicU64]>::new_box_zeroed_with_elems(len.checked_add(LINE - 1)?).ok()?;
         let skip = raw.as_ptr().align_offset(LINE * size_of::<u64>()).min(LINE - 1);
-        Some(Self { raw, skip })
+        Some(Self { raw: Raw::Own(raw), skip })
+    }
+
+    /// These words of a memory file, which are zero; `None` if they are not all there. Line them up.
+    #[cfg(not(loom))]
+    pub(crate) fn shared(
+        memory: &std::sync::Arc<crate::sys::shared::Shared>,
+        range: std::ops::Range<usize>,
+    ) -> Option<Self> {
+        memory.words().get(range.clone())?;
+        Some(Self { raw: Raw::Shared(std::sync::Arc::clone(memory), range), skip: 0 })
+    }
+
+    #[inline(always)]
+    fn all(&self) -> &[AtomicU64] {
+        match &self.raw {
+            Raw::Own(words) => words,
+            #[cfg(not(loom))]
+            Raw::Shared(memory, range) => memory.words().get(range.clone()).unwrap_or_default(),
+        }
     }
 
     /// `len` words; loom's are larger than a word and lie anywhere.
     #[cfg(loom)]
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
-        Some(Self { raw: (0..len).map(|_| AtomicU64::new(0)).collect(), skip: 0 })
+        Some(Self { raw: Raw::Own((0..len).map(|_| AtomicU64::new(0)).collect()), skip: 0 })
     }
 
     /// The words `at..at + len`; none if they are not all there.
     #[inline(always)]
     pub(crate) fn run(&self, at: usize, len: usize) -> &[AtomicU64] {
         let from = at.saturating_add(self.skip);
-        self.raw.get(from..from.saturating_add(len)).unwrap_or_default()
+        self.all().get(from..from.saturating_add(len)).unwrap_or_default()
     }
 
     /// The `N` words from `at`, if they are all there.
     #[inline(always)]
     pub(crate) fn array<const N: usize>(&self, at: usize) -> Option<&[AtomicU64; N]> {
-        self.raw.get(at.saturating_add(self.skip)..)?.first_chunk()
+        self.all().get(at.saturating_add(self.skip)..)?.first_chunk()
     }
 
     /// The word at `at`.
     #[inline(always)]
     pub(crate) fn get(&self, at: usize) -> Option<&AtomicU64> {
-        self.raw.get(at.saturating_add(self.skip))
+        self.all().get(at.saturating_add(self.skip))
     }
 }
 

@@ -2,7 +2,7 @@
 //! share one (RFC 4787 section 4.2.1 REQ-3, RFC 5382 section 7.1 REQ-7) is so because a word is claimed by one
 //! compare-and-swap.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 use switch::table::Handle;
@@ -66,6 +66,12 @@ pub(super) struct Wish {
     pub only: bool,
 }
 
+/// All l4 ports of a range, from somewhere in it on.
+fn scattered((first, count): (u16, u32), hash: u64) -> impl Iterator<Item = u16> {
+    let start = (hash % u64::from(count)) as u32;
+    (0..count).map(move |at| first.wrapping_add(((start + at) % count) as u16))
+}
+
 /// The l4 ports of one address.
 pub(super) struct External {
     classes: [Box<[AtomicU64]>; Class::ALL.len()],
@@ -93,8 +99,8 @@ impl External {
         }
     }
 
-    /// Claims one for a mapping that is about to be made: the wished one if it can be had, else one of the same range
-    /// (RFC 4787 section 4.2.2 REQ-3 (a)) that is not `taken`, and was nobody else's for a while if there is one.
+    /// Claims one for a mapping that is about to be made: the wished one if it can be had, else one of the same range if
+    /// there is one (RFC 4787 section 4.2.2 REQ-3 (a)), which is not `taken`, and was nobody else's for a while if there is one.
     pub(super) fn claim(
         &self,
         class: Class,
@@ -102,49 +108,58 @@ impl External {
         now: Tick,
         taken: impl Fn(u16) -> bool,
     ) -> Option<u16> {
-        let free =
-            |port: u16, patient: bool| !taken(port) && self.reserve(class, port, wish.hash, patient, now);
+        let free = |port: u16, patient: bool| {
+            self.may_have(class, port, wish.hash, patient, now).is_some_and(|old| {
+                // Asked last: it costs most.
+                !taken(port) && self.reserve(class, port, old)
+            })
+        };
         // An identifier of 0 is one like any other.
-        if (wish.port != 0 || class == Class::Icmp) && free(wish.port, true) {
+        if (wish.port != 0 || class == Class::Icmp) && free(wish.port, !wish.only) {
             return Some(wish.port);
         }
         if wish.only {
             return None;
         }
-        let (first, count) = match class {
+        let user = (USER, (1 << 16) - u32::from(USER));
+        let range = match class {
             Class::Icmp => (0, 1 << 16),
             _ if wish.port < USER => (1, u32::from(USER) - 1),
-            _ => (u32::from(USER), (1 << 16) - u32::from(USER)),
+            _ => user,
         };
-        let step = if wish.parity { 2 } else { 1 };
-        let start = (wish.hash % u64::from(count)) as u32;
-        let fits = |port: u16| !wish.parity || port % 2 == wish.port % 2;
-        let candidates = || {
-            (0..count)
-                .map(move |at| (first + (start + at) % count) as u16)
-                .filter(move |port| fits(*port))
-                .take((count / step) as usize)
+        let find = |range, parity: bool| {
+            let fits = move |port: &u16| !parity || port % 2 == wish.port % 2;
+            let candidates = || scattered(range, wish.hash).filter(fits);
+            candidates()
+                .find(|port| free(*port, true))
+                .or_else(|| candidates().find(|port| free(*port, false)))
         };
-        candidates().find(|port| free(*port, true)).or_else(|| candidates().find(|port| free(*port, false)))
+        // Range and parity are only recommended: who has taken all 1023 system ones shall not shut others out.
+        find(range, wish.parity).or_else(|| find(user, false))
     }
 
-    /// `patient`: not one that was another's within the last two minutes.
-    fn reserve(&self, class: Class, port: u16, hash: u64, patient: bool, now: Tick) -> bool {
-        let Some(word) = self.word(class, port) else { return false };
-        let old = word.load(Ordering::Relaxed);
+    /// Its word if it can be had. `patient`: not one that was another's within the last two minutes.
+    fn may_have(&self, class: Class, port: u16, hash: u64, patient: bool, now: Tick) -> Option<u64> {
+        let old = self.word(class, port)?.load(Ordering::Relaxed);
         let rests = old & TAG == FREED
             && old & 0xff_ffff != hash & 0xff_ffff
             && now.secs().saturating_sub((old >> 32) as u32) < QUARANTINE;
-        if matches!(old & TAG, MAPPED | RESERVED) || (patient && rests) {
-            return false;
-        }
-        word.compare_exchange(old, RESERVED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        (!matches!(old & TAG, MAPPED | RESERVED) && !(patient && rests)).then_some(old)
     }
 
-    /// A claimed one is that of a mapping.
+    fn reserve(&self, class: Class, port: u16, old: u64) -> bool {
+        self.word(class, port).is_some_and(|word| {
+            word.compare_exchange(old, RESERVED, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    }
+
+    /// A claimed one is that of a mapping. If that is gone by then, whoever removed it found nothing to free: the
+    /// caller must look whether it is there, afterwards.
     pub(super) fn settle(&self, class: Class, port: u16, at: Handle) {
         if let Some(word) = self.word(class, port) {
             word.store(at.to_u64() | MAPPED, Ordering::Release);
+            // Between this and the caller's look, as between removal and freeing: one of two sees the other.
+            fence(Ordering::SeqCst);
         }
     }
 
@@ -159,6 +174,7 @@ impl External {
     pub(super) fn free(&self, class: Class, port: u16, at: Handle, hash: u64, now: u32) {
         if let Some(word) = self.word(class, port) {
             let rests = u64::from(now) << 32 | FREED | hash & 0xff_ffff;
+            fence(Ordering::SeqCst);
             // Whoever it belongs to by now keeps it.
             let _ = word.compare_exchange(at.to_u64() | MAPPED, rests, Ordering::AcqRel, Ordering::Relaxed);
         }

@@ -12,6 +12,8 @@
 //! until then, or for as long as the longest timeout of its protocol.
 
 mod external;
+mod kept;
+mod note;
 mod open;
 mod rules;
 mod tcp;
@@ -19,7 +21,7 @@ mod types;
 mod upkeep;
 
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use switch::checksum::Delta;
 use switch::drop::DropReason;
@@ -30,10 +32,12 @@ use switch::table::{Handle, Record, Table, TableError};
 use switch::tick::Tick;
 
 use external::{Class, External, Use};
-use tcp::{Side, State};
+use kept::{Kept, Layout};
+use tcp::State;
 
 pub use tcp::Way;
 
+pub use kept::KeptError;
 pub use rules::{MAX_EXTERNAL, Rule, Rules};
 pub use types::{
     ConnectionRow, Counts, EndPoint, Entering, Filtering, In, Inside, Known, Limits, MappingRow, Timeouts,
@@ -42,7 +46,7 @@ pub use types::{
 // Words of a connection's value.
 /// `external port:16 l4:16 address:16 index:8 flags:8`.
 const REWRITE: usize = 0;
-/// The handle of its mapping, or [`NONE`].
+/// The handle of its mapping, or [`NONE`] and the mark of its address outside ([`mark`]).
 const MAPPING: usize = 1;
 const STATE: usize = 2;
 /// What the container said ([`Side`]), and what the other side said.
@@ -53,12 +57,12 @@ const SENT: usize = 7;
 const RECEIVED: usize = 8;
 const WORDS: usize = 9;
 
-/// A handle that names nothing.
-const NONE: u64 = u64::MAX;
+/// No mapping: of a handle these bits are never set.
+const NONE: u64 = 0xff << 24;
 /// Flag: it was opened from outside.
 const INBOUND: u64 = 1;
 
-/// Of a mapping: `external port:16 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
+/// Of a mapping: `external port:16 mark of its address:32 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
 const PLACE: usize = 0;
 const MARK: usize = 1;
 /// Flag: the l4 port is a published one, and not claimed.
@@ -81,6 +85,8 @@ pub struct Conntrack {
     others: Table<3, 1>,
     external: Box<[External]>,
     limits: Limits,
+    /// Where it outlives the process; `None`: it does not.
+    kept: Option<Kept>,
     seed: u64,
     pass: AtomicU32,
     opened: AtomicU64,
@@ -90,6 +96,14 @@ pub struct Conntrack {
     other_port: AtomicU64,
 }
 
+/// What lives in memory that may outlive the process.
+struct Tables {
+    connections: Table<5, WORDS>,
+    mappings: [[Table<3, 2>; 2]; Class::ALL.len()],
+    permits: Table<3, 0>,
+    others: Table<3, 1>,
+}
+
 impl Conntrack {
     /// Room for what `limits` say, at up to `external` addresses ([`MAX_EXTERNAL`]), for containers behind ports below
     /// `owners`.
@@ -97,18 +111,29 @@ impl Conntrack {
     /// # Errors
     /// Those of [`Table::new`].
     pub fn new(limits: &Limits, external: usize, owners: usize) -> Result<Self, TableError> {
-        let connections = limits.connections.max(1) as usize;
         let external = external.clamp(1, MAX_EXTERNAL);
-        let mappings =
-            || Table::new((limits.mappings.clamp(1, 64_000) as usize).saturating_mul(external), owners);
+        let layout = Layout::of(limits, external, owners);
+        let mappings = || Table::new(layout.mappings, owners);
         let both = || Ok::<_, TableError>([mappings()?, mappings()?]);
-        Ok(Self {
-            connections: Table::new(connections, owners)?,
+        let tables = Tables {
+            connections: Table::new(layout.connections, owners)?,
             mappings: [both()?, both()?, both()?, both()?],
-            permits: Table::new(connections, owners)?,
-            others: Table::new((connections / 16).max(256), owners)?,
+            permits: Table::new(layout.connections, owners)?,
+            others: Table::new(layout.others, owners)?,
+        };
+        Ok(Self::over(tables, limits, external, None))
+    }
+
+    fn over(tables: Tables, limits: &Limits, external: usize, kept: Option<Kept>) -> Self {
+        let Tables { connections, mappings, permits, others } = tables;
+        Self {
+            connections,
+            mappings,
+            permits,
+            others,
             external: (0..external).map(|_| External::new()).collect(),
             limits: *limits,
+            kept,
             seed: {
                 use std::hash::{BuildHasher, RandomState};
                 RandomState::new().hash_one(0u8)
@@ -119,7 +144,7 @@ impl Conntrack {
             over_quota: AtomicU64::new(0),
             no_port: AtomicU64::new(0),
             other_port: AtomicU64::new(0),
-        })
+        }
     }
 
     /// What a packet of a container leaves as, if its connection is there. Changes nothing.
@@ -135,6 +160,9 @@ impl Conntrack {
     /// Whose a packet is that came to an address of ours, and whether it gets it. Changes nothing.
     #[inline]
     pub fn inbound(&self, rules: &Rules, key: &FlowKey, tcp: Option<&TcpMeta>, now: Tick) -> In {
+        if !has_identifier(key) {
+            return In::Nobody;
+        }
         let (ours, remote) = (target_outside(key), remote(key));
         let Some(found) = self.whose(rules, key.proto, ours, remote.address, now) else { return In::Nobody };
         let Found { inside, owner, mapping } = found;
@@ -148,7 +176,7 @@ impl Conntrack {
         if tcp.is_some_and(|tcp| !tcp::opens(tcp)) {
             return In::Refused(DropReason::NatNoConnection);
         }
-        if !self.admits(rules, mapping, remote.address, now) {
+        if !self.admits(rules, key.proto, mapping, remote.address, now) {
             return In::Refused(DropReason::NatFiltered);
         }
         entering(None, Delta::address(ours.address, inside.end.address), word(key.proto, ours, inside.end))
@@ -160,7 +188,7 @@ impl Conntrack {
         let Some(found) = self.whose(rules, proto, ours, other, now) else { return In::Nobody };
         let Found { inside, owner, mapping } = found;
         if rules.filtering() == Filtering::AddressPort && mapping.is_some()
-            || !self.admits(rules, mapping, other, now)
+            || !self.admits(rules, proto, mapping, other, now)
         {
             return In::Refused(DropReason::NatFiltered);
         }
@@ -245,7 +273,7 @@ impl Conntrack {
     #[inline]
     fn whose(&self, rules: &Rules, proto: u8, ours: EndPoint, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let index = rules.index(ours.address)?;
-        let Some(class) = Class::of(proto) else { return self.by_address(proto, index, remote) };
+        let Some(class) = Class::of(proto) else { return self.by_address(rules, proto, index, remote, now) };
         if let Use::Mapped(at) = self.external.get(usize::from(index))?.of(class, ours.port)
             && let Some(record) = at.and_then(|at| self.mappings_of(class, ours.address).get(at))
             && now.secs().saturating_sub(record.seen) < longest(proto, rules)
@@ -260,22 +288,26 @@ impl Conntrack {
         Some(Found { inside, owner: rule.owner, mapping: None })
     }
 
-    fn by_address(&self, proto: u8, index: u8, remote: Ipv6Addr) -> Option<Found> {
+    fn by_address(&self, rules: &Rules, proto: u8, index: u8, remote: Ipv6Addr, now: Tick) -> Option<Found> {
         let record = self.others.lookup(&other(proto, index, remote))?;
         let connection = self.connections.get(Handle::from_u64(record.value[0]))?;
+        if !self.lives(&connection, rules, now) {
+            return None;
+        }
         let (_, inside, _) = ends(&connection.key);
         Some(Found { inside, owner: PortId(connection.owner), mapping: None })
     }
 
     /// RFC 4787 section 5 REQ-8.
-    fn admits(&self, rules: &Rules, mapping: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
-        let Some(mapping) = mapping else { return true };
+    fn admits(&self, rules: &Rules, proto: u8, by: Option<Handle>, remote: Ipv6Addr, now: Tick) -> bool {
+        let (Some(mapping), Some(class)) = (by, Class::of(proto)) else { return true };
         match rules.filtering() {
             Filtering::Endpoint => true,
             Filtering::AddressPort => false,
-            Filtering::Address => self.permits.lookup(&permit(mapping, remote)).is_some_and(|permit| {
-                now.secs().saturating_sub(permit.seen) < rules.timeouts().tcp_established
-            }),
+            Filtering::Address => self
+                .permits
+                .lookup(&permit(class, mapping, remote))
+                .is_some_and(|permit| now.secs().saturating_sub(permit.seen) < rules.timeouts().longest()),
         }
     }
 
@@ -304,59 +336,7 @@ impl Conntrack {
 
     fn mapping_of(&self, record: &Connection) -> Option<Handle> {
         let word = record.value[MAPPING];
-        (word != NONE).then(|| Handle::from_u64(word))
-    }
-
-    /// One packet of a connection that is there.
-    #[inline]
-    fn note(&self, record: &Connection, way: Way, meta: &Meta, now: Tick) -> Result<(), DropReason> {
-        let mut refreshes = true;
-        let Some(held) = self.connections.hold(record.at) else { return Ok(()) };
-        let value = held.value();
-        if let Some(tcp) = &meta.tcp {
-            let [mine, theirs] = if way == Way::Out { [OUT, BACK] } else { [BACK, OUT] };
-            let read = |at: usize| [value[at].load(Ordering::Relaxed), value[at + 1].load(Ordering::Relaxed)];
-            let (word, before) = (value[STATE].load(Ordering::Relaxed), read(mine));
-            let (state, sender) = (State::from_word(word), Side::from_words(before));
-            let step = tcp::step(state, sender, Side::from_words(read(theirs)), tcp, way);
-            let step = step.ok_or(DropReason::NatReset)?;
-            let (next, after) = (step.state.to_word(), step.sender.to_words());
-            for (word, (before, after)) in (mine..).zip(before.into_iter().zip(after)) {
-                if before != after {
-                    value[word].store(after, Ordering::Relaxed);
-                }
-            }
-            if next != word {
-                // The other way may be tracked at the same moment: what it says is then as good.
-                let _ = value[STATE].compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed);
-                if step.state.stage == tcp::Stage::SynSent && state.stage != tcp::Stage::SynSent {
-                    // Opened again: what was said before is over.
-                    (theirs..theirs + 2).for_each(|word| value[word].store(0, Ordering::Relaxed));
-                }
-            }
-            refreshes = step.refreshes;
-        }
-        let counter = if way == Way::Out { SENT } else { RECEIVED };
-        value[counter].fetch_add(length(meta), Ordering::Relaxed);
-        if refreshes && record.seen != now.secs_up() {
-            self.refresh(record, now);
-        }
-        Ok(())
-    }
-
-    /// At most once a second and connection: all that is in use by it.
-    #[cold]
-    fn refresh(&self, record: &Connection, now: Tick) {
-        let (proto, inside, remote) = ends(&record.key);
-        self.connections.touch(record, now.secs_up());
-        let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto)) else { return };
-        let mappings = self.mappings_of(class, inside.end.address);
-        if let Some(mapping) = mappings.get(at) {
-            mappings.touch(&mapping, now.secs_up());
-        }
-        if let Some(permit) = self.permits.lookup(&permit(at, remote.address)) {
-            self.permits.touch(&permit, now.secs_up());
-        }
+        (word & NONE == 0).then(|| Handle::from_u64(word))
     }
 }
 
@@ -369,6 +349,16 @@ struct Found {
 
 const fn is_query(proto: u8) -> bool {
     proto == PROTO_ICMP || proto == PROTO_ICMPV6
+}
+
+/// Of ICMP only queries and their answers have one (RFC 792, RFC 950, RFC 4443 section 4). The rest is for us, if for
+/// anybody (RFC 5508 section 7 REQ-10).
+const fn has_identifier(key: &FlowKey) -> bool {
+    match key.proto {
+        PROTO_ICMP => matches!(key.dport >> 8, 0 | 8 | 13..=18),
+        PROTO_ICMPV6 => matches!(key.dport >> 8, 128 | 129),
+        _ => true,
+    }
 }
 
 /// The container's end of what it sends; a query has its identifier.
@@ -422,14 +412,34 @@ fn inside_of(record: &Mapping) -> Inside {
     Inside { zone: (ports >> 48) as u16, end }
 }
 
-const fn permit(mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
+/// What names a mapping of whichever table: each class and family has its own, with handles of its own. Which one it is
+/// goes into the 8 bits that a handle leaves free.
+const fn name(class: Class, address: Ipv6Addr, handle: u64) -> u64 {
+    handle | ((class as u64) << 1 | address.to_ipv4_mapped().is_some() as u64) << 24
+}
+
+/// The same table, another mapping.
+const fn renamed(name: u64, mapping: Handle) -> u64 {
+    mapping.to_u64() | name & 0xff << 24
+}
+
+/// The key of a permit.
+const fn permit(class: Class, mapping: Handle, remote: Ipv6Addr) -> [u64; 3] {
     let [high, low] = halves(remote);
-    [mapping.to_u64(), high, low]
+    [name(class, remote, mapping.to_u64()), high, low]
 }
 
 const fn other(proto: u8, index: u8, remote: Ipv6Addr) -> [u64; 3] {
     let [high, low] = halves(remote);
     [(proto as u64) << 8 | index as u64, high, low]
+}
+
+/// What an address outside is known by when a new one may be in its place: of IPv4 it is the address.
+fn mark(address: Ipv6Addr) -> u32 {
+    match address.to_ipv4_mapped() {
+        Some(address) => address.to_bits(),
+        None => rules::mix(0, address.to_bits()) as u32,
+    }
 }
 
 const fn halves(address: Ipv6Addr) -> [u64; 2] {
@@ -481,13 +491,9 @@ const fn limit(proto: u8, state: u64, rules: &Rules) -> u32 {
 const fn longest(proto: u8, rules: &Rules) -> u32 {
     let timeouts = rules.timeouts();
     match proto {
+        PROTO_TCP if timeouts.tcp_transitory > timeouts.tcp_established => timeouts.tcp_transitory,
         PROTO_TCP | PROTO_SCTP => timeouts.tcp_established,
         PROTO_UDP => timeouts.udp,
         _ => timeouts.icmp,
     }
-}
-
-/// Bytes of an IP packet.
-const fn length(meta: &Meta) -> u64 {
-    meta.l3_end.saturating_sub(meta.l3_off as u32) as u64
 }

@@ -5,19 +5,20 @@ use std::sync::atomic::Ordering;
 use switch::checksum::Delta;
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Meta, Packet, TcpMeta};
-use switch::parse::PROTO_SCTP;
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP};
 use switch::port::PortId;
 use switch::table::{Handle, New, Outcome};
 use switch::tick::Tick;
 
 use super::external::{Class, Wish};
+use super::note::length;
 use super::rules::{Rules, mix};
 use super::tcp::{self, Side, Way};
 use super::types::{EndPoint, Entering, Filtering, Inside, Known};
 use super::{
     BACK, Conntrack, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, STATIC,
-    WORDS, halves, inside_of, known, length, longest, mapping_key, other, permit, remote, source, target,
-    word, words,
+    WORDS, halves, inside_of, known, longest, mapping_key, mark, other, permit, remote, source, target, word,
+    words,
 };
 
 /// What is to be opened.
@@ -44,7 +45,7 @@ impl Conntrack {
         now: Tick,
     ) -> Result<Known, DropReason> {
         let (key, meta) = (&packet.key, &packet.meta);
-        if meta.tcp.is_some_and(|tcp| !tcp::opens(&tcp)) {
+        if meta.tcp.is_some_and(|tcp| !tcp::opens(&tcp)) || !asks(key) {
             return Err(DropReason::NatNoConnection);
         }
         let (inside, remote) = (Inside { zone: key.zone, end: source(key) }, target(key));
@@ -71,8 +72,10 @@ impl Conntrack {
             now,
         };
         let known = self.open(&opening)?;
-        if let (Some(at), Filtering::Address) = (mapping, rules.filtering()) {
-            self.allow(at, &opening);
+        if let (Some(at), Some(class), Filtering::Address) =
+            (mapping, Class::of(key.proto), rules.filtering())
+        {
+            self.allow(class, at, &opening);
         }
         if mapping.is_none() {
             self.claim_remote(&opening, known.at)?;
@@ -110,7 +113,11 @@ impl Conntrack {
         let most = self.limits.connections_per_port;
         let key = words(inside.zone, proto, inside.end, remote);
         if let Some(old) = self.connections.lookup(&key) {
-            // It is over, or its mapping is.
+            if let Some(known) = known(&old, rules).filter(|_| self.lives(&old, rules, now)) {
+                // Another worker was earlier.
+                self.note(&old, opening.way, meta, now)?;
+                return Ok(known);
+            }
             self.connections.take(&old);
         }
         if most != 0 && self.connections.owner_len(owner.0) >= most as usize {
@@ -126,7 +133,7 @@ impl Conntrack {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 self.connections.get(at).ok_or(DropReason::NatQuota)?
             }
-            // Another worker was a moment earlier.
+            // Or a moment earlier.
             Outcome::Existing(record) => {
                 self.note(&record, opening.way, meta, now)?;
                 record
@@ -170,7 +177,10 @@ impl Conntrack {
             DropReason::NatPorts
         })?;
         let index = rules.index(external.address).ok_or(DropReason::NatPorts)?;
-        let place = u64::from(external.port) << 48 | u64::from(index) << 8 | if fixed { STATIC } else { 0 };
+        let place = u64::from(external.port) << 48
+            | u64::from(mark(external.address)) << 16
+            | u64::from(index) << 8
+            | if fixed { STATIC } else { 0 };
         let new = New { key, value: [place, 0], owner: owner.0, pinned: false, seen: now.secs_up() };
         let inserted = mappings.insert(&new);
         if let Some(victim) = inserted.evicted {
@@ -180,7 +190,14 @@ impl Conntrack {
         let ports = self.external.get(usize::from(index)).filter(|_| !fixed);
         match inserted.outcome {
             Outcome::New(at) => {
-                ports.inspect(|ports| ports.settle(class, external.port, at));
+                if let Some(ports) = ports {
+                    ports.settle(class, external.port, at);
+                    if mappings.get(at).is_none() {
+                        // Evicted, or its container forgotten, before its l4 port was known to be its.
+                        ports.free(class, external.port, at, self.hash(inside), now.secs_up());
+                        return Err(DropReason::NatQuota);
+                    }
+                }
                 self.other_port.fetch_add(u64::from(external.port != inside.end.port), Ordering::Relaxed);
                 Ok((at, external))
             }
@@ -190,7 +207,10 @@ impl Conntrack {
                     Outcome::Existing(record) => {
                         Ok((record.at, self.place(&record, rules).ok_or(DropReason::NatPorts)?))
                     }
-                    _ => Err(DropReason::NatQuota),
+                    _ => {
+                        self.over_quota.fetch_add(1, Ordering::Relaxed);
+                        Err(DropReason::NatQuota)
+                    }
                 }
             }
         }
@@ -230,10 +250,11 @@ impl Conntrack {
         )
     }
 
-    /// Where a mapping is outside.
+    /// Where a mapping is outside. `None`: its address is not ours any more.
     pub(super) fn place(&self, record: &Mapping, rules: &Rules) -> Option<EndPoint> {
         let word = record.value[PLACE];
-        Some(EndPoint { address: rules.address((word >> 8) as u8)?, port: (word >> 48) as u16 })
+        let address = rules.address((word >> 8) as u8).filter(|it| mark(*it) == (word >> 16) as u32)?;
+        Some(EndPoint { address, port: (word >> 48) as u16 })
     }
 
     /// Removes a mapping; its connections are over with it.
@@ -256,8 +277,8 @@ impl Conntrack {
     }
 
     /// Who is spoken to may come in.
-    fn allow(&self, mapping: Handle, opening: &Opening<'_>) {
-        let key = permit(mapping, opening.remote.address);
+    fn allow(&self, class: Class, mapping: Handle, opening: &Opening<'_>) {
+        let key = permit(class, mapping, opening.remote.address);
         let seen = opening.now.secs_up();
         let new = New { key, value: [], owner: opening.owner.0, pinned: false, seen };
         // Without room the answers come in all the same: they belong to the connection.
@@ -273,19 +294,33 @@ impl Conntrack {
         let key = other(proto, index, remote.address);
         let new = New { key, value: [at.to_u64()], owner: owner.0, pinned: false, seen: now.secs_up() };
         for _ in 0..2 {
-            let Outcome::Existing(old) = self.others.insert(&new).outcome else { return Ok(()) };
+            let inserted = self.others.insert(&new);
+            if let Some(victim) = inserted.evicted {
+                // Nothing would come back by it.
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+                self.end(Handle::from_u64(victim.value[0]));
+            }
+            let old = match inserted.outcome {
+                Outcome::New(_) => return Ok(()),
+                Outcome::Existing(old) => old,
+                Outcome::Full | Outcome::BucketFull => break,
+            };
             let has = self.connections.get(Handle::from_u64(old.value[0]));
             let has = has.filter(|record| self.lives(record, rules, now) && record.at != at);
             if has.is_some_and(|record| super::ends(&record.key).1 != inside) {
-                if let Some(mine) = self.connections.get(at) {
-                    self.connections.take(&mine);
-                }
-                self.no_port.fetch_add(1, Ordering::Relaxed);
-                return Err(DropReason::NatPorts);
+                break;
             }
             self.others.take(&old);
         }
-        Ok(())
+        self.end(at);
+        self.no_port.fetch_add(1, Ordering::Relaxed);
+        Err(DropReason::NatPorts)
+    }
+
+    fn end(&self, at: Handle) {
+        if let Some(record) = self.connections.get(at) {
+            self.connections.take(&record);
+        }
     }
 }
 
@@ -301,13 +336,26 @@ impl Opening<'_> {
             | u64::from(address.to_u16()) << 16
             | u64::from(rules.index(external.address)?) << 8
             | if way == Way::In { INBOUND } else { 0 };
-        value[MAPPING] = mapping.map_or(NONE, Handle::to_u64);
+        value[MAPPING] = match mapping {
+            Some(at) => at.to_u64(),
+            None => u64::from(mark(external.address)) << 32 | NONE,
+        };
         let (mine, counter) = if way == Way::Out { (OUT, SENT) } else { (BACK, RECEIVED) };
         let (state, sender) = begin(meta.tcp.as_ref(), way);
         value[STATE] = state;
         value[mine..mine + 2].copy_from_slice(&sender.to_words());
         value[counter] = length(meta);
         Some(value)
+    }
+}
+
+/// RFC 5508 section 7 REQ-10: of ICMP what is a query has an identifier to be told apart by, and opens a connection. Of
+/// the rest nothing comes back to who sent it.
+const fn asks(key: &FlowKey) -> bool {
+    match key.proto {
+        PROTO_ICMP => matches!(key.dport >> 8, 8 | 13 | 15 | 17),
+        PROTO_ICMPV6 => key.dport >> 8 == 128,
+        _ => true,
     }
 }
 

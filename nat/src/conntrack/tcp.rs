@@ -5,14 +5,27 @@
 //! is believed whose number lies between what its receiver has acknowledged and what its sender has sent, which is what
 //! the sender's own kernel would write. The ends look for themselves, too.
 
+#[cfg(test)]
+mod tests;
+
 use switch::flow::TcpMeta;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
-/// Scale of a window whose SYN we did not see: that of Linux and others with ordinary buffers.
-const SCALE: u8 = 7;
+/// Scale of a window whose SYN we did not see: the largest that an ordinary kernel offers, that of Linux with 32 MiB of
+/// buffer. Too small a window would hide what is sent, and nothing would be believed any more.
+const SCALE: u8 = 10;
+/// RFC 7323 section 2.3: what is more is taken for this.
+const MAX_SCALE: u8 = 14;
+/// Scale of a side that offers none, or has not been heard.
+const NO_SCALE: u8 = 15;
+/// How far behind what was sent an acknowledgment that opens a connection may be: data may have come with the SYN, and
+/// more after it (RFC 7413).
+const EARLY: u32 = 1 << 17;
+/// The same of a connection that was picked up: as much as can be on its way.
+const LATE: u32 = 1 << 26;
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +37,7 @@ pub enum Way {
 }
 
 impl Way {
-    const fn bit(self) -> u8 {
+    pub(super) const fn bit(self) -> u8 {
         match self {
             Self::Out => 1,
             Self::In => 2,
@@ -78,11 +91,11 @@ impl Stage {
 pub(super) struct State {
     pub(super) stage: Stage,
     /// Of [`Way::bit`]s: who opened it, who was heard, who closed, who reset.
-    opened: u8,
+    pub(super) opened: u8,
     heard: u8,
     closed: u8,
     reset: u8,
-    /// Of each way: the window scale, 15: not offered (yet).
+    /// Of each way: the window scale, [`NO_SCALE`]: not offered (yet).
     scales: [u8; 2],
     /// The last SYN's number.
     syn: u32,
@@ -130,10 +143,7 @@ impl State {
     /// How many bits a window of this way is to be shifted by. Both must have offered it (RFC 7323 section 2.2).
     const fn scale(&self, way: Way) -> u8 {
         let [out, back] = self.scales;
-        if matches!(self.stage, Stage::PickedUp) {
-            return SCALE;
-        }
-        if out == 15 || back == 15 {
+        if out == NO_SCALE || back == NO_SCALE {
             return 0;
         }
         match way {
@@ -181,6 +191,8 @@ pub(super) struct Step {
     pub(super) sender: Side,
     /// Whether the connection is in use by it: a reset is no use (RFC 7857 section 7).
     pub(super) refreshes: bool,
+    /// What both have said before is over.
+    pub(super) reopens: bool,
 }
 
 /// Whether a packet may open a connection.
@@ -197,10 +209,15 @@ pub(super) fn begin(tcp: &TcpMeta, way: Way) -> Step {
         heard: way.bit(),
         closed: if tcp.flags & FIN != 0 { way.bit() } else { 0 },
         reset: 0,
-        scales: scales([15, 15], tcp, way),
+        scales: if syn { scales([NO_SCALE; 2], tcp, way) } else { [SCALE; 2] },
         syn: tcp.seq,
     };
-    Step { state, sender: said(Side::default(), &Side::default(), &state, tcp, way), refreshes: true }
+    Step {
+        state,
+        sender: said(Side::default(), &Side::default(), &state, tcp, way),
+        refreshes: true,
+        reopens: true,
+    }
 }
 
 /// What `tcp`, going `way`, makes of a connection; `sender` and `receiver` are what the two have said. `None`: a reset
@@ -209,30 +226,44 @@ pub(super) fn step(state: State, sender: Side, receiver: Side, tcp: &TcpMeta, wa
     if tcp.flags & RST != 0 {
         return believed(&state, &sender, &receiver, tcp, way).then(|| {
             let state = State { stage: Stage::Reset, reset: state.reset | way.bit(), ..state };
-            Step { state, sender, refreshes: false }
+            Step { state, sender, refreshes: false, reopens: false }
         });
     }
-    let over = matches!(state.stage, Stage::Closing | Stage::Reset);
+    let over = match state.stage {
+        Stage::Closing | Stage::Reset => true,
+        // What was picked up was the last word of an older one.
+        Stage::PickedUp => state.heard == way.bit(),
+        _ => false,
+    };
     if over && tcp.flags & (SYN | ACK) == SYN {
         // RFC 9293 section 3.6.1: a new one with the same l4 ports.
         return Some(begin(tcp, way));
     }
-    let next = advance(state, tcp, way);
-    Some(Step { state: next, sender: said(sender, &receiver, &next, tcp, way), refreshes: true })
+    let next = advance(state, &receiver, tcp, way);
+    Some(Step {
+        state: next,
+        sender: said(sender, &receiver, &next, tcp, way),
+        refreshes: true,
+        reopens: false,
+    })
 }
 
-fn advance(mut state: State, tcp: &TcpMeta, way: Way) -> State {
-    if tcp.flags & SYN != 0 && matches!(state.stage, Stage::SynSent | Stage::SynReceived) {
+fn advance(mut state: State, receiver: &Side, tcp: &TcpMeta, way: Way) -> State {
+    let syn = tcp.flags & SYN != 0 && (tcp.flags & ACK == 0 || answers(receiver, tcp));
+    if syn && !receiver.acks && matches!(state.stage, Stage::SynSent | Stage::SynReceived) {
         state.scales = scales(state.scales, tcp, way);
         if state.opened == way.bit() {
             state.syn = tcp.seq;
         }
     }
-    state.heard |= way.bit();
+    if syn || state.stage != Stage::SynSent {
+        state.heard |= way.bit();
+    }
     let both = state.heard == 3;
     state.stage = match state.stage {
-        Stage::SynSent if tcp.flags & SYN != 0 && both => Stage::SynReceived,
-        Stage::SynReceived if tcp.flags & (SYN | ACK) == ACK => Stage::Established,
+        Stage::SynSent if both => Stage::SynReceived,
+        // Who opened it has the other's SYN. Not anybody: the long timeout is dear.
+        Stage::SynReceived if state.opened == way.bit() && acknowledges(receiver, tcp) => Stage::Established,
         Stage::PickedUp if both => Stage::Established,
         // Who has reset it goes on.
         Stage::Reset if state.reset & way.bit() != 0 => {
@@ -241,7 +272,8 @@ fn advance(mut state: State, tcp: &TcpMeta, way: Way) -> State {
         }
         stage => stage,
     };
-    if tcp.flags & FIN != 0 && state.stage != Stage::SynSent {
+    // From anybody it would make the timeout a short one.
+    if tcp.flags & FIN != 0 && state.stage != Stage::SynSent && fits(receiver, tcp) {
         state.closed |= way.bit();
     }
     if !matches!(state.stage, Stage::Reset | Stage::SynSent) {
@@ -254,20 +286,46 @@ fn advance(mut state: State, tcp: &TcpMeta, way: Way) -> State {
     state
 }
 
-/// What a side has said after this packet. What is far from what its receiver waits for moves nothing: it may be
-/// anybody's.
+/// Whether it is no SYN, and acknowledges what the other side said last.
+const fn acknowledges(receiver: &Side, tcp: &TcpMeta) -> bool {
+    tcp.flags & (SYN | ACK) == ACK && receiver.sends && answers(receiver, tcp)
+}
+
+/// Whether it acknowledges what the other side said last, as far as that is known.
+const fn answers(receiver: &Side, tcp: &TcpMeta) -> bool {
+    !receiver.sends || within(receiver.end, tcp.ack, EARLY)
+}
+
+/// Whether it is what its receiver waits for, as far as is known.
+const fn fits(receiver: &Side, tcp: &TcpMeta) -> bool {
+    let window = if receiver.window == 0 { 1 } else { receiver.window };
+    !receiver.acks || within(tcp.seq, receiver.ack, window)
+}
+
+/// What a side has said after this packet. What comes from outside and is far from what the container waits for moves
+/// nothing: it may be anybody's. What the container says about itself is so.
 fn said(mut side: Side, receiver: &Side, state: &State, tcp: &TcpMeta, way: Way) -> Side {
-    let flags = u32::from(tcp.flags & SYN != 0).wrapping_add(u32::from(tcp.flags & FIN != 0));
+    let syn = tcp.flags & SYN != 0;
+    let opening = matches!(state.stage, Stage::SynSent | Stage::SynReceived);
+    if way == Way::In && state.stage == Stage::SynSent && !syn {
+        return side;
+    }
+    let flags = u32::from(syn).wrapping_add(u32::from(tcp.flags & FIN != 0));
     let end = tcp.seq.wrapping_add(tcp.payload).wrapping_add(flags);
-    let fits = !receiver.acks || within(tcp.seq, receiver.ack, receiver.window.max(1));
-    if !side.sends || (fits && after(end, side.end)) {
+    let next = !side.sends || after(end, side.end) || (syn && opening && !receiver.acks);
+    if next && (way == Way::Out || fits(receiver, tcp)) {
         (side.end, side.sends) = (end, true);
     }
     if tcp.flags & ACK != 0 {
-        // Nobody acknowledges what was not sent.
-        let sent = !receiver.sends || !after(tcp.ack, receiver.end);
-        if !side.acks || (sent && !after(side.ack, tcp.ack)) {
-            let scale = if tcp.flags & SYN != 0 { 0 } else { state.scale(way) };
+        // Nobody acknowledges what was not sent, nor for the first time what was sent long ago.
+        let early = if opening { EARLY } else { LATE };
+        let sent = match side.acks {
+            _ if way == Way::Out || !receiver.sends => true,
+            true => !after(tcp.ack, receiver.end),
+            false => within(receiver.end, tcp.ack, early),
+        };
+        if sent && (!side.acks || !after(side.ack, tcp.ack)) {
+            let scale = if syn { 0 } else { state.scale(way) };
             (side.ack, side.window, side.acks) = (tcp.ack, u32::from(tcp.window) << scale, true);
         }
     }
@@ -278,9 +336,14 @@ fn believed(state: &State, sender: &Side, receiver: &Side, tcp: &TcpMeta, way: W
     if state.stage == Stage::Reset {
         return true; // it makes no difference
     }
+    // RFC 9293 section 3.5.1: it asked for a new connection, and the other side answered by an old one.
+    if state.stage == Stage::SynSent && state.opened == way.bit() && way == Way::Out {
+        return true;
+    }
     // RFC 9293 section 3.10.7.3: who refuses a SYN acknowledges it. Data may have come with it (RFC 7413).
     if state.stage == Stage::SynSent && state.opened == way.back().bit() {
-        return tcp.flags & ACK != 0 && within(tcp.ack, state.syn.wrapping_add(1), 1 << 16);
+        let sent = receiver.end.wrapping_sub(state.syn).clamp(1, 1 << 16);
+        return tcp.flags & ACK != 0 && within(tcp.ack, state.syn.wrapping_add(1), sent);
     }
     let end = if sender.sends { sender.end } else { tcp.seq };
     match (receiver.acks, sender.sends) {
@@ -297,7 +360,7 @@ fn believed(state: &State, sender: &Side, receiver: &Side, tcp: &TcpMeta, way: W
 
 /// With what this packet offers.
 fn scales([out, back]: [u8; 2], tcp: &TcpMeta, way: Way) -> [u8; 2] {
-    let offered = tcp.scale.unwrap_or(15);
+    let offered = tcp.scale.map_or(NO_SCALE, |scale| scale.min(MAX_SCALE));
     match way {
         Way::Out => [offered, back],
         Way::In => [out, offered],

@@ -71,6 +71,14 @@ pub struct Timeouts {
     pub others: u32,
 }
 
+impl Timeouts {
+    /// The longest of them.
+    pub(super) fn longest(&self) -> u32 {
+        let Self { udp, tcp_established, tcp_transitory, icmp, others } = *self;
+        [udp, tcp_established, tcp_transitory, icmp, others].into_iter().fold(0, u32::max)
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self { udp: 300, tcp_established: 7440, tcp_transitory: 240, icmp: 60, others: 300 }

@@ -12,7 +12,8 @@ use super::rules::Rules;
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
-    Connection, Conntrack, INBOUND, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of, known,
+    Connection, Conntrack, INBOUND, MAPPING, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of,
+    known, mark, whole,
 };
 
 impl Conntrack {
@@ -34,17 +35,19 @@ impl Conntrack {
                 self.unmap(class, &mapping, now);
             }
         }
-        let known = |at: u64| {
-            let at = Handle::from_u64(at);
-            self.mappings.iter().flatten().any(|mappings| mappings.get(at).is_some())
-        };
-        let longest = rules.timeouts().tcp_established;
+        let longest = rules.timeouts().longest();
         self.permits.retain(|permit| {
-            let [mapping, ..] = permit.key;
-            now.secs().saturating_sub(permit.seen) < longest && known(mapping)
+            now.secs().saturating_sub(permit.seen) < longest && self.mapping_of_permit(&permit.key)
         });
         self.others.retain(|other| self.connections.get(Handle::from_u64(other.value[0])).is_some());
         gone
+    }
+
+    /// Whether its mapping is still there.
+    fn mapping_of_permit(&self, &[word, high, low]: &[u64; 3]) -> bool {
+        let class = Class::ALL.into_iter().nth((word >> 25) as usize & 3);
+        let at = Handle::from_u64(word & !(0xff << 24));
+        class.is_some_and(|class| self.mappings_of(class, whole([high, low])).get(at).is_some())
     }
 
     fn mark(&self, record: &Connection, pass: u64) {
@@ -74,7 +77,7 @@ impl Conntrack {
     }
 
     /// After a change of configuration: ends what its rule, its address outside or its container is gone of, and
-    /// nothing else. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
+    /// nothing else. An address of ours is known by its position: one that stays must keep it. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
     pub fn reconcile(
         &self,
         rules: &Rules,
@@ -99,18 +102,29 @@ impl Conntrack {
             }
         }
         self.connections.retain(|record| {
-            let (proto, inside, _) = ends(&record.key);
-            let stands =
-                known(record, rules).is_some_and(|known| match (self.mapping_of(record), Class::of(proto)) {
-                    (Some(at), Some(class)) => self.mappings_of(class, inside.end.address).get(at).is_some(),
-                    (_, Some(_)) => rules
-                        .find(proto, known.external)
-                        .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
-                    _ => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
-                });
-            // The deltas are those of the address that it was.
-            stands && keeps(PortId(record.owner), inside.zone, inside.end.address)
+            let (_, inside, _) = ends(&record.key);
+            self.stands(record, rules) && keeps(PortId(record.owner), inside.zone, inside.end.address)
         })
+    }
+
+    /// Whether a connection is still what the configuration says.
+    fn stands(&self, record: &Connection, rules: &Rules) -> bool {
+        let (proto, inside, _) = ends(&record.key);
+        let Some(known) = known(record, rules) else { return false };
+        let class = Class::of(proto);
+        if let (Some(at), Some(class)) = (self.mapping_of(record), class) {
+            return self.mappings_of(class, inside.end.address).get(at).is_some();
+        }
+        // In the place of its address there may be another one now, of which its deltas are not.
+        if mark(known.external.address) != (record.value[MAPPING] >> 32) as u32 {
+            return false;
+        }
+        match class {
+            Some(_) => rules
+                .find(proto, known.external)
+                .is_some_and(|(rule, to)| to == inside && rule.owner.0 == record.owner),
+            None => rules.external_for(inside.zone, inside.end.address) == Some(known.external.address),
+        }
     }
 
     /// All connections that are not over.

@@ -67,6 +67,11 @@ impl Tap {
                 Wrote::Refused
             }
             Err(Errno::BADFD) => Wrote::Gone,
+            // A NIC that is down, or is there no more. Whoever hears of it first says so: the answer is given once.
+            Err(Errno::NETDOWN | Errno::NXIO) => {
+                mailbox.report(Event::Gone(port));
+                Wrote::Gone
+            }
             Err(error) => Wrote::Lost(reason(error)),
         }
     }

@@ -36,12 +36,16 @@ mod loom_tests;
 mod tests;
 
 use std::hash::Hasher;
+#[cfg(not(loom))]
+use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 
 use crate::sync::{AtomicU64, LINE, Ordering, Words};
+#[cfg(not(loom))]
+use crate::sys::shared::Shared;
 use slab::{DYING, Entry, MEMBER, Slab};
 
 /// Slots in a bucket. The models use small ones, to have fewer interleavings.
@@ -201,6 +205,36 @@ impl<const K: usize, const V: usize> Table<K, V> {
         Self::with_buckets(capacity, owners, buckets, [random(), random()])
     }
 
+    /// The same with its entries in a memory file that outlives this process: those words of it, which must be zero.
+    /// [`Table::words`] says how many it takes. What is left of them is read by [`Table::left_in`].
+    ///
+    /// # Errors
+    /// Those of [`Table::new`]; [`TableError::Memory`] also where the words are not there.
+    #[cfg(not(loom))]
+    pub fn on(memory: &Arc<Shared>, from: usize, capacity: usize, owners: usize) -> Result<Self, TableError> {
+        let refused = TableError::Memory(capacity);
+        let words = Self::words(capacity).and_then(|words| from.checked_add(words)).ok_or(refused)?;
+        let words = Words::shared(memory, from..words).ok_or(refused)?;
+        let buckets = capacity.saturating_mul(2).div_ceil(WIDTH);
+        Self::over(capacity, owners, buckets, [random(), random()], Some(words))
+    }
+
+    /// How many words its entries take.
+    #[cfg(not(loom))]
+    pub fn words(capacity: usize) -> Option<usize> {
+        Slab::<K, V>::words_for(u32::try_from(capacity).ok()?)
+    }
+
+    /// The entries of a table of so many entries that was made by [`Table::on`] in a process that is no more: those that
+    /// were in it at its end. Words of a value may be of different moments.
+    #[cfg(not(loom))]
+    pub fn left_in(memory: &Arc<Shared>, from: usize, capacity: usize) -> Vec<Record<K, V>> {
+        let end = Self::words(capacity).and_then(|words| from.checked_add(words));
+        let words = end.and_then(|end| Words::shared(memory, from..end));
+        let capacity = u32::try_from(capacity).unwrap_or(0);
+        words.map(|words| Slab::left_in(&words, capacity).collect()).unwrap_or_default()
+    }
+
     /// The same with a given number of buckets and a given seed.
     fn with_buckets(
         capacity: usize,
@@ -208,10 +242,24 @@ impl<const K: usize, const V: usize> Table<K, V> {
         buckets: usize,
         seed: [u64; 2],
     ) -> Result<Self, TableError> {
+        Self::over(capacity, owners, buckets, seed, None)
+    }
+
+    fn over(
+        capacity: usize,
+        owners: usize,
+        buckets: usize,
+        seed: [u64; 2],
+        entries: Option<Words>,
+    ) -> Result<Self, TableError> {
         if !(1..=MAX_CAPACITY).contains(&capacity) {
             return Err(TableError::Capacity(capacity));
         }
         let memory = TableError::Memory(capacity);
+        let slab = match entries {
+            Some(words) => Slab::over(words, capacity as u32),
+            None => Slab::new(capacity as u32).ok_or(memory)?,
+        };
         let buckets = buckets.max(2).next_power_of_two();
         let owner_count = owners.max(1);
         let counts =
@@ -219,7 +267,7 @@ impl<const K: usize, const V: usize> Table<K, V> {
         Ok(Self {
             slots: Words::zeroed(buckets.saturating_mul(WIDTH)).ok_or(memory)?,
             mask: buckets - 1,
-            slab: Slab::new(capacity as u32).ok_or(memory)?,
+            slab,
             owners: Words::zeroed(owner_count).ok_or(memory)?,
             owner_count,
             shared_seed: SharedSeed::from_u64(seed[0]),

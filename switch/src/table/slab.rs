@@ -208,12 +208,36 @@ impl<const K: usize, const V: usize> Slab<K, V> {
     };
 
     pub(super) fn new(capacity: u32) -> Option<Self> {
-        Some(Self {
-            words: Words::zeroed((capacity as usize).checked_mul(Self::STRIDE)?)?,
+        Some(Self::over(Words::zeroed(Self::words_for(capacity)?)?, capacity))
+    }
+
+    /// How many words so many entries take.
+    pub(super) fn words_for(capacity: u32) -> Option<usize> {
+        (capacity as usize).checked_mul(Self::STRIDE)
+    }
+
+    /// The same over words that are there, and zero.
+    pub(super) fn over(words: Words, capacity: u32) -> Self {
+        Self {
+            words,
             capacity,
             free: CachePadded::new(AtomicU64::new(0)),
             fresh: CachePadded::new(AtomicU64::new(0)),
-        })
+        }
+    }
+
+    /// What the entries of another slab say, of which nothing is left but its words: those that were in its table.
+    #[cfg(not(loom))]
+    pub(super) fn left_in(words: &Words, capacity: u32) -> impl Iterator<Item = Record<K, V>> + '_ {
+        // They were used one after the other: behind a few that never were, none was, and looking there would cost memory.
+        const NEVER: u32 = 64;
+        let mut unused = 0;
+        let met = move |index: &u32| {
+            let head = Self::entry_of(words, *index).map_or(0, |entry| entry.head().0);
+            unused = if head == 0 { unused + 1 } else { 0 };
+            unused < NEVER
+        };
+        (0..capacity).take_while(met).filter_map(|index| Self::at(words, index))
     }
 
     pub(super) const fn capacity(&self) -> u32 {
@@ -227,7 +251,12 @@ impl<const K: usize, const V: usize> Slab<K, V> {
 
     #[inline(always)]
     pub(super) fn entry(&self, index: u32) -> Option<Entry<'_, K, V>> {
-        let words = self.words.run((index as usize).wrapping_mul(Self::STRIDE), Self::STRIDE);
+        Self::entry_of(&self.words, index)
+    }
+
+    #[inline(always)]
+    fn entry_of(words: &Words, index: u32) -> Option<Entry<'_, K, V>> {
+        let words = words.run((index as usize).wrapping_mul(Self::STRIDE), Self::STRIDE);
         let (head, words) = words.split_first()?;
         let (stamp, words) = words.split_first()?;
         let (key, words) = words.split_first_chunk()?;
@@ -238,7 +267,12 @@ impl<const K: usize, const V: usize> Slab<K, V> {
     /// The entry at `index` as it is now, if it is in the table.
     #[inline(always)]
     pub(super) fn record(&self, index: u32) -> Option<Record<K, V>> {
-        let entry = self.entry(index)?;
+        Self::at(&self.words, index)
+    }
+
+    #[inline(always)]
+    fn at(words: &Words, index: u32) -> Option<Record<K, V>> {
+        let entry = Self::entry_of(words, index)?;
         let head = entry.head();
         // Who comes by a link knows that the key was written before. Who comes by an index must ask: the head of a
         // free entry already tells the life to come, while the key is still that of the life before.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use vswitchd::api::rows::{ConnectionRow, Done, NatRow, Transport, UplinkStatus};
+use vswitchd::api::rows::{ConnectionRow, Done, NatRow, Transport, UplinkGateway, UplinkPort, UplinkStatus};
 use vswitchd::api::{ConnectionFilter, Publishing};
 use vswitchd::config::Publish;
 
@@ -181,6 +181,16 @@ pub fn uplink(status: &UplinkStatus) -> String {
     let counters = status.counters.iter().filter(|(_, count)| **count > 0);
     let counters: Vec<_> = counters.map(|(name, count)| format!("{name} {count}")).collect();
     let mut text = status.kind.clone();
+    for address in &status.addresses {
+        text.push_str(&format!(" {address}"));
+    }
+    for UplinkGateway { address, known } in &status.gateways {
+        text.push_str(&format!(" via {address}{}", if *known { "" } else { " (silent)" }));
+    }
+    if let Some(UplinkPort { iface, state, reason }) = &status.port {
+        text.push_str(&format!("; {iface} {state}"));
+        text.extend(reason.iter().map(|reason| format!(": {reason}")));
+    }
     if status.max_connections > 0 {
         text.push_str(&format!("; {} of {} connections", status.connections, status.max_connections));
     }
@@ -194,6 +204,28 @@ pub fn uplink(status: &UplinkStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vswitchd::api::rows::PortState;
+
+    #[test]
+    fn an_uplink_that_takes_packets_says_where() {
+        let gateway = |address: &str, known| UplinkGateway { address: address.parse().unwrap(), known };
+        let status = UplinkStatus {
+            kind: "tap".into(),
+            addresses: vec!["198.18.0.10".parse().unwrap(), "fd00:9::10".parse().unwrap()],
+            gateways: vec![gateway("198.18.0.1", true), gateway("fd00:9::1", false)],
+            port: Some(UplinkPort {
+                iface: "vsw0".into(),
+                state: PortState::Down,
+                reason: Some("pulled".into()),
+            }),
+            max_connections: 9,
+            ..UplinkStatus::default()
+        };
+        assert_eq!(
+            uplink(&status),
+            "tap 198.18.0.10 fd00:9::10 via 198.18.0.1 via fd00:9::1 (silent); vsw0 down: pulled; 0 of 9 connections"
+        );
+    }
 
     #[test]
     fn a_range_holds_its_l4_ports() {

@@ -63,6 +63,8 @@ pub enum FromPredecessor {
         /// The same of its network namespace.
         netns: (u64, u64),
     },
+    /// The memory file of connections.
+    Connections,
     /// An interface, with its TAP.
     Tap {
         /// As it was asked for.

@@ -53,6 +53,9 @@ pub struct AttachSpec {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Its default routes, of each family at most one.
     pub default_via: Vec<IpAddr>,
+    /// It is there already, a NIC: frames to `mac` are taken from it and sent by it, and nothing of it is changed.
+    #[serde(default)]
+    pub nic: bool,
 }
 
 /// L4 ports of the host to listen on for a container.
@@ -83,6 +86,9 @@ pub struct AttachInfo {
     pub gso_writes: bool,
     /// The namespace was made by us.
     pub created: bool,
+    /// The MTU of a NIC.
+    #[serde(default)]
+    pub mtu: Option<u16>,
 }
 
 /// Why the kernel or the host said no, in words a user can act on.
@@ -247,7 +253,7 @@ pub enum ToEngine {
     /// Sockets that an engine before this one had listen. It asks for those that it wants ([`Op::Listen`]), and closes
     /// the others.
     Listening(Listen),
-    /// First message after all of the above: begin. Descriptors: the listening socket on which the next daemon asks (for
+    /// First message after all of the above: begin. Descriptors: the memory file of connections, the listening socket on which the next daemon asks (for
     /// when the keeper has died), the listening control socket, the configuration.
     Begin(Begin),
     /// After [`ToKeeper::Standing`]: everything is ours, go.

@@ -321,6 +321,7 @@ fn status() -> Status {
             max_connections: 16384,
             ping: None,
             counters: [("masked".to_owned(), 3), ("opened".to_owned(), 5), ("refused".to_owned(), 0)].into(),
+            ..UplinkStatus::default()
         },
     }
 }

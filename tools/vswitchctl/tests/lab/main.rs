@@ -12,6 +12,7 @@ mod hostile;
 mod ipv6;
 mod names;
 mod namespaces;
+mod outside;
 mod publish;
 mod reach;
 mod routing;

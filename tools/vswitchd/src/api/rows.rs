@@ -13,7 +13,9 @@ mod trace;
 
 pub use dns::{DnsCounts, DnsStatus};
 pub use leases::{AddressStats, DhcpStats, LeaseRow};
-pub use nat::{ConnectionRow, Direction, NatRow, NatState, Transport, UplinkStatus};
+pub use nat::{
+    ConnectionRow, Direction, NatRow, NatState, Transport, UplinkGateway, UplinkPort, UplinkStatus,
+};
 pub use stats::{Stats, StatsRow, WorkerRow};
 pub use status::{IoStatus, LimitStatus, OffloadStatus, PortCounts, Status};
 pub use trace::{

@@ -31,6 +31,8 @@ pub struct Diff {
     pub containers_added: Vec<String>,
     /// Whether containers may reach the host's loopback now and could not before, or the other way round.
     pub host_loopback: bool,
+    /// Whether anything about an uplink that takes packets is new.
+    pub outside: bool,
     /// Whether static routes came or went.
     pub routes: bool,
     /// Containers that stay, with what is new about them beside their interfaces.
@@ -128,6 +130,8 @@ fields! {
         Snooping = snooping,
         Mtu = mtu,
         Icc = icc,
+        Nat = nat,
+        Nat6 = nat6,
         Internal = internal,
         RoutesTo = routes_to,
         Dhcp = dhcp,
@@ -214,6 +218,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         networks_removed: owned(&networks.removed),
         networks_added: owned(&networks.added),
         host_loopback: old.daemon.host_loopback != new.daemon.host_loopback,
+        outside: old.outside != new.outside,
         routes: routes(old) != routes(new),
         containers_removed: owned(&containers.removed),
         containers_added: owned(&containers.added),

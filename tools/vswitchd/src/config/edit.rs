@@ -11,6 +11,7 @@ use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
 use super::registry::{Ips, Registry, needs_gateway4};
 use super::resolve::{default_routes, unknown_network, way_out};
 use super::routing::AddressPlan;
+use super::uplink::beside;
 use super::value::{self, Number};
 use super::vlan::{Vlans, vid};
 use super::zones::{overlap_problem, overlaps, zones_of};
@@ -129,7 +130,13 @@ fn take<T>(problems: &mut Vec<Problem>, field: &mut T, given: Option<Result<T, P
 impl Config {
     /// A daemon without networks and containers: what an empty file says.
     pub fn empty(paths: &Paths) -> Self {
-        Self { daemon: Daemon::new(paths), networks: Vec::new(), containers: Vec::new(), routes: Vec::new() }
+        Self {
+            daemon: Daemon::new(paths),
+            outside: None,
+            networks: Vec::new(),
+            containers: Vec::new(),
+            routes: Vec::new(),
+        }
     }
 
     /// Adds a network after the others.
@@ -144,6 +151,9 @@ impl Config {
         }
         if self.networks.len() >= MAX_NETWORKS {
             return Err(Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
+        }
+        if let Some(outside) = &self.outside {
+            beside(outside, &network, Place(None))?;
         }
         self.networks.push(network);
         let fits = self.fits_its_zone();

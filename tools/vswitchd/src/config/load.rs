@@ -12,7 +12,8 @@ use super::family::PerFamily;
 use super::model::{Daemon, Network, Uplink};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
-use super::schema::{CONTAINER, DAEMON, INTERFACE, NETWORK, ROOT, ROUTE, Section, UPLINK};
+use super::schema::{CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, Section, TIMEOUTS, UPLINK};
+use super::uplink::{self, RawOutside};
 use super::value::Number;
 use super::vlan::{Vlans, vid};
 use super::{Egress, Paths, Publish, egress, value, value6};
@@ -29,6 +30,7 @@ pub(super) type Setting<T> = Result<Option<At<T>>, Reported>;
 #[derive(Debug)]
 pub(super) struct Raw {
     pub daemon: Daemon,
+    pub outside: Option<RawOutside>,
     pub networks: Vec<RawNetwork>,
     pub containers: Vec<RawContainer>,
     pub routes: Vec<RawRoute>,
@@ -50,6 +52,8 @@ pub(super) struct RawNetwork {
     pub dhcp: Option<Range<usize>>,
     /// The names, or `None` within: all.
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
+    /// Where it says that it is not masqueraded.
+    pub plain: Option<Range<usize>>,
     /// Whether addresses in it can be judged: its subnets and gateways are not wrong.
     pub sound: bool,
     pub span: Range<usize>,
@@ -103,16 +107,30 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
         Some(section) => daemon(section, &mut settings, reporter),
         None => default_socket(&settings, reporter),
     }
+    let mut outside = None;
     for section in root.sections("uplink", &UPLINK, reporter) {
-        fill(&mut settings.uplink, setting(&section, "kind", reporter, value::uplink));
+        let kind = setting(&section, "kind", reporter, value::uplink);
+        let known = kind.is_ok();
+        fill(&mut settings.uplink, kind);
         host_loopback(&section, &mut settings, reporter);
+        // Which keys belong there is anybody's guess where the kind is wrong.
+        if known {
+            outside = uplink::load(&section, settings.uplink, reporter);
+        }
     }
     let uplink = settings.uplink;
+    for section in root.sections("limits", &LIMITS, reporter) {
+        uplink::limits(&section, uplink, outside.as_mut(), reporter);
+    }
+    for section in root.sections("timeouts", &TIMEOUTS, reporter) {
+        uplink::timeouts(&section, uplink, outside.as_mut(), reporter);
+    }
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
     let routes = root.sections("route", &ROUTE, reporter);
     Raw {
         daemon: settings,
+        outside,
         networks: networks.iter().map(|section| network(section, uplink, reporter)).collect(),
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
         routes: routes.iter().map(|section| route(section, reporter)).collect(),
@@ -122,7 +140,7 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
 fn host_loopback(section: &Section<'_>, settings: &mut Daemon, reporter: &mut Reporter<'_>) {
     let Some(At { value, span }) = section.flag("host_loopback") else { return };
     if value && settings.uplink != Uplink::Sockets {
-        let why = "it needs `kind = \"sockets\"`: without an uplink nothing leads to the host";
+        let why = "it needs `kind = \"sockets\"`: by no other uplink containers reach the host's loopback";
         reporter.add(&span, || Problem::Invalid {
             key: "host_loopback",
             found: "true".into(),
@@ -133,7 +151,7 @@ fn host_loopback(section: &Section<'_>, settings: &mut Daemon, reporter: &mut Re
 }
 
 // A text, checked by itself.
-fn setting<T>(
+pub(super) fn setting<T>(
     section: &Section<'_>,
     key: &'static str,
     reporter: &mut Reporter<'_>,
@@ -150,7 +168,7 @@ fn setting<T>(
 }
 
 // An address of each family, by their keys.
-fn addresses(
+pub(super) fn addresses(
     section: &Section<'_>,
     [key, key6]: [&'static str; 2],
     reporter: &mut Reporter<'_>,
@@ -162,7 +180,7 @@ fn addresses(
 }
 
 // Into a field that has its default already.
-fn fill<T>(field: &mut T, setting: Setting<T>) {
+pub(super) fn fill<T>(field: &mut T, setting: Setting<T>) {
     if let Ok(Some(at)) = setting {
         *field = at.value;
     }
@@ -229,7 +247,7 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
     network.snooping = section.flag("snooping").is_some_and(|at| at.value);
     let dhcp = section.flag("dhcp").filter(|at| at.value).map(|at| at.span);
     network.dhcp = dhcp.is_some();
-    nat(section, uplink, reporter);
+    let plain = nat(section, &mut network, uplink, reporter);
     RawNetwork {
         name,
         network,
@@ -239,6 +257,7 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
         host_address: host_address.unwrap_or_default(),
         dhcp,
         routes_to: section.texts_or_all("routes_to"),
+        plain,
         sound,
         span: section.span.clone(),
     }
@@ -267,15 +286,27 @@ fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter
     }
 }
 
-// What leaves as a socket of the host has the host's address; saying so is right, the contrary is for later uplinks.
-fn nat(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) {
-    if let Some(at) = section.flag("nat").filter(|at| !at.value && uplink == Uplink::Sockets) {
-        reporter.add(&at.span, || {
-            let advice =
-                ": what leaves by sockets has the host's address; remove it, or set `internal` = true";
-            Problem::not_supported("`nat` = false", advice)
-        });
+// What leaves as a socket of the host has the host's address; saying so is right, the contrary is for other uplinks.
+fn nat(
+    section: &Section<'_>,
+    network: &mut Network,
+    uplink: Uplink,
+    reporter: &mut Reporter<'_>,
+) -> Option<Range<usize>> {
+    let (nat, nat6) = (section.flag("nat"), section.flag("nat6"));
+    network.nat = nat.as_ref().is_none_or(|at| at.value);
+    network.nat6 = nat6.as_ref().map_or(network.nat, |at| at.value);
+    let mut plain = None;
+    for (key, at) in [("nat", nat), ("nat6", nat6)] {
+        let Some(At { value: false, span }) = at else { continue };
+        if uplink == Uplink::Sockets {
+            let why = "what leaves by sockets has the host's address: remove it, set `internal` = true, or take \
+                       `kind` = \"tap\" or \"nic\" in [uplink]";
+            reporter.add(&span, || Problem::Invalid { key, found: "false".into(), why: why.into() });
+        }
+        plain = plain.or(Some(span));
     }
+    plain
 }
 
 fn route(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawRoute {
@@ -292,7 +323,7 @@ fn route(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawRoute {
 }
 
 fn via(section: &Section<'_>, reporter: &mut Reporter<'_>) -> (Vec<At<IpAddr>>, bool) {
-    let written = section.text_or_texts("via");
+    let written = section.some_texts("via");
     let count = written.len();
     if let (true, Some(place)) = (count == 0, section.place_of_array("via")) {
         let why = "a route needs a router: name one, or leave the whole route out";

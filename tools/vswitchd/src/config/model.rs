@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
+use super::outside::Outside;
 use super::{Egress, Family, Paths, Publish};
 use crate::wire::NetnsRef;
 
@@ -18,6 +19,9 @@ use crate::wire::NetnsRef;
 pub struct Config {
     /// `[daemon]`.
     pub daemon: Daemon,
+    /// `[uplink]`, where it takes packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Outside>,
     /// `[[network]]`, names unique.
     pub networks: Vec<Network>,
     /// `[[container]]`, names unique.
@@ -98,6 +102,17 @@ pub enum Uplink {
     None,
     /// As ordinary sockets of the daemon.
     Sockets,
+    /// As packets, by a TAP in the host's or another namespace.
+    Tap,
+    /// As packets, by a NIC.
+    Nic,
+}
+
+impl Uplink {
+    /// Whether packets leave as they are, with another address perhaps.
+    pub const fn takes_packets(self) -> bool {
+        matches!(self, Self::Tap | Self::Nic)
+    }
 }
 
 /// `spoof`: which source addresses a port may use.
@@ -144,6 +159,10 @@ pub struct Network {
     pub mtu: u16,
     /// Whether containers of this network may talk to each other.
     pub icc: bool,
+    /// What leaves by an uplink that takes packets gets an address of the uplink.
+    pub nat: bool,
+    /// The same for IPv6.
+    pub nat6: bool,
     /// No way out of it: no uplink, no other network, no default route.
     pub internal: bool,
     /// The networks it may open connections to.
@@ -176,6 +195,8 @@ impl Network {
             snooping: false,
             mtu: 1500,
             icc: true,
+            nat: true,
+            nat6: true,
             internal: false,
             routes_to: RoutesTo::default(),
             dhcp: false,
@@ -368,11 +389,11 @@ pub(super) fn mac_from_address(address: IpAddr) -> MacAddr {
     MacAddr([0x02, 0x42, a, b, c, d])
 }
 
-fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
-fn as_optional_text<T: fmt::Display, S: Serializer>(
+pub(super) fn as_optional_text<T: fmt::Display, S: Serializer>(
     value: &Option<T>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

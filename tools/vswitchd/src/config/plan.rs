@@ -11,8 +11,9 @@ use switch::mac::MacAddr;
 use super::aliases::Taken;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network, Uplink};
+use super::outside::Outside;
 use super::problem::{Owner, Problem};
-use super::publish::{HostPorts, Publish, publishable};
+use super::publish::{HostPorts, Publish, publishable, speaks};
 use super::registry::{Had, Ips, Registry, check_host, check_host_address, needs_gateway, needs_gateway4};
 use super::report::{At, Reporter};
 use super::resolve::Facts;
@@ -75,7 +76,7 @@ impl<'p, 't> Plan<'p, 't> {
     }
 
     /// Gives every interface what it has a right to; collisions are reported.
-    pub fn run(mut self, uplink: Uplink, context: &Context<'_>) -> Vec<Port> {
+    pub fn run(mut self, uplink: Uplink, outside: Option<&Outside>, context: &Context<'_>) -> Vec<Port> {
         self.asked_names();
         self.default_names();
         self.set_gateways();
@@ -95,7 +96,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.default_macs();
         self.join_networks();
         self.names();
-        self.published(uplink);
+        self.published(uplink, outside);
         self.ports
     }
 
@@ -343,10 +344,10 @@ impl<'p, 't> Plan<'p, 't> {
 }
 
 impl Plan<'_, '_> {
-    fn published(&mut self, uplink: Uplink) {
+    fn published(&mut self, uplink: Uplink, outside: Option<&Outside>) {
         let routed: HashSet<usize> =
             self.ports.iter().filter(|port| self.is_router(port)).map(|p| p.network).collect();
-        let mut taken = HostPorts::default();
+        let mut taken = HostPorts::new(outside);
         self.each(|plan, port| {
             for At { value, span } in std::mem::take(&mut port.raw.publish) {
                 if taken.is_full() {
@@ -358,7 +359,9 @@ impl Plan<'_, '_> {
                         Some(gateway) => {
                             Err(Problem::PublishOtherGateway { network: network.name.clone(), gateway })
                         }
-                        None => publishable(uplink, network).and_then(|()| port.raw.vlans.reach(network)),
+                        None => publishable(uplink, network)
+                            .and_then(|()| speaks(&value, outside))
+                            .and_then(|()| port.raw.vlans.reach(network)),
                     };
                     if plan.reporter.check(&span, checked).is_none() {
                         continue;

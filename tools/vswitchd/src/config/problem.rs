@@ -8,7 +8,7 @@ use switch::mac::MacAddr;
 
 use super::Family;
 pub use super::words::{Advice, Owner, Place, What};
-use super::words::{by_name, known_keys, list, references};
+use super::words::{by_name, kinds_of, known_keys, list, references};
 pub(super) use super::words::{clip, nearest};
 
 /// How the asker should take a [`Problem`]; the control API makes a status code of it.
@@ -92,6 +92,54 @@ pub enum Problem {
         found: String,
         /// Why not, and what would do.
         why: Cow<'static, str>,
+    },
+    /// A key of another kind of uplink.
+    #[error(
+        "`{key}` is for `kind` = {}, and this uplink is \"{kind}\": leave it out, or change `kind`",
+        kinds_of(kinds)
+    )]
+    OtherKind {
+        /// The key.
+        key: &'static str,
+        /// The kinds that have it.
+        kinds: &'static [&'static str],
+        /// The kind that there is.
+        kind: &'static str,
+    },
+    /// A network that is called as the uplink is.
+    #[error("`name` = \"uplink\" is what the uplink's own network is called: take another")]
+    UplinkName,
+    /// A network that has addresses of where the uplink is.
+    #[error(
+        "subnet {subnet} of network `{network}` overlaps {uplink}, where the uplink is{place}: containers would have the \
+         addresses of hosts outside, or ours (RFC 4787 REQ-7); take another subnet, or `internal` = true"
+    )]
+    UplinkOverlap {
+        /// The network.
+        network: String,
+        /// Its subnet.
+        subnet: IpNet,
+        /// The uplink's.
+        uplink: IpNet,
+        /// Where that is written.
+        place: Place,
+    },
+    /// Two networks with the same addresses, both of which are seen outside.
+    #[error(
+        "subnet {this_subnet} of network `{this}` overlaps {other_subnet} of network `{other}`, and both leave with their \
+         own addresses (`{key}` = false): masquerade one of them"
+    )]
+    PlainOverlap {
+        /// `nat` or `nat6`.
+        key: &'static str,
+        /// The network that comes later.
+        this: String,
+        /// Its subnet.
+        this_subnet: IpNet,
+        /// The other network.
+        other: String,
+        /// Its subnet.
+        other_subnet: IpNet,
     },
     /// A second object of one name.
     #[error("{what} `{name}` is there already{first}")]
@@ -564,6 +612,9 @@ impl Problem {
             | Self::MacOfGateway { .. }
             | Self::GatewayTwice { .. }
             | Self::GatewayServes { .. }
+            | Self::UplinkName
+            | Self::UplinkOverlap { .. }
+            | Self::PlainOverlap { .. }
             | Self::ZoneOverlap { .. }
             | Self::RouteToSubnet { .. }
             | Self::RouteTwice { .. }

@@ -1,8 +1,11 @@
 //! `publish`: l4 ports of the host that lead to a container.
 //!
 //! ```text
-//! [ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp]
+//! [ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp|/sctp]
 //! ```
+//!
+//! Where the uplink takes packets an entry without address, or with one of the uplink's own, is rewritten there; any other
+//! is a socket of the host that listens.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,12 +13,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::MAX_PUBLISHED;
 use super::model::{Config, Interface, Network, Uplink};
+use super::outside::Outside;
 use super::problem::{Owner, Problem, What};
 use super::registry::needs_gateway;
 use super::vlan::Vlans;
 use super::zones::GatewayBy;
+use super::{Family, MAX_PUBLISHED};
 use crate::api::rows::text;
 
 /// What a published l4 port speaks.
@@ -25,6 +29,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP, by packets only.
+    Sctp,
 }
 
 impl fmt::Display for Protocol {
@@ -32,6 +38,7 @@ impl fmt::Display for Protocol {
         f.pad(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -52,6 +59,21 @@ pub struct Publish {
 }
 
 impl Publish {
+    /// Whether packets are rewritten for it, and no socket listens.
+    pub fn by_packets(&self, outside: &Outside) -> bool {
+        self.address.is_none_or(|address| outside.has(address))
+    }
+
+    /// The same with each address of ours that it is on: without one of its own the first of each family.
+    fn at(&self, outside: &Outside) -> impl Iterator<Item = Self> {
+        let first = |family| outside.address_of(family);
+        let all = match self.address {
+            Some(address) => [Some(address), None],
+            None => Family::BOTH.map(first),
+        };
+        all.into_iter().flatten().map(|address| Self { address: Some(address), ..self.clone() })
+    }
+
     /// Whether both could not listen at once.
     fn collides(&self, other: &Self) -> bool {
         let last = |publish: &Self| publish.host.saturating_add(publish.count.saturating_sub(1));
@@ -116,7 +138,8 @@ fn parse(text: &str) -> Result<Publish, String> {
         None => (text, Protocol::Tcp),
         Some((rest, "tcp")) => (rest, Protocol::Tcp),
         Some((rest, "udp")) => (rest, Protocol::Udp),
-        Some(_) => return Err("after `/` stands tcp or udp: \"5353:53/udp\"".into()),
+        Some((rest, "sctp")) => (rest, Protocol::Sctp),
+        Some(_) => return Err("after `/` stands tcp, udp or sctp: \"5353:53/udp\"".into()),
     };
     let (address, rest) = split_address(rest)?;
     let Some((host, port)) = rest.split_once(':') else {
@@ -212,21 +235,53 @@ pub(super) fn publishable(uplink: Uplink, network: &Network) -> Result<(), Probl
     needs_gateway("publish", network)
 }
 
+/// Whether what the entry speaks can be spoken there.
+pub(super) fn speaks(publish: &Publish, outside: Option<&Outside>) -> Result<(), Problem> {
+    let packets = outside.is_some_and(|outside| publish.by_packets(outside));
+    let refuse = |why: &'static str| Err(Problem::invalid("publish", &publish.to_string(), why));
+    match publish.protocol {
+        Protocol::Sctp if packets => Ok(()),
+        Protocol::Sctp if outside.is_some() => {
+            refuse("an l4 port of the host is a socket, which speaks tcp or udp: leave the address out")
+        }
+        Protocol::Sctp => refuse(
+            "sctp needs an uplink that takes packets, `kind` = \"tap\" or \"nic\": sockets speak tcp and udp",
+        ),
+        Protocol::Tcp | Protocol::Udp => Ok(()),
+    }
+}
+
 /// Which l4 ports of the host are given away.
 #[derive(Debug, Default)]
 pub(super) struct HostPorts {
+    outside: Option<Outside>,
     taken: Vec<(Publish, Owner)>,
     sum: usize,
 }
 
 impl HostPorts {
+    /// None yet. What is published on an `outside` that takes packets is not in the way of sockets.
+    pub fn new(outside: Option<&Outside>) -> Self {
+        Self { outside: outside.cloned(), ..Self::default() }
+    }
+
+    fn collide(&self, one: &Publish, other: &Publish) -> bool {
+        let Some(outside) = &self.outside else { return one.collides(other) };
+        match (one.by_packets(outside), other.by_packets(outside)) {
+            // An entry without address is on the first of ours.
+            (true, true) => one.at(outside).any(|one| other.at(outside).any(|other| one.collides(&other))),
+            (false, false) => one.collides(other),
+            _ => false,
+        }
+    }
+
     /// Gives them to their owner.
     pub fn claim(&mut self, publish: &Publish, owner: &Owner) -> Result<(), Problem> {
         let same = |taken: &Publish, who: &Owner| {
             // Twice the same wish for a free one is a slip, too.
             taken == publish && (&who.container, &who.interface) == (&owner.container, &owner.interface)
         };
-        let first = self.taken.iter().find(|(taken, who)| taken.collides(publish) || same(taken, who));
+        let first = self.taken.iter().find(|(taken, who)| self.collide(taken, publish) || same(taken, who));
         if let Some((taken, first)) = first {
             let (publish, taken) = (publish.to_string(), taken.to_string());
             return Err(Problem::PublishTaken { publish, taken, owner: first.clone() });
@@ -245,7 +300,7 @@ impl HostPorts {
     }
 
     fn of(config: &Config) -> Self {
-        let mut ports = Self::default();
+        let mut ports = Self::new(config.outside.as_ref());
         for (container, interface) in config.interfaces() {
             let owner = super::edit::owner(&container.name, &interface.name);
             for publish in &interface.publish {
@@ -272,6 +327,7 @@ impl Config {
         let place = self.container_index(container)?;
         let known = self.containers.get(place).map(|known| known.interfaces.as_slice()).unwrap_or_default();
         let fits = |known: &&Interface| interface.is_none_or(|name| name == known.name);
+        speaks(publish, self.outside.as_ref())?;
         let checked =
             known.iter().filter(fits).map(|known| self.can_publish(known).map(|()| known.name.clone()));
         let mut first = None;

@@ -12,16 +12,17 @@ use super::model::{Config, Container, Network};
 use super::plan::{Plan, Port};
 use super::problem::{Advice, Problem, What, clip, nearest};
 use super::report::{At, Reporter};
-use super::{Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing};
+use super::{Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing, uplink};
 use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.
 pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'_>) -> Config {
-    let Raw { daemon, networks, containers, routes } = raw;
+    let Raw { daemon, outside, networks, containers, routes } = raw;
     let (mut networks, facts) = resolve_networks(networks, reporter);
+    let outside = uplink::resolve(outside, &networks, &facts, reporter);
     let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
     let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter);
-    let ports = ports.run(daemon.uplink, context);
+    let ports = ports.run(daemon.uplink, outside.as_ref(), context);
     for port in ports {
         if let (Some(container), Some(network)) =
             (containers.get_mut(port.container), networks.get(port.network))
@@ -35,7 +36,7 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
     for container in &mut containers {
         default_routes(container, |name, family| way_out(known.get(name)?, family));
     }
-    Config { daemon, networks, containers, routes }
+    Config { daemon, outside, networks, containers, routes }
 }
 
 /// Where the default route of a container points that goes by this network, whoever answers there.
@@ -86,6 +87,10 @@ pub(super) struct Facts {
     /// Where it says that it has DHCP.
     pub dhcp: Option<Range<usize>>,
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
+    /// Where its name is written.
+    pub named: Range<usize>,
+    /// Where it says that it is not masqueraded.
+    pub plain: Option<Range<usize>>,
     pub sound: bool,
 }
 
@@ -103,6 +108,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             host_address,
             dhcp,
             routes_to,
+            plain,
             sound,
             span,
         } = raw;
@@ -115,7 +121,18 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             continue;
         }
         networks.push(network);
-        facts.push(Facts { name, subnets, gateways, gateway_mac, host_address, dhcp, routes_to, sound });
+        facts.push(Facts {
+            name,
+            subnets,
+            gateways,
+            gateway_mac,
+            host_address,
+            dhcp,
+            routes_to,
+            named: span,
+            plain,
+            sound,
+        });
     }
     (networks, facts)
 }

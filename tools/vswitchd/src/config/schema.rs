@@ -18,11 +18,11 @@ pub(super) enum Kind {
     Number,
     Flag,
     Texts,
+    /// A text, or an array of them.
+    TextOrTexts,
     Numbers,
     /// An array of texts, or the text `"all"`.
     TextsOrAll,
-    /// A text, or an array of texts.
-    TextOrTexts,
     TextOrNumber,
     Table,
     Tables,
@@ -65,8 +65,8 @@ pub(super) static ROOT: Schema = Schema {
         key("uplink", Kind::Table, "`[uplink]`"),
         key("vxlan", Kind::NotYet, "`[vxlan]`"),
         key("cluster", Kind::NotYet, "`[cluster]`"),
-        key("limits", Kind::NotYet, "`[limits]`"),
-        key("timeouts", Kind::NotYet, "`[timeouts]`"),
+        key("limits", Kind::Table, "`[limits]`"),
+        key("timeouts", Kind::Table, "`[timeouts]`"),
     ],
     synonyms: &[
         ("bridge", "network"),
@@ -113,6 +113,7 @@ pub(super) static NETWORK: Schema = Schema {
         key("host_address", Kind::Text, "`host_address = \"10.1.0.254\"`"),
         key("mtu", Kind::Number, "`mtu = 1500`"),
         key("nat", Kind::Flag, "`nat = true`"),
+        key("nat6", Kind::Flag, "`nat6 = true`"),
         key("icc", Kind::Flag, "`icc = true`"),
         key("internal", Kind::Flag, "`internal = true`"),
         key("routes_to", Kind::TextsOrAll, "`routes_to = [\"red\"]`"),
@@ -149,6 +150,8 @@ pub(super) static NETWORK: Schema = Schema {
         ("routes", "routes_to"),
         ("reaches", "routes_to"),
         ("masquerade", "nat"),
+        ("masquerade6", "nat6"),
+        ("nat66", "nat6"),
         ("ageingtime", "ageing"),
         ("agingtime", "ageing"),
         ("vlanid", "vlan"),
@@ -246,14 +249,60 @@ pub(super) static UPLINK: Schema = Schema {
     keys: &[
         key("kind", Kind::Text, "`kind = \"sockets\"`"),
         key("host_loopback", Kind::Flag, "`host_loopback = true`"),
-        key("netns", Kind::NotYet, "`netns`"),
-        key("name", Kind::NotYet, "`name`"),
-        key("address", Kind::NotYet, "`address`"),
-        key("host", Kind::NotYet, "`host`"),
-        key("gateway", Kind::NotYet, "`gateway`"),
-        key("device", Kind::NotYet, "`device`"),
+        key("netns", Kind::Text, "`netns = \"out\"`"),
+        key("name", Kind::Text, "`name = \"vsw0\"`"),
+        key("address", Kind::TextOrTexts, "`address = \"198.18.0.10/24\"`"),
+        key("address6", Kind::TextOrTexts, "`address6 = \"fd00:9::10/64\"`"),
+        key("host", Kind::Text, "`host = \"198.18.0.1/24\"`"),
+        key("host6", Kind::Text, "`host6 = \"fd00:9::1/64\"`"),
+        key("gateway", Kind::Text, "`gateway = \"198.18.0.1\"`"),
+        key("gateway6", Kind::Text, "`gateway6 = \"fd00:9::1\"`"),
+        key("device", Kind::Text, "`device = \"eth1\"`"),
+        key("vlan", Kind::Number, "`vlan = 30`"),
+        key("mac", Kind::Text, "`mac = \"02:42:c6:12:00:0a\"`"),
+        key("mtu", Kind::Number, "`mtu = 1500`"),
+        key("filtering", Kind::Text, "`filtering = \"address\"`"),
+        key("parity", Kind::Flag, "`parity = true`"),
     ],
-    synonyms: &[("type", "kind"), ("mode", "kind"), ("interface", "device"), ("ip", "address")],
+    synonyms: &[
+        ("type", "kind"),
+        ("mode", "kind"),
+        ("interface", "device"),
+        ("nic", "device"),
+        ("ip", "address"),
+        ("ip6", "address6"),
+        ("gw", "gateway"),
+        ("gw6", "gateway6"),
+        ("router", "gateway"),
+        ("namespace", "netns"),
+        ("ifname", "name"),
+        ("vlanid", "vlan"),
+        ("hwaddr", "mac"),
+    ],
+};
+
+pub(super) static LIMITS: Schema = Schema {
+    title: "[limits]",
+    keys: &[
+        key("connections", Kind::Number, "`connections = 262144`"),
+        key("connections_per_container", Kind::Number, "`connections_per_container = 20000`"),
+        key("mappings", Kind::Number, "`mappings = 60000`"),
+        key("mappings_per_container", Kind::Number, "`mappings_per_container = 32768`"),
+        key("fragments", Kind::Number, "`fragments = 1024`"),
+    ],
+    synonyms: &[("conntrackmax", "connections"), ("flows", "connections")],
+};
+
+pub(super) static TIMEOUTS: Schema = Schema {
+    title: "[timeouts]",
+    keys: &[
+        key("udp", Kind::Number, "`udp = 300`"),
+        key("tcp_established", Kind::Number, "`tcp_established = 7440`"),
+        key("tcp_transitory", Kind::Number, "`tcp_transitory = 240`"),
+        key("icmp", Kind::Number, "`icmp = 60`"),
+        key("others", Kind::Number, "`others = 300`"),
+    ],
+    synonyms: &[("tcp", "tcp_established"), ("generic", "others"), ("icmpv6", "icmp")],
 };
 
 pub(super) static ROUTE: Schema = Schema {
@@ -282,7 +331,8 @@ pub(super) static ROUTE: Schema = Schema {
 };
 
 // Where a key that stands in the wrong table may have been meant to stand.
-static TABLES: [&Schema; 6] = [&DAEMON, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK, &ROUTE];
+static TABLES: [&Schema; 8] =
+    [&DAEMON, &LIMITS, &TIMEOUTS, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK, &ROUTE];
 
 impl Schema {
     fn key(&self, name: &str) -> Option<&'static Key> {
@@ -307,6 +357,11 @@ impl Schema {
         let near = nearest(name, self.keys.iter().map(|key| key.name)).and_then(|near| self.key(near));
         if let Some(key) = near.or_else(|| self.synonym(name)) {
             return Some(key.advice(None));
+        }
+        // What is written beside an interface is meant for it, whatever other tables have by that name.
+        let inner = INTERFACE.synonym(name).filter(|_| self.title == CONTAINER.title);
+        if let Some(key) = inner {
+            return Some(key.advice(Some(INTERFACE.title)));
         }
         let elsewhere = |built: bool| {
             let has = |table: &&&Schema| table.key(name).is_some_and(|key| key.is_built() == built);
@@ -398,6 +453,16 @@ impl<'t> Section<'t> {
         Some((numbers.collect::<Option<_>>()?, value.span()))
     }
 
+    /// Where the value of a key is.
+    pub fn place(&self, name: &str) -> Option<Range<usize>> {
+        self.get(name).map(Spanned::span)
+    }
+
+    /// One text, or the texts of an array, with their places.
+    pub fn some_texts(&self, name: &str) -> Vec<At<&'t str>> {
+        self.text(name).map_or_else(|| self.texts_at(name), |one| vec![one])
+    }
+
     /// The texts of an array with their places.
     pub fn texts_at(&self, name: &str) -> Vec<At<&'t str>> {
         let items = self.get(name).and_then(|value| value.get_ref().as_array());
@@ -408,11 +473,6 @@ impl<'t> Section<'t> {
     /// Where an empty array is.
     pub fn place_of_array(&self, name: &str) -> Option<Range<usize>> {
         self.get(name).filter(|value| value.get_ref().is_array()).map(Spanned::span)
-    }
-
-    /// The text, or the texts of an array, with their places.
-    pub fn text_or_texts(&self, name: &str) -> Vec<At<&'t str>> {
-        self.text(name).map_or_else(|| self.texts_at(name), |text| vec![text])
     }
 
     /// The texts of an array with their places, or `None` within for the text `"all"`.
@@ -464,16 +524,16 @@ impl Key {
                 ("text or a number", (!found.is_str() && !found.is_integer()).then_some(value))
             }
             (Kind::Table, found) => ("a table", (!found.is_table()).then_some(value)),
-            (Kind::TextOrTexts, DeValue::String(_)) => return,
-            (Kind::TextOrTexts, DeValue::Array(items)) => {
-                ("text or an array of texts", items.iter().find(|item| !item.get_ref().is_str()))
-            }
-            (Kind::TextOrTexts, _) => ("text or an array of texts", Some(value)),
             (Kind::TextsOrAll, DeValue::String(text)) if *text == ALL => return,
             (Kind::TextsOrAll, DeValue::Array(items)) => {
                 ("an array of texts or \"all\"", items.iter().find(|item| !item.get_ref().is_str()))
             }
             (Kind::TextsOrAll, _) => ("an array of texts or \"all\"", Some(value)),
+            (Kind::TextOrTexts, DeValue::String(_)) => return,
+            (Kind::TextOrTexts, DeValue::Array(items)) => {
+                ("text or an array of texts", items.iter().find(|item| !item.get_ref().is_str()))
+            }
+            (Kind::TextOrTexts, _) => ("text or an array of texts", Some(value)),
             (Kind::Texts, DeValue::Array(items)) => {
                 ("an array of texts", items.iter().find(|item| !item.get_ref().is_str()))
             }

@@ -27,10 +27,10 @@ impl From<i64> for Number {
 /// What a number may be, and why.
 #[derive(Debug)]
 pub(super) struct Bounds {
-    key: &'static str,
-    low: u32,
-    high: u32,
-    why: &'static str,
+    pub key: &'static str,
+    pub low: u32,
+    pub high: u32,
+    pub why: &'static str,
 }
 
 /// Bytes of an IP packet.
@@ -234,13 +234,16 @@ pub(super) fn worker_count(number: &Number) -> Result<Workers, Problem> {
 
 /// `uplink.kind`.
 pub(super) fn uplink(text: &str) -> Result<Uplink, Problem> {
-    if ["tap", "nic"].contains(&text) {
-        return Err(Problem::not_supported(format!("`kind` = \"{text}\""), "; \"sockets\" and \"none\" are"));
-    }
-    choice("kind", text, &[("sockets", Uplink::Sockets), ("none", Uplink::None)])
+    let kinds =
+        [("sockets", Uplink::Sockets), ("tap", Uplink::Tap), ("nic", Uplink::Nic), ("none", Uplink::None)];
+    choice("kind", text, &kinds)
 }
 
-fn choice<T: Copy>(key: &'static str, text: &str, choices: &[(&'static str, T)]) -> Result<T, Problem> {
+pub(super) fn choice<T: Copy>(
+    key: &'static str,
+    text: &str,
+    choices: &[(&'static str, T)],
+) -> Result<T, Problem> {
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }

@@ -133,6 +133,12 @@ pub(super) fn references(by: &[String], routes: usize) -> String {
     parts.join(" and ")
 }
 
+/// `"tap"`, or `"tap" or "nic"`.
+pub(super) fn kinds_of(kinds: &[&str]) -> String {
+    let quoted: Vec<String> = kinds.iter().map(|kind| format!("\"{kind}\"")).collect();
+    quoted.join(" or ")
+}
+
 /// The interface that was named, if one was.
 pub(super) fn by_name(name: &Option<String>) -> String {
     name.as_ref().map_or_else(String::new, |name| format!(" by an interface `{name}`"))

@@ -93,7 +93,7 @@ impl Control {
             state,
             reason,
             mtu: port.spec.mtu,
-            io: "tap".into(),
+            io: if port.spec.nic { "nic" } else { "tap" }.into(),
             gso: gso(port),
             worker: u32::try_from(port.worker()).unwrap_or(u32::MAX),
             rx_frames: counters.rx_frames,
@@ -297,7 +297,7 @@ impl Control {
 }
 
 /// A port's state in the words of the API, and why it is not up.
-fn port_state(port: &PortRecord) -> (PortState, Option<String>) {
+pub(super) fn port_state(port: &PortRecord) -> (PortState, Option<String>) {
     match &port.state {
         State::Up { link_down: false, .. } => (PortState::Up, port.refused.clone()),
         State::Up { link_down: true, .. } => (PortState::Down, Some("set down in the container".into())),

@@ -46,6 +46,9 @@ pub const WAITING_POLL: Duration = Duration::from_millis(200);
 /// The pace of ageing.
 const AGEING_POLL: Duration = Duration::from_secs(1);
 
+/// The time between passes over all connections.
+const CONNECTIONS_PACE: Duration = Duration::from_secs(5);
+
 /// The control plane.
 pub struct Control {
     pub(super) begin: Begin,
@@ -66,6 +69,8 @@ pub struct Control {
     pub(super) moving: Vec<PortId>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
+    /// The memory file of connections.
+    pub(super) memory: Option<Arc<OwnedFd>>,
     pub(super) io: IoStatus,
     pub(super) names: Arc<Shared>,
     pub(super) published: PublishedPorts,
@@ -81,6 +86,10 @@ pub struct Control {
     pub(super) moved: Vec<(NetworkId, PortId)>,
     /// Ports that are in other VLANs of their network: the same, for what was learned.
     pub(super) relearned: Vec<(NetworkId, PortId)>,
+    /// Ports that are free again: connections of theirs go before others get their numbers.
+    pub(super) gone: Vec<PortId>,
+    /// Connections that are over are being cleared away.
+    pub(super) ageing_connections: bool,
     /// What was published before: dropped here, not on a packet's way.
     retired: Option<Arc<Snapshot<Tables>>>,
     /// Something is wanted or gone: [`Control::reconcile`] has work.
@@ -89,6 +98,7 @@ pub struct Control {
     pub(super) unpublished: bool,
     pub(super) started: Instant,
     last_ageing: Instant,
+    last_pass: Instant,
     ready: bool,
     /// The listening control socket.
     pub(super) listener: Arc<OwnedFd>,
@@ -130,6 +140,8 @@ pub struct Parts {
     pub punt: Arc<Punt>,
     /// What the name server knows.
     pub names: Arc<Shared>,
+    /// The memory file of connections.
+    pub memory: Option<Arc<OwnedFd>>,
 }
 
 impl Control {
@@ -150,6 +162,7 @@ impl Control {
             names,
             listener,
             handover,
+            memory,
         } = parts;
         let hosts = Hosts::new(&begin.state);
         let mut control = Self {
@@ -159,7 +172,8 @@ impl Control {
             leases,
             dhcp: Dhcp::default(),
             punt,
-            networks: Networks::default(),
+            networks: Networks::with_memory(memory.clone()),
+            memory,
             ports: Ports::default(),
             containers: BTreeMap::new(),
             keeper,
@@ -178,11 +192,14 @@ impl Control {
             left_out: Vec::new(),
             moved: Vec::new(),
             relearned: Vec::new(),
+            gone: Vec::new(),
+            ageing_connections: false,
             retired: None,
             unreconciled: false,
             unpublished: false,
             started: Instant::now(),
             last_ageing: Instant::now(),
+            last_pass: Instant::now(),
             ready: false,
             listener,
             handover: Some(handover),
@@ -355,6 +372,10 @@ impl Control {
             if let Some(returns) = self.networks.returns() {
                 returns.age(now);
             }
+            if self.last_pass.elapsed() >= CONNECTIONS_PACE {
+                self.last_pass = Instant::now();
+                self.age_connections();
+            }
         }
     }
 
@@ -367,6 +388,7 @@ impl Control {
 
     /// Does once what a burst of messages asked for.
     fn catch_up(&mut self) {
+        self.forget_connections();
         if std::mem::take(&mut self.unreconciled) {
             self.bring_about();
         }
@@ -380,6 +402,7 @@ impl Control {
                 &self.ports,
                 &self.leases.memory,
             ));
+            self.resume_connections(&new);
             self.retired = Some(self.snapshot.swap(new));
             // A gateway may have something to say about it at once (RFC 4861 section 6.2.4).
             self.workers.wake();
@@ -399,6 +422,7 @@ impl Control {
             self.publish_names();
             // What is up and where containers are concerns the uplink too.
             self.configure_uplink();
+            self.reconcile_connections();
         }
     }
 
@@ -450,7 +474,7 @@ impl Control {
         }
         format!(
             "{line}, {} networks, control socket {}",
-            self.networks.all().count(),
+            self.desired.networks.len(),
             self.begin.control.display()
         )
     }

@@ -15,6 +15,9 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     if diff.host_loopback {
         say("host_loopback changed".into());
     }
+    if diff.outside {
+        say("uplink changed".into());
+    }
     for key in &diff.interfaces_removed {
         say(format!("{} removed", interface(key)));
     }

@@ -79,6 +79,7 @@ impl Control {
             Arc::new(handover::own_user_namespace()?),
         ];
         let mut offered = vec![(estate, places)];
+        offered.extend(self.memory.clone().map(|memory| (FromPredecessor::Connections, vec![memory])));
         for (_, port) in self.ports.wanted() {
             if let State::Up { info, tap, .. } = &port.state {
                 let message = FromPredecessor::Tap { spec: port.spec.clone(), info: info.clone() };

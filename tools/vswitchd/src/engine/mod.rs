@@ -19,6 +19,7 @@ mod names;
 mod nat;
 mod networks;
 mod objects;
+mod outside;
 mod ports;
 mod publish;
 mod published;
@@ -30,6 +31,7 @@ mod services;
 mod settle;
 mod store;
 mod trace;
+mod translate;
 mod uplink;
 mod workers;
 
@@ -155,6 +157,8 @@ struct Given {
     /// Containers of the daemon from which this one takes over.
     known: Vec<Known>,
     inherited: Vec<Listen>,
+    /// The memory file of connections.
+    memory: Option<Arc<OwnedFd>>,
 }
 
 /// Reads the keeper's first messages, with no capability left.
@@ -173,6 +177,7 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
                 let text = fds.pop().ok_or(EngineError::Protocol)?;
                 let listener = fds.pop().ok_or(EngineError::Protocol)?;
                 let handover = fds.pop().ok_or(EngineError::Protocol)?;
+                let memory = fds.pop().map(Arc::new);
                 let text = text_of(text)?;
                 let (file, objects, leases) = read_all(&begin, &text, &adopted)?;
                 let listener = UnixListener::from(listener);
@@ -187,6 +192,7 @@ fn receive(channel: &Channel) -> Result<Given, EngineError> {
                     adopted,
                     known,
                     inherited,
+                    memory,
                 });
             }
             _ => return Err(EngineError::Protocol),
@@ -282,7 +288,8 @@ impl Beginning {
         let (engine, io) = io::choose(daemon.io, ports::MAX_PORTS, workers, mailbox)?;
         let (settings, window) = (Configured::default(), Arc::new(Window::default()));
         let uplink = match daemon.uplink {
-            config::Uplink::Sockets => {
+            // What is published with an address of the host's is a socket, whatever the way out is.
+            config::Uplink::Sockets | config::Uplink::Tap | config::Uplink::Nic => {
                 Some(Uplink::new(Arc::clone(&settings), Arc::clone(&window), workers, Tick::now())?)
             }
             config::Uplink::None => None,
@@ -337,6 +344,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         adopted,
         known,
         inherited,
+        memory,
     } = given;
     let way = Way::begin(&file.daemon)?;
 
@@ -379,6 +387,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         names,
         listener: kept,
         handover,
+        memory,
     };
     let mut control = Control::new(parts);
     control.adopt(adopted, known);

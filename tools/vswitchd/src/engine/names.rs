@@ -7,9 +7,9 @@ use std::sync::Arc;
 use switch::port::{NetworkId, PortId};
 
 use super::control::Control;
-use super::routing::{self, leaves};
+use super::routing;
 use crate::api::rows::DnsStatus;
-use crate::config::{Config, Container, GatewayBy, HOST, Interface, Network};
+use crate::config::{Config, Container, GatewayBy, HOST, Interface, Network, Uplink};
 use crate::names::table::{Member, Names, Zone};
 
 /// The addresses at which a gateway of ours answers in a network.
@@ -42,7 +42,7 @@ fn zone(id: NetworkId, config: &Config, network: &Network) -> Zone {
         subnets: network.subnets().collect(),
         gateways: gateways(config, network),
         mtu: network.mtu,
-        forwards: leaves(config, network),
+        forwards: config.daemon.uplink != Uplink::None && !network.internal,
         members: members
             .map(|(container, interface)| Member {
                 name: container.name.clone(),

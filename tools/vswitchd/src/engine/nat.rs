@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use nat::conntrack::{ConnectionRow as Tracked, EndPoint};
 use nat::sockets::{Connection, Query};
-use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
+use switch::tick::Tick;
 use tokio::sync::oneshot;
 
 use super::changes::{done, refused, send};
@@ -13,6 +15,7 @@ use crate::api::rows::{ConnectionRow, Direction, NatRow, Transport};
 use crate::api::{Answer, ApiError, ApiErrorKind, ConnectionFilter, Publishing, Reply};
 use crate::config::Publish;
 use crate::listing::Question;
+use crate::translate::Translation;
 
 impl Control {
     /// All of it or nothing: what the host refuses is taken back.
@@ -96,9 +99,14 @@ impl Control {
                 Transport::Udp => PROTO_UDP,
                 Transport::Icmp => PROTO_ICMP,
                 Transport::Icmp6 => PROTO_ICMPV6,
+                Transport::Sctp => PROTO_SCTP,
+                // No socket speaks it.
+                Transport::Other => 0,
             }),
             l4_port: filter.port,
         };
+        let translation = self.snapshot.load().tables.nat.clone();
+        let (protocol, l4_port) = (filter.protocol, filter.port);
         let mut answers = Vec::new();
         for window in self.uplink.windows() {
             let (sender, answer) = oneshot::channel();
@@ -119,13 +127,23 @@ impl Control {
                     Err(_) => return Outcome::Nothing,
                 }
             }
-            Outcome::Connections { rows, container, reply }
+            let tracked = tokio::task::spawn_blocking(move || {
+                translation.map(|nat| tracked(&nat, protocol, l4_port)).unwrap_or_default()
+            });
+            let tracked = tracked.await.unwrap_or_default();
+            Outcome::Connections { rows, tracked, container, reply }
         });
     }
 
-    /// The worker's answer, with names.
-    pub(super) fn connection_rows(&self, rows: &[Connection], container: Option<&str>) -> Vec<ConnectionRow> {
+    /// The worker's answer and what is translated, with names.
+    pub(super) fn connection_rows(
+        &self,
+        rows: &[Connection],
+        tracked: &[Tracked],
+        container: Option<&str>,
+    ) -> Vec<ConnectionRow> {
         let mut rows: Vec<_> = rows.iter().filter_map(|connection| self.connection_row(connection)).collect();
+        rows.extend(tracked.iter().map(|connection| self.tracked_row(connection)));
         rows.retain(|row| container.is_none_or(|container| container == row.container));
         rows.sort_by(|a, b| {
             let key = |row: &ConnectionRow| (row.protocol as u8, row.source, row.destination);
@@ -137,13 +155,7 @@ impl Control {
     fn connection_row(&self, connection: &Connection) -> Option<ConnectionRow> {
         let port = self.ports.get(connection.port);
         let key = &connection.key;
-        let protocol = match key.proto {
-            PROTO_TCP => Transport::Tcp,
-            PROTO_UDP => Transport::Udp,
-            PROTO_ICMP => Transport::Icmp,
-            PROTO_ICMPV6 => Transport::Icmp6,
-            _ => return None,
-        };
+        let protocol = transport(key.proto);
         let echo = matches!(protocol, Transport::Icmp | Transport::Icmp6);
         let own = SocketAddr::new(key.src.to_canonical(), key.sport);
         // Type and code are no l4 port.
@@ -171,4 +183,53 @@ impl Control {
             peer: connection.peer.map(plain),
         })
     }
+
+    fn tracked_row(&self, connection: &Tracked) -> ConnectionRow {
+        let port = self.ports.get(connection.owner);
+        let (own, other) = (plain(connection.inside.end), plain(connection.remote));
+        let (source, destination, direction) = match connection.inbound {
+            true => (other, own, Direction::In),
+            false => (own, other, Direction::Out),
+        };
+        ConnectionRow {
+            protocol: transport(connection.proto),
+            direction,
+            container: port.map_or_else(String::new, |port| port.container().into()),
+            iface: port.map_or_else(String::new, |port| port.ifname().into()),
+            source,
+            destination,
+            state: connection.state.into(),
+            idle: u64::from(connection.idle),
+            bytes_out: connection.bytes.0,
+            bytes_in: connection.bytes.1,
+            local: Some(plain(connection.external)),
+            peer: Some(other),
+        }
+    }
+}
+
+const fn transport(proto: u8) -> Transport {
+    match proto {
+        PROTO_TCP => Transport::Tcp,
+        PROTO_UDP => Transport::Udp,
+        PROTO_ICMP => Transport::Icmp,
+        PROTO_ICMPV6 => Transport::Icmp6,
+        PROTO_SCTP => Transport::Sctp,
+        _ => Transport::Other,
+    }
+}
+
+/// IPv4 as IPv4.
+fn plain(end: EndPoint) -> SocketAddr {
+    SocketAddr::new(end.address.to_canonical(), end.port)
+}
+
+/// What is translated now, of one protocol or of all, with an l4 port at either end or outside.
+fn tracked(nat: &Translation, protocol: Option<Transport>, l4_port: Option<u16>) -> Vec<Tracked> {
+    let fits = |row: &Tracked| {
+        let ports = [row.inside.end.port, row.remote.port, row.external.port];
+        protocol.is_none_or(|protocol| protocol == transport(row.proto))
+            && l4_port.is_none_or(|port| ports.contains(&port))
+    };
+    nat.conntrack.connections(&nat.rules, Tick::now()).filter(fits).collect()
 }

@@ -1,5 +1,6 @@
 //! The control plane's registry of networks: their ids and FDBs, which outlive a reload.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use router::neighbor::Neighbors;
@@ -9,7 +10,8 @@ use switch::groups::Groups;
 use switch::port::{NetworkId, PortId};
 use switch::table::TableError;
 
-use crate::config::Network;
+use super::translate::Translator;
+use crate::config::{Limits, Network};
 
 /// Flows whose answers are let in, of all networks; about 80 bytes each, touched when used.
 const RETURNS: usize = 1 << 17;
@@ -41,6 +43,10 @@ pub struct Networks {
     slots: Vec<Option<NetworkRecord>>,
     /// What may come back; made when a network asks for it.
     returns: Option<Arc<Returns>>,
+    /// What an uplink that takes packets translates; made when there is one.
+    translator: Option<Translator>,
+    /// Where connections outlive this process.
+    memory: Option<Arc<OwnedFd>>,
 }
 
 impl Networks {
@@ -86,6 +92,27 @@ impl Networks {
     pub fn need_returns(&mut self) -> Result<(), TableError> {
         if self.returns.is_none() {
             self.returns = Some(Arc::new(Returns::new(RETURNS)?));
+        }
+        Ok(())
+    }
+
+    /// What an uplink that takes packets translates.
+    pub fn translator(&self) -> Option<&Translator> {
+        self.translator.as_ref()
+    }
+
+    /// With a memory file for what is to outlive this process.
+    pub fn with_memory(memory: Option<Arc<OwnedFd>>) -> Self {
+        Self { memory, ..Self::default() }
+    }
+
+    /// Makes room for what is translated. Other limits take effect at the next start.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn need_translator(&mut self, limits: &Limits) -> Result<(), TableError> {
+        if self.translator.is_none() {
+            self.translator = Some(Translator::new(limits, self.memory.as_deref())?);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use switch::port::{NetworkId, PortId};
 use switch::stats::PortSample;
 use switch::vlan::Tagging;
 
-use crate::config::{Container, HOST, Interface};
+use crate::config::{Container, HOST, Interface, OUTSIDE};
 use crate::wire::{AttachInfo, AttachSpec};
 
 /// Most ports of one daemon.
@@ -152,8 +152,8 @@ impl PortRecord {
     pub fn ruled(&mut self, interface: &Interface) -> bool {
         self.reserved = reserved(interface);
         self.isolated = interface.isolated;
-        // The host's kernel is in one VLAN, or where there is none.
-        let host = self.container() == HOST;
+        // The host's kernel is in one VLAN, or where there is none; so is what is outside.
+        let host = [HOST, OUTSIDE].contains(&self.container());
         let tagging = if host { Tagging::Access(interface.vlan.unwrap_or(0)) } else { tagging(interface) };
         let changed = tagging != self.tagging;
         self.tagging = tagging;
@@ -309,5 +309,6 @@ pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpe
         addresses: interface.ips().filter(set).map(|ip| (ip.addr(), ip.prefix_len())).collect(),
         // By DHCP comes the route as well.
         default_via: interface.default_routes().filter(|via| !interface.dhcp || via.is_ipv6()).collect(),
+        nic: false,
     }
 }

@@ -9,15 +9,16 @@ use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
 use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
+use super::outside::is_outside;
 use super::ports::{PortRecord, Ports, spec};
 use super::routing::{self, Ours};
-use crate::config::{self, Config, HOST};
+use crate::config::{self, Config, HOST, UPLINK};
 use crate::ipam::Memory;
 use crate::ipam::lease::LeaseState;
 
 /// The snapshot of a configuration as if every interface of it were up: what a worker on memory devices runs with.
-/// Networks and ports (those of [`Config::interfaces`], then the host's) are numbered in the configuration's order; at most
-/// [`config::MAX_INTERFACES`] fit by its own limits.
+/// Networks (the uplink's last) and ports (those of [`Config::interfaces`], then the host's and the uplink's) are numbered
+/// in the configuration's order; at most [`config::MAX_INTERFACES`] fit by its own limits.
 ///
 /// # Errors
 /// When there is no memory for a network's FDB.
@@ -26,12 +27,16 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     for network in &config.networks {
         networks.put(network)?;
     }
+    if let Some(outside) = &config.outside {
+        networks.put(&outside.network(None))?;
+        networks.need_translator(&outside.limits)?;
+    }
     if routing::needs_returns(config) {
         networks.need_returns()?;
     }
     let mut ports = Ports::default();
-    let host = config.host();
-    let legs = host.iter().flat_map(|host| host.interfaces.iter().map(move |leg| (host, leg)));
+    let ours: Vec<_> = config.ours().collect();
+    let legs = ours.iter().flat_map(|ours| ours.interfaces.iter().map(move |leg| (ours, leg)));
     for (container, interface) in config.interfaces().chain(legs) {
         let Some(network) = networks.find(&interface.network) else { continue };
         let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
@@ -81,6 +86,9 @@ fn build(
             let mut ours = Ours::of(id, config, &record.config);
             if let Some(ours) = &mut ours {
                 ours.quiet = ports.wanted().any(|(_, port)| port.network == id && port.adjusting > 0);
+                if let Some(outside) = config.outside.as_ref().filter(|_| record.config.name == UPLINK) {
+                    is_outside(ours, outside);
+                }
                 // Whoever gets the gateway's address is asked to forward what leaves the network: it is ours alone.
                 network.claims.ips.extend(ours.addresses().map(|address| (address, Owner::Gateway)));
                 network.claims.macs.insert(ours.mac, Owner::Gateway);
@@ -93,7 +101,10 @@ fn build(
             *slot = Some(network);
         }
     }
-    let tables = Tables { router: routing::tables(config, networks, ports, &gateways), nat: None };
+    let nat = config.outside.as_ref().zip(networks.translator()).and_then(|(outside, translator)| {
+        translator.translation((config, outside), networks, &by_network, ports)
+    });
+    let tables = Tables { router: routing::tables(config, networks, ports, &gateways), nat };
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),

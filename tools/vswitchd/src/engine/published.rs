@@ -5,7 +5,8 @@
 //! again, a chosen one by its number. What the host refused is asked for again as well, every few seconds and a few at a
 //! time: whoever has an l4 port now may not have it then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::keeper::Keeper;
+use super::ports::PortRecord;
 use super::records::Outcome;
+use super::translate::chosen;
 use crate::api::rows::{NatRow, NatState, Origin};
-use crate::config::{Protocol, Publish, Range};
+use crate::config::{Family, Interface, Protocol, Publish, Range};
 use crate::wire::{Answer, Listen, Op, Refusal, RefusalKind};
 
 /// A worker lets a socket go with its next batch, and only then its l4 port is free: so often, and so far apart, it is
@@ -84,6 +87,9 @@ pub struct Socket {
     pub id: u64,
     pub fd: Arc<OwnedFd>,
 }
+
+/// Address outside, state, and why it is not up; `None`: sockets do it.
+type Rewritten = Option<(Option<IpAddr>, NatState, Option<String>)>;
 
 /// What the keeper answered.
 pub type Listened = Result<(u16, Vec<OwnedFd>), Refusal>;
@@ -170,7 +176,8 @@ impl Control {
                 let up = port.and_then(|id| self.ports.get(id)).is_some_and(|port| port.is_up());
                 let key =
                     |publish: &Publish| (container.name.clone(), interface.name.clone(), publish.clone());
-                interface.publish.iter().map(move |publish| (key(publish), up)).collect::<Vec<_>>()
+                let by_sockets = interface.publish.iter().filter(|publish| !self.by_packets(publish));
+                by_sockets.map(move |publish| (key(publish), up)).collect::<Vec<_>>()
             })
             .collect();
         for inherited in std::mem::take(&mut self.published.inherited) {
@@ -194,6 +201,25 @@ impl Control {
                 self.open_published(&key);
             }
         }
+    }
+
+    /// Whether packets are rewritten for an entry, and nothing listens.
+    fn by_packets(&self, publish: &Publish) -> bool {
+        self.desired.outside.as_ref().is_some_and(|outside| publish.by_packets(outside))
+    }
+
+    /// Where an entry stands for which packets are rewritten, and its address outside.
+    fn rewritten(&self, container: &str, interface: &Interface, publish: &Publish) -> Rewritten {
+        let outside = self.desired.outside.as_ref().filter(|outside| publish.by_packets(outside))?;
+        let first = interface.ips().find_map(|ip| outside.address_of(Family::of(ip.addr())));
+        let address = publish.address.or(first);
+        let port = self.ports.find(container, &interface.name).and_then(|id| self.ports.get(id));
+        let up = port.is_some_and(PortRecord::is_up);
+        Some(match address {
+            None => (None, NatState::Failed, Some("the uplink has no address of its family".into())),
+            Some(_) if up => (address, NatState::Up, None),
+            Some(_) => (address, NatState::Waiting, Some("the container is not there".into())),
+        })
     }
 
     fn open_published(&mut self, key: &Key) {
@@ -307,6 +333,12 @@ impl Control {
     }
 
     pub(super) fn nat_rows(&self) -> Vec<NatRow> {
+        let of_packets = self.desired.outside.iter().flat_map(|outside| chosen(&self.desired, outside));
+        let chosen: HashMap<Key, u16> = of_packets
+            .map(|(container, interface, publish, first)| {
+                ((container.to_owned(), interface.name.clone(), publish.clone()), first)
+            })
+            .collect();
         let rows = self.desired.interfaces().flat_map(|(container, interface)| {
             interface.publish.iter().map(move |publish| (container, interface, publish))
         });
@@ -321,15 +353,19 @@ impl Control {
                 Some(State::Opening) => (NatState::Waiting, Some("being opened".into())),
                 _ => (NatState::Waiting, Some("the container is not there".into())),
             };
+            let by_packets = self.by_packets(publish);
+            let rewritten = self.rewritten(&container.name, interface, publish);
+            let (address, state, reason) = rewritten.unwrap_or((publish.address, state, reason));
             let first = match record.map_or(0, |record| record.chosen) {
-                chosen if publish.host == 0 => chosen,
+                _ if by_packets => chosen.get(&key).copied().unwrap_or(publish.host),
+                given if publish.host == 0 => given,
                 _ => publish.host,
             };
             let in_file = self.file.container(&container.name).is_some_and(|known| {
                 known.interfaces.iter().any(|i| i.name == interface.name && i.publish.contains(publish))
             });
             NatRow {
-                address: publish.address,
+                address,
                 ports: Range(first, publish.count).to_string(),
                 protocol: publish.protocol.to_string(),
                 container: container.name.clone(),
@@ -352,6 +388,7 @@ pub fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => switch::parse::PROTO_TCP,
         Protocol::Udp => switch::parse::PROTO_UDP,
+        Protocol::Sctp => switch::parse::PROTO_SCTP,
     }
 }
 

@@ -12,7 +12,7 @@ use switch::port::{NetworkId, PortId};
 use super::control::Control;
 use super::ports::{PortRecord, State, spec};
 use super::records::{Bare, ContainerRecord, Outcome};
-use crate::config::{Container, HOST, Interface};
+use crate::config::{Container, Device, HOST, Interface, OUTSIDE, UPLINK};
 use crate::handover::Known;
 use crate::wire::{Answer, AttachInfo, AttachSpec, NetnsRef, Op, Refusal, RefusalKind};
 
@@ -58,15 +58,19 @@ impl Control {
         let unwanted = self.ports.ids(|port| {
             let wanted = self.wanted_interface(port.container(), port.ifname());
             // Another namespace is another interface: this one leaves first.
-            wanted.is_none_or(|(want, ..)| want.netns != port.spec.netns || want.create != port.spec.create)
+            wanted.is_none_or(|(want, ..)| {
+                let home = want.netns != port.spec.netns || want.create != port.spec.create;
+                // A packet socket has one MAC.
+                home || want.nic != port.spec.nic || (want.nic && want.mac != port.spec.mac)
+            })
         });
         for port in unwanted {
             self.leave(port);
         }
         self.release_containers();
         let desired = self.desired.clone();
-        let host = desired.host();
-        for container in desired.containers.iter().chain(&host) {
+        let ours: Vec<Container> = desired.ours().collect();
+        for container in desired.containers.iter().chain(&ours) {
             let home = (container.netns.clone(), container.create);
             let known = self.containers.entry(container.name.clone());
             let known = known.or_insert_with(|| ContainerRecord::at(home.clone()));
@@ -84,7 +88,8 @@ impl Control {
     }
 
     fn put_networks(&mut self) {
-        for network in &self.desired.networks {
+        let uplink = self.desired.outside.as_ref().map(|outside| outside.network(self.nic_mtu()));
+        for network in self.desired.networks.iter().chain(&uplink) {
             if let Some(id) = self.networks.find(&network.name)
                 && self.networks.get(id).is_some_and(|record| record.config.vlan != network.vlan)
             {
@@ -95,6 +100,11 @@ impl Control {
             if let Err(error) = self.networks.put(network) {
                 tracing::error!(network = network.name, %error, "no forwarding database");
             }
+        }
+        if let Some(outside) = &self.desired.outside
+            && let Err(error) = self.networks.need_translator(&outside.limits)
+        {
+            tracing::error!(%error, "no room for connections: nothing is masqueraded, and nothing published");
         }
         if super::routing::needs_returns(&self.desired)
             && let Err(error) = self.networks.need_returns()
@@ -108,7 +118,9 @@ impl Control {
             .networks
             .all()
             .filter(|(id, record)| {
-                self.desired.network(&record.config.name).is_none()
+                let uplink = self.desired.outside.is_some() && record.config.name == UPLINK;
+                !uplink
+                    && self.desired.network(&record.config.name).is_none()
                     && self.ports.all().all(|(_, port)| port.network != *id)
             })
             .map(|(_, record)| record.config.name.clone())
@@ -124,13 +136,25 @@ impl Control {
         let interface = container.interfaces.iter().find(|interface| interface.name == ifname)?;
         let network = self.networks.find(&interface.network)?;
         let mtu = self.networks.get(network)?.config.mtu;
-        Some((spec(&container, interface, mtu), network, interface.mac))
+        let mut spec = spec(&container, interface, mtu);
+        let device = self.desired.outside.as_ref().map(|outside| &outside.device);
+        spec.nic = container.name == OUTSIDE && matches!(device, Some(Device::Nic(_)));
+        Some((spec, network, interface.mac))
     }
 
-    /// The container as it is wanted; the host's own legs are one, too.
+    /// The MTU of the NIC that is the uplink's port, once that is known.
+    fn nic_mtu(&self) -> Option<u16> {
+        let port = self.ports.wanted().find(|(_, port)| port.spec.nic)?.1;
+        match &port.state {
+            State::Up { info, .. } => info.mtu,
+            _ => None,
+        }
+    }
+
+    /// The container as it is wanted; the host's own legs are one, too, and so is what is outside.
     fn wanted_container(&self, name: &str) -> Option<Cow<'_, Container>> {
-        if name == HOST {
-            return self.desired.host().map(Cow::Owned);
+        if [HOST, OUTSIDE].contains(&name) {
+            return self.desired.ours().find(|ours| ours.name == name).map(Cow::Owned);
         }
         self.desired.container(name).map(Cow::Borrowed)
     }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use nat::conntrack::ConnectionRow as Tracked;
 use nat::sockets::Connection;
 use switch::port::PortId;
 use tokio::sync::oneshot;
@@ -141,6 +142,8 @@ pub enum Outcome {
     Connections {
         /// As it sees them.
         rows: Vec<Connection>,
+        /// As packets' translation sees them.
+        tracked: Vec<Tracked>,
         /// Whose are wanted.
         container: Option<String>,
         /// Where the answer goes.
@@ -150,6 +153,8 @@ pub enum Outcome {
     Listening(Key, Listened),
     /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
     HandedOver(Option<AsyncChannel>),
+    /// Connections that were over have been cleared away.
+    Aged,
     /// Nothing to do.
     Nothing,
 }

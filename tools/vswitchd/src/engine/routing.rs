@@ -31,6 +31,8 @@ pub struct Ours {
     pub mac: MacAddr,
     /// Its address and the subnet, of one family or of both.
     pub legs: Vec<(IpAddr, IpNet)>,
+    /// Its network is the uplink.
+    pub outside: bool,
     /// Interfaces of its network are being changed: they may not know yet that router advertisements are not for them.
     pub quiet: bool,
 }
@@ -53,7 +55,7 @@ impl Ours {
         // One interface: where it has both families its MAC is the same for both.
         let (mac, ..) = v4.or(v6)?;
         let legs = v4.into_iter().chain(v6).map(|(_, address, subnet)| (address, subnet)).collect();
-        Some(Self { id, mac, legs, quiet: false })
+        Some(Self { id, mac, legs, outside: false, quiet: false })
     }
 
     /// Every address it has there, IPv4 v4-mapped, the one that it speaks from first in each family; with IPv6 a
@@ -119,6 +121,7 @@ impl Links {
 pub fn needs_returns(config: &Config) -> bool {
     config.networks.iter().any(|network| !network.routes_to.is_none())
         || config.containers.iter().any(|container| !container.egress.is_empty())
+        || super::outside::is_seen(config)
 }
 
 /// The rules of each port whose container has some; empty where none has.
@@ -156,26 +159,26 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
             prefix_len: ours.prefix_len(Family::V4).unwrap_or(0),
             prefix6_len: ours.prefix_len(Family::V6).unwrap_or(0),
             advertises: Advertises {
-                default_route: !record.config.internal,
+                default_route: !record.config.internal && !ours.outside,
                 // Where only the addresses are admitted that we gave, nobody shall make himself one.
                 autonomous: record.config.spoof != Spoof::Strict,
                 quiet: ours.quiet,
             },
             uplink: leaves(config, &record.config),
-            outside: false,
+            outside: ours.outside,
             loopback: config.daemon.host_loopback && leaves(config, &record.config),
-            fib: plan.fib(ours.id, &links),
-            services: Services { dns: true, dhcp: record.config.dhcp },
+            fib: plan.fib(ours, &record.config, &links),
+            services: Services { dns: !ours.outside, dhcp: record.config.dhcp },
             neighbors: Arc::clone(&record.neighbors),
         });
     }
     let egress = egress(config, ports);
-    let remembers = links.has_one_way() || !egress.is_empty();
+    let remembers = links.has_one_way() || !egress.is_empty() || super::outside::is_seen(config);
     let returns = remembers.then(|| networks.returns().cloned()).flatten();
     Tables { gateways: by_network.into_boxed_slice(), returns, egress, hops: hops(config).collect() }
 }
 
-/// Whether what is for no network of ours leaves from this one.
+/// Whether what is for no network of ours leaves from this one by sockets.
 pub fn leaves(config: &Config, network: &Network) -> bool {
     config.daemon.uplink == Uplink::Sockets && !network.internal
 }
@@ -188,6 +191,10 @@ struct Plan<'a> {
     /// The subnets of all, which no gateway looks for outside: one table that all of them ask last. What the file says of
     /// these addresses goes before, be it a default route by a container.
     subnets: Arc<Fib>,
+    /// The same, and where all else is: outside.
+    out: Arc<Fib>,
+    /// Where packets go that came in by the uplink.
+    inward: Fib,
 }
 
 impl<'a> Plan<'a> {
@@ -202,18 +209,29 @@ impl<'a> Plan<'a> {
         }
         let routes =
             gateways.iter().filter_map(|ours| Some((ours.id, by_name.remove(networks.name(ours.id))?)));
+        let routes: HashMap<NetworkId, Vec<&config::Route>> = routes.collect();
+        let out = Arc::new(super::outside::outward(config, &subnets, gateways));
+        let subnets = Arc::new(subnets);
+        let ways = Ways::new(config);
+        let inward = super::outside::inward(config, networks, gateways, &routes, &ways);
         Self {
-            routes: routes.collect(),
-            ways: Ways::new(config),
+            routes,
+            out,
+            inward: inward.with_rest(Arc::clone(&subnets)),
+            ways,
             gateways: gateways.iter().map(|ours| (ours.id, ours)).collect(),
-            subnets: Arc::new(subnets),
+            subnets,
         }
     }
 
-    /// Where packets go that came in by the network `from`.
-    fn fib(&self, from: NetworkId, links: &Links) -> Fib {
-        let mut fib = Fib::default().with_rest(Arc::clone(&self.subnets));
-        for (id, opens) in links.of(from) {
+    /// Where packets go that came in by the network of this gateway.
+    fn fib(&self, from: &Ours, network: &Network, links: &Links) -> Fib {
+        if from.outside {
+            return self.inward.clone();
+        }
+        let rest = if network.internal { &self.subnets } else { &self.out };
+        let mut fib = Fib::default().with_rest(Arc::clone(rest));
+        for (id, opens) in links.of(from.id) {
             let Some(to) = self.gateways.get(&id) else { continue };
             connected(&mut fib, to, opens);
             for route in self.routes.get(&id).into_iter().flatten() {
@@ -225,7 +243,7 @@ impl<'a> Plan<'a> {
 }
 
 /// The subnets that are right there, the gateway in them, and their ends, which are no hosts.
-fn connected(fib: &mut Fib, to: &Ours, opens: bool) {
+pub(super) fn connected(fib: &mut Fib, to: &Ours, opens: bool) {
     let host = |address: IpAddr| IpNet::from(address);
     for (address, subnet) in &to.legs {
         fib.add(*subnet, Route::Next(Next::new(to.id, None, opens)));

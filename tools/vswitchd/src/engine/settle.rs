@@ -54,8 +54,8 @@ impl Control {
             Outcome::Identified { port, result } => self.identified(port, result),
             Outcome::Prepared(name, result) => self.prepared(&name, result),
             Outcome::FileRead { result, reply } => self.file_read(result, reply),
-            Outcome::Connections { rows, container, reply } => {
-                let rows = self.connection_rows(&rows, container.as_deref());
+            Outcome::Connections { rows, tracked, container, reply } => {
+                let rows = self.connection_rows(&rows, &tracked, container.as_deref());
                 // The caller may have given up.
                 let _ = reply.send(Ok(ApiAnswer::Connections(rows)));
             }
@@ -64,6 +64,7 @@ impl Control {
                 self.handing_over = false;
                 self.heir = heir;
             }
+            Outcome::Aged => self.ageing_connections = false,
             Outcome::Nothing => {}
         }
     }
@@ -101,6 +102,8 @@ impl Control {
     pub(super) fn attached(&mut self, port: PortId, info: AttachInfo, tap: OwnedFd) {
         let reader = workers::fewest(&self.ports, self.workers.count());
         let Some(record) = self.ports.get_mut(port) else { return };
+        // Its network has the NIC's MTU, which is known by now.
+        self.unreconciled |= record.spec.nic;
         tracing::info!(
             container = record.container(),
             iface = record.ifname(),
@@ -136,6 +139,7 @@ impl Control {
         if matches!(record.state, State::Leaving { workers: 0, keeper: false }) {
             self.forget_macs(Flush::PortGone(port));
             self.ports.remove(port);
+            self.gone.push(port);
             self.dhcp.forget(port);
             self.unreconciled = true;
         }
@@ -170,6 +174,8 @@ impl Control {
             return; // it leaves, and was released by that
         }
         match same {
+            // It is down, or was taken out of the host: waited for.
+            Ok(_) if record.spec.nic => self.attach(port),
             Ok(true) => {
                 let reason = "deleted in the container; `vswitchctl reload` makes it again".into();
                 record.state = State::Down { reason };

@@ -5,16 +5,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use nat::conntrack::Counts;
 use nat::sockets::{End, Link, Published, Settings, Target};
 use router::tables::Gateway;
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::Snapshot;
+use switch::tick::Tick;
 
+use super::answers::port_state;
 use super::control::Control;
 use super::ports::PortRecord;
 use super::published::{Key, number};
-use crate::api::rows::UplinkStatus;
+use super::routing::mapped;
+use crate::api::rows::{UplinkGateway, UplinkPort, UplinkStatus};
+use crate::config::{Device, OUTSIDE, UPLINK};
 use crate::listing::Window;
 use crate::tables::Tables;
 use crate::uplink::Configured;
@@ -117,12 +122,57 @@ impl Control {
 
     pub(super) fn uplink_status(&self) -> UplinkStatus {
         let runs = self.uplink.runs();
-        UplinkStatus {
-            kind: if runs { "sockets" } else { "none" }.into(),
+        let mut status = UplinkStatus {
+            kind: self.uplink_kind().into(),
             connections: self.uplink.windows().map(|window| window.connections()).sum(),
             max_connections: u64::from(self.uplink.most.unwrap_or(0)) * self.uplink.doors.len() as u64,
             ping: if runs { no_ping() } else { None },
             counters: self.uplink.counters(),
+            ..UplinkStatus::default()
+        };
+        self.outside_status(&mut status);
+        status
+    }
+
+    /// What an uplink that takes packets has beside sockets.
+    fn outside_status(&self, status: &mut UplinkStatus) {
+        let Some(outside) = &self.desired.outside else { return };
+        let now = Tick::now();
+        let neighbors = self.networks.named(UPLINK).map(|record| &record.neighbors);
+        let known =
+            |address: IpAddr| neighbors.is_some_and(|known| known.lookup(mapped(address), now).is_some());
+        status.addresses = outside.legs().map(|(address, _)| address).collect();
+        status.gateways =
+            outside.gateways().map(|address| UplinkGateway { address, known: known(address) }).collect();
+        status.port = self.ports.wanted().find(|(_, port)| port.container() == OUTSIDE).map(|(_, port)| {
+            let (state, reason) = port_state(port);
+            UplinkPort { iface: port.ifname().into(), state, reason }
+        });
+        status.ping = None; // packets need no ping sockets
+        if let Some(nat) = &self.snapshot.load().tables.nat {
+            let Counts { connections, mappings, opened, evicted, over_quota, no_port, other_port } =
+                nat.conntrack.counts();
+            status.connections = status.connections.saturating_add(connections);
+            status.max_connections =
+                status.max_connections.saturating_add(u64::from(outside.limits.connections));
+            let named = [
+                ("nat_mappings", mappings),
+                ("nat_opened", opened),
+                ("nat_evicted", evicted),
+                ("nat_over_quota", over_quota),
+                ("nat_no_port", no_port),
+                ("nat_other_port", other_port),
+            ];
+            status.counters.extend(named.map(|(name, count)| (name.to_owned(), count)));
+        }
+    }
+
+    fn uplink_kind(&self) -> &'static str {
+        match self.desired.outside.as_ref().map(|outside| &outside.device) {
+            Some(Device::Tap { .. }) => "tap",
+            Some(Device::Nic(_)) => "nic",
+            None if self.uplink.runs() => "sockets",
+            None => "none",
         }
     }
 
@@ -133,10 +183,13 @@ impl Control {
         let (network, gateway) =
             (snapshot.network(port.network)?, snapshot.tables.router.gateway(port.network)?);
         let ends = ends(port, gateway);
-        if ends.is_empty() || !gateway.uplink {
+        let packets = self.desired.outside.is_some() && !self.networks.get(port.network)?.config.internal;
+        if ends.is_empty() || !(gateway.uplink || packets) {
             return None;
         }
-        let (v4, v6) = (answers_by_us(port, &ends, true), answers_by_us(port, &ends, false));
+        // What a container answers to others than its gateway leaves as packets: sockets hear what is for the gateway.
+        let by_us = |v4| gateway.uplink && answers_by_us(port, &ends, v4);
+        let (v4, v6) = (by_us(true), by_us(false));
         let hidden = hidden.entry((port.network, v4, v6)).or_insert_with(|| hidden_from(gateway, v4, v6));
         Some(Target {
             zone: network.zone,

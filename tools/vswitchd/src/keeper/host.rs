@@ -11,9 +11,10 @@ use switch::sys::{fds, netns, tun};
 
 use super::link::{self, Placed};
 use super::namespaces::{Home, Inherited, Namespaces, is_plain_name};
+use super::nic;
 use super::outside::{Found, Identity, Job, Outside};
 use super::probe;
-use crate::config::{HOST, LEG};
+use crate::config::{HOST, LEG, OUTSIDE};
 use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, RefusalKind, Target};
 
 /// Files that a container's process sees in place of the host's, and where they are looked for: what the engine
@@ -108,6 +109,12 @@ impl Host {
         let copy =
             |fd: &OwnedFd| fd.try_clone().map_err(|error| Refusal::new(RefusalKind::Failed, asked(), error));
         check_leg(spec)?;
+        if spec.nic {
+            let (fd, info) = nic::open(spec)?;
+            let duplicate = copy(&fd)?;
+            self.taps().insert(key(spec), Tap { fd, spec: spec.clone(), info: info.clone() });
+            return Ok((duplicate, info));
+        }
         if self.is_attached_as(spec) {
             self.adjust(spec)?;
             if let Some(tap) = self.taps().get(&key(spec)) {
@@ -125,7 +132,8 @@ impl Host {
         let placed = placed.map_err(|refusal| of_leg(spec, refusal));
         let (Placed { fd, ifindex, offloads }, Identity { netns_id, cookie }) = placed?;
         let gso_writes = self.gso_writes;
-        let info = AttachInfo { netns_id, netns_cookie: cookie, ifindex, offloads, gso_writes, created };
+        let info =
+            AttachInfo { netns_id, netns_cookie: cookie, ifindex, offloads, gso_writes, created, mtu: None };
         let duplicate = copy(&fd)?;
         self.taps().insert(key(spec), Tap { fd, spec: spec.clone(), info: info.clone() });
         Ok((duplicate, info))
@@ -185,7 +193,8 @@ impl Host {
             None => return Err(gone()),
         };
         let tap = tap.map_err(|error| Refusal::new(RefusalKind::Failed, &asked, error))?;
-        if old != *spec {
+        // A NIC is left as it is.
+        if old != *spec && !spec.nic {
             let home = self.home(&spec.container, &spec.netns, false)?;
             let there = match &home.fd {
                 Some(fd) => {
@@ -202,9 +211,9 @@ impl Host {
                 }
             };
             there?;
-            if let Some(known) = self.taps().get_mut(&key(spec)) {
-                known.spec = spec.clone();
-            }
+        }
+        if let Some(known) = self.taps().get_mut(&key(spec)) {
+            known.spec = spec.clone();
         }
         Ok(())
     }
@@ -370,8 +379,10 @@ fn close(taps: Vec<Tap>, ending: &[(u64, u64)]) {
 /// In the host's own namespace nothing is made but the host's legs: a name by which nothing else is called, no route.
 /// The engine is not trusted with more.
 fn check_leg(spec: &AttachSpec) -> Result<(), Refusal> {
-    let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG) && spec.default_via.is_empty();
-    if spec.netns != NetnsRef::Host || is_leg {
+    let is_leg = spec.container == HOST && spec.ifname.starts_with(LEG);
+    // A NIC is there already; its name is nobody's but the file's, which whoever asks was held to.
+    let is_ours = (is_leg || spec.container == OUTSIDE) && spec.default_via.is_empty();
+    if spec.netns != NetnsRef::Host || is_ours {
         return Ok(());
     }
     Err(Refusal::new(RefusalKind::Denied, format!("interface {:?} of the host", spec.ifname), "it is no leg"))
@@ -392,9 +403,13 @@ fn of_leg(spec: &AttachSpec, refusal: Refusal) -> Refusal {
     if spec.netns != NetnsRef::Host || refusal.kind != RefusalKind::Denied {
         return refusal;
     }
-    let asked = format!("interface {:?} of the host, for `host_address`", spec.ifname);
+    let (what_for, instead) = match spec.container.as_str() {
+        OUTSIDE => ("[uplink]", "give it a `netns` of your own, or take `kind` = \"sockets\""),
+        _ => ("`host_address`", "leave `host_address` out"),
+    };
+    let asked = format!("interface {:?} of the host, for {what_for}", spec.ifname);
     Refusal::new(RefusalKind::Denied, asked, refusal.answer)
-        .help("it takes CAP_NET_ADMIN on the host: run vswitchd as root, or leave `host_address` out")
+        .help(format!("it takes CAP_NET_ADMIN on the host: run vswitchd as root, or {instead}"))
 }
 
 fn key(spec: &AttachSpec) -> (String, String) {

@@ -32,6 +32,8 @@ pub(super) struct Inheritance {
     pub(super) namespaces: Vec<Inherited>,
     pub(super) containers: Vec<Known>,
     pub(super) listeners: Listeners,
+    /// The memory file of connections; an older daemon has none.
+    pub(super) memory: Option<OwnedFd>,
 }
 
 /// The other side.
@@ -89,6 +91,7 @@ pub(super) fn ask(occupant: &Occupant, wanted: bool) -> Result<Inheritance, Refu
         namespaces: Vec::new(),
         containers: Vec::new(),
         listeners: Listeners::default(),
+        memory: None,
     };
     inheritance.listen()?;
     Ok(inheritance)
@@ -102,6 +105,7 @@ impl Inheritance {
                 FromPredecessor::Tap { spec, info } => {
                     self.taps.push((descriptors.pop().ok_or_else(nonsense)?, spec, info));
                 }
+                FromPredecessor::Connections => self.memory = descriptors.pop(),
                 FromPredecessor::Namespace { name, users } => {
                     self.namespaces.push(Inherited { name, users, fd: descriptors.pop() });
                 }

@@ -142,6 +142,8 @@ fn bound(address: SocketAddr, protocol: Protocol, v6_only: bool) -> Result<Owned
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
+        // The configuration has none of these where sockets are to listen.
+        Protocol::Sctp => return Err(Errno::PROTONOSUPPORT),
     };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     if address.is_ipv6() {
@@ -155,6 +157,7 @@ fn bound(address: SocketAddr, protocol: Protocol, v6_only: bool) -> Result<Owned
     match protocol {
         Protocol::Tcp => listen(&socket, BACKLOG)?,
         Protocol::Udp => datagram::say_destination(&socket, address.is_ipv4())?,
+        Protocol::Sctp => {}
     }
     Ok(socket)
 }

@@ -15,6 +15,7 @@ mod limits;
 mod link;
 mod listen;
 mod namespaces;
+mod nic;
 mod outside;
 mod places;
 mod post;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use rustix::process::{Signal, geteuid};
-use switch::sys::{caps, netns, signals};
+use switch::sys::{caps, netns, shared, signals};
 
 pub use enter::{EnterError, enter, exec};
 pub use host::Host;
@@ -113,6 +114,8 @@ struct Prepared {
     host: Arc<Host>,
     signals: OwnedFd,
     nofile: u64,
+    /// The memory file of connections.
+    memory: OwnedFd,
     /// From whom all that is taken over.
     predecessor: Option<(Predecessor, Vec<Known>, Listeners)>,
 }
@@ -134,12 +137,21 @@ impl Prepared {
             let rootless = !rootless::in_initial_user_namespace();
             let signals = subscribe()?;
             let host = Arc::new(Host::with(&options.state, helper, rootless)?);
-            Ok((state, rootless, child, host, signals, nofile))
+            let memory = connections()?;
+            Ok((state, rootless, child, host, signals, nofile, memory))
         });
         match prepared {
-            Ok((state, rootless, outside, host, signals, nofile)) => {
-                Ok(Self { sockets, state, rootless, outside, host, signals, nofile, predecessor: None })
-            }
+            Ok((state, rootless, outside, host, signals, nofile, memory)) => Ok(Self {
+                sockets,
+                state,
+                rootless,
+                outside,
+                host,
+                signals,
+                nofile,
+                memory,
+                predecessor: None,
+            }),
             Err(refusal) => {
                 sockets.remove();
                 Err(refusal)
@@ -157,19 +169,20 @@ impl Prepared {
         if rootless {
             inheritance.find_namespaces();
         }
+        let memory = inheritance.memory.take().map_or_else(connections, Ok)?;
         let Inheritance { predecessor, control, handover, taps, namespaces, containers, listeners, .. } =
             inheritance;
         let sockets = Sockets::inherit(&options.control, control, handover)?;
         let host = Arc::new(Host::inherit(&options.state, helper, rootless, taps, namespaces)?);
         let predecessor = Some((predecessor, containers, listeners));
-        Ok(Self { sockets, state, rootless, outside, host, signals, nofile, predecessor })
+        Ok(Self { sockets, state, rootless, outside, host, signals, nofile, memory, predecessor })
     }
 
     fn run(self, options: KeeperOptions) -> ExitCode {
-        let Self { sockets, state, rootless, outside, host, signals, nofile, predecessor } = self;
+        let Self { sockets, state, rootless, outside, host, signals, nofile, memory, predecessor } = self;
         let generated = options.state.join(GENERATED);
         let taking_over = predecessor.is_some();
-        let keeper = Keeper::new(options, &sockets, &state, rootless, &host, signals, nofile)
+        let keeper = Keeper::new(options, &sockets, &state, rootless, &host, signals, nofile, memory)
             .map_err(|error| Refusal::new(RefusalKind::Failed, "becoming a daemon", error))
             .and_then(|mut keeper| match predecessor {
                 Some((predecessor, containers, listeners)) => {
@@ -203,6 +216,11 @@ impl Prepared {
             End::Failed => ExitCode::FAILURE,
         }
     }
+}
+
+/// A memory file for connections, which engines fill.
+fn connections() -> Result<OwnedFd, Refusal> {
+    shared::memory("connections", 4096).map_err(|errno| Refusal::of_errno("a memory file", errno))
 }
 
 /// Moves a process without privilege into a user namespace where it has some: `existing`, or a new one. Whoever is left

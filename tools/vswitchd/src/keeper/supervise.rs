@@ -77,6 +77,8 @@ pub(super) struct Keeper {
     handover: OwnedFd,
     /// The state folder with its lock.
     lock: OwnedFd,
+    /// What engines remember of connections.
+    memory: OwnedFd,
     rootless: bool,
     signals: OwnedFd,
     lanes: Lanes<Finished>,
@@ -104,6 +106,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
+    #[expect(clippy::too_many_arguments, reason = "what was asked of the host before, all of it")]
     pub(super) fn new(
         options: KeeperOptions,
         sockets: &Sockets,
@@ -112,8 +115,10 @@ impl Keeper {
         host: &Arc<Host>,
         signals: OwnedFd,
         nofile: u64,
+        memory: OwnedFd,
     ) -> io::Result<Self> {
         Ok(Self {
+            memory,
             config_text: options.config_text.clone(),
             options,
             listener: sockets.control.listener.try_clone()?,
@@ -356,6 +361,7 @@ impl Keeper {
     fn try_start_engine(&self, taken_over: Option<&[Known]>) -> io::Result<Engine> {
         let config = fds::memory_file("configuration", self.config_text.as_bytes())?;
         let (listener, handover) = (self.listener.try_clone()?, self.handover.try_clone()?);
+        let memory = self.memory.try_clone()?;
         let mut adoptable = self.host.adoptable()?;
         adoptable.retain(|(_, spec, _)| !self.gate.is_closed(&spec.container));
         let mut engine = Engine::start(&self.options.engine, self.starts)?;
@@ -377,7 +383,7 @@ impl Keeper {
             restarts: self.starts,
             stand_by: taken_over.is_some(),
         };
-        engine.send(&ToEngine::Begin(begin), vec![handover, listener, config]);
+        engine.send(&ToEngine::Begin(begin), vec![memory, handover, listener, config]);
         Ok(engine)
     }
 

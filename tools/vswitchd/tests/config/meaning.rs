@@ -353,7 +353,7 @@ fn shown_as_json_with_texts_as_users_write_them() {
         containers(&[("a", &[""])]) + "[[network]]\nname = \"l2\"\nspoof = \"off\"\n[daemon]\nworkers = 1\n";
     let network = |name: &str, subnet: Value, spoof: &str| {
         json!({ "name": name, "subnet": subnet, "subnet6": null, "gateway": null, "gateway6": null, "gateway_mac": null, "host_address": null, "transparent": false, "snooping": false, "mtu": 1500,
-                "icc": true, "internal": false, "routes_to": [], "dhcp": false, "ageing": 300,
+                "nat": true, "nat6": true, "icc": true, "internal": false, "routes_to": [], "dhcp": false, "ageing": 300,
                 "fdb_limit": 8192, "spoof": spoof, "storm": 10000 })
     };
     assert_eq!(

@@ -311,5 +311,6 @@ pub fn spec(name: &str, number: u16) -> AttachSpec {
         mtu: 1500,
         addresses: vec![(IpAddr::from([10, 1, high, low]), 16)],
         default_via: vec![IpAddr::from([10, 1, 255, 254])],
+        nic: false,
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, UnknownWord};
+use super::{Origin, PortState, UnknownWord};
 
 words! {
     /// State of a published entry.
@@ -41,6 +41,10 @@ words! {
         Icmp = "icmp",
         /// ICMPv6 echo.
         Icmp6 = "icmp6",
+        /// SCTP.
+        Sctp = "sctp",
+        /// Any other.
+        Other = "other",
     }
 }
 
@@ -96,17 +100,46 @@ pub struct ConnectionRow {
     pub bytes_out: u64,
     /// Payload to the container, bytes, what was sent again included.
     pub bytes_in: u64,
-    /// Our end of its socket.
+    /// Our end of its socket, or what the container's end is outside.
     pub local: Option<SocketAddr>,
     /// The other end: a client's real address, whoever stands in for it.
     pub peer: Option<SocketAddr>,
 }
 
+/// The next hop of a default route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkGateway {
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it answers: its MAC address is known.
+    pub known: bool,
+}
+
+/// The port of an uplink that takes packets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkPort {
+    /// The interface: of a TAP the one at its other end, or the NIC.
+    pub iface: String,
+    /// Its state.
+    pub state: PortState,
+    /// Why it is not up.
+    pub reason: Option<String>,
+}
+
 /// The way out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UplinkStatus {
-    /// `sockets` or `none`: that of this run.
+    /// `sockets`, `tap`, `nic` or `none`.
     pub kind: String,
+    /// Our addresses outside, where packets leave.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Next hops of the default routes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<UplinkGateway>,
+    /// Its port, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<UplinkPort>,
     /// Connections now.
     pub connections: u64,
     /// Most connections.

@@ -185,6 +185,8 @@ impl Keeper {
             self.lock.try_clone()?,
         ];
         self.say(&estate, descriptors)?;
+        let memory = self.memory.try_clone()?;
+        self.say(&FromPredecessor::Connections, vec![memory])?;
         for (tap, spec, info) in self.host.adoptable()? {
             self.say(&FromPredecessor::Tap { spec, info }, vec![tap])?;
         }

@@ -6,9 +6,10 @@ use std::path::Path;
 use switch::sys::fds;
 
 use super::{Keeper, Phase};
+use crate::config::OUTSIDE;
 use crate::keeper::host::Host;
-use crate::keeper::read_config;
-use crate::wire::{Answer, NetnsRef, Op, Refusal, RefusalKind, Target, ToEngine};
+use crate::keeper::{nic, read_config};
+use crate::wire::{Answer, AttachSpec, NetnsRef, Op, Refusal, RefusalKind, Target, ToEngine};
 
 /// Who asked, and is to be answered.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +76,15 @@ impl Keeper {
             Finished::Answer(asker, result.map(|()| (Answer::Done, Vec::new())))
         };
         match op {
+            Op::Attach(spec) if !self.may_attach(&spec) => {
+                let asked = format!("interface {:?} of the host, for [uplink]", spec.ifname);
+                let refusal = Refusal::new(
+                    RefusalKind::Denied,
+                    asked,
+                    "it is not the uplink of the configuration file",
+                );
+                self.answer(asker, Err(refusal));
+            }
             Op::Attach(spec) => {
                 self.refer(&spec.container, &spec.netns, spec.create);
                 self.submit(&spec.container.clone(), move |host| {
@@ -125,6 +135,13 @@ impl Keeper {
                 self.answer(asker, answer);
             }
         }
+    }
+
+    /// In the host's namespace, and of its NICs, there is what the file says.
+    fn may_attach(&self, spec: &AttachSpec) -> bool {
+        let of_host = spec.nic || (spec.container == OUTSIDE && spec.netns == NetnsRef::Host);
+        let now = || read_config(&self.options.config).unwrap_or_default();
+        !of_host || nic::is_configured(spec, [&now(), &self.options.config_text])
     }
 
     pub(super) fn submit(&mut self, container: &str, work: impl FnOnce(&Host) -> Finished + Send + 'static) {

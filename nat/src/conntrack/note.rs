@@ -1,0 +1,101 @@
+//! Noting the packets of connections that are there.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use switch::drop::DropReason;
+use switch::flow::{Meta, TcpMeta};
+use switch::tick::Tick;
+
+use super::external::Class;
+use super::tcp::{self, Side, State, Step, Way};
+use super::{BACK, Connection, Conntrack, INBOUND, OUT, RECEIVED, REWRITE, SENT, STATE, WORDS, ends, permit};
+
+/// How often to look again at what another thread has just changed. Who loses more often has said nothing new.
+const ATTEMPTS: u32 = 4;
+
+impl Conntrack {
+    /// One packet of a connection that is there.
+    #[inline]
+    pub(super) fn note(
+        &self,
+        record: &Connection,
+        way: Way,
+        meta: &Meta,
+        now: Tick,
+    ) -> Result<(), DropReason> {
+        let Some(held) = self.connections.hold(record.at) else { return Ok(()) };
+        let value = held.value();
+        let refreshes = match &meta.tcp {
+            Some(tcp) => advance(value, tcp, way).ok_or(DropReason::NatReset)?,
+            None => true,
+        };
+        let counter = if way == Way::Out { SENT } else { RECEIVED };
+        value[counter].fetch_add(length(meta), Ordering::Relaxed);
+        if refreshes && record.seen != now.secs_up() {
+            self.refresh(record, now);
+        }
+        Ok(())
+    }
+
+    /// At most once a second and connection: all that is in use by it.
+    #[cold]
+    fn refresh(&self, record: &Connection, now: Tick) {
+        let (proto, inside, remote) = ends(&record.key);
+        self.connections.touch(record, now.secs_up());
+        let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto)) else { return };
+        let mappings = self.mappings_of(class, inside.end.address);
+        if let Some(mapping) = mappings.get(at) {
+            mappings.touch(&mapping, now.secs_up());
+        }
+        if let Some(permit) = self.permits.lookup(&permit(class, at, remote.address)) {
+            self.permits.touch(&permit, now.secs_up());
+        }
+    }
+}
+
+/// Whether a segment keeps the connection in use; `None`: a reset that is not believed.
+#[inline]
+fn advance(value: &[AtomicU64; WORDS], tcp: &TcpMeta, way: Way) -> Option<bool> {
+    let [mine, theirs] = if way == Way::Out { [OUT, BACK] } else { [BACK, OUT] };
+    let read = |at: usize| [value[at].load(Ordering::Relaxed), value[at + 1].load(Ordering::Relaxed)];
+    let mut word = value[STATE].load(Ordering::Relaxed);
+    for _ in 0..ATTEMPTS {
+        let (state, before) = (State::from_word(word), read(mine));
+        let step = tcp::step(state, Side::from_words(before), Side::from_words(read(theirs)), tcp, way)?;
+        let next = step.state.to_word();
+        // The other way may be tracked at the same moment, and have changed it.
+        if next != word
+            && let Err(other) =
+                value[STATE].compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            word = other;
+            continue;
+        }
+        for (word, (before, after)) in (mine..).zip(before.into_iter().zip(step.sender.to_words())) {
+            if before != after {
+                value[word].store(after, Ordering::Relaxed);
+            }
+        }
+        if step.reopens {
+            open_again(value, &step, theirs);
+        }
+        return Some(step.refreshes);
+    }
+    Some(true)
+}
+
+/// What was said before is over, and it may be the other side that opens it now.
+#[cold]
+fn open_again(value: &[AtomicU64; WORDS], step: &Step, theirs: usize) {
+    (theirs..theirs + 2).for_each(|word| value[word].store(0, Ordering::Relaxed));
+    if step.state.opened == Way::In.bit() {
+        value[REWRITE].fetch_or(INBOUND, Ordering::Relaxed);
+    } else {
+        value[REWRITE].fetch_and(!INBOUND, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of an IP packet.
+pub(super) const fn length(meta: &Meta) -> u64 {
+    meta.l3_end.saturating_sub(meta.l3_off as u32) as u64
+}
