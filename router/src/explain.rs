@@ -8,6 +8,7 @@ use switch::port::PortId;
 
 use crate::fib::Entry;
 use crate::martian::Martian;
+use crate::multipath::Chosen;
 use crate::neighbor::Known;
 use crate::source::Belongs;
 
@@ -34,6 +35,8 @@ pub enum Step {
     Source(Belongs),
     /// What the FIB has for its destination; `None`: nothing.
     Route(Option<Entry>),
+    /// The next hop of a route that has several, how many those are, and why it is this one.
+    Chosen(Ipv6Addr, usize, Chosen),
     /// What is in no prefix leaves by the uplink.
     Uplink,
     /// The way may not be opened: whether the packet belongs to what was opened from the other side.
@@ -52,6 +55,8 @@ pub enum Step {
     NextHop(Ipv6Addr, Option<Known>),
     /// The port behind which the next hop's MAC is, on the next network.
     Fdb(MacAddr, Option<PortId>),
-    /// Bytes of the IP packet, and what the next network takes.
+    /// Bytes of the IP packet, and what the next network, or the route, takes.
     Length(u32, u32),
+    /// The route takes no larger packets than this, the next network would.
+    RouteMtu(u32),
 }

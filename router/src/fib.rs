@@ -36,6 +36,26 @@ pub struct Next {
     pub via: Option<Ipv6Addr>,
     /// Connections may be opened this way; otherwise only what belongs to one from there.
     pub opens: bool,
+    /// Several routers that it can be, of which `via` is the first.
+    pub hops: Hops,
+    /// Largest IP packet that goes on behind it, where that is smaller than on its network, bytes.
+    pub mtu: Option<u16>,
+}
+
+impl Next {
+    /// By one router or to the destination itself, as large as its network takes.
+    pub const fn new(network: NetworkId, via: Option<Ipv6Addr>, opens: bool) -> Self {
+        Self { network, via, opens, hops: Hops { first: 0, count: 0 }, mtu: None }
+    }
+}
+
+/// Several next hops of one route: a part of [`crate::tables::Tables::hops`]. None where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hops {
+    /// Where the first is.
+    pub first: u32,
+    /// How many there are.
+    pub count: u16,
 }
 
 /// A route with its prefix, as the trie has it.
@@ -182,7 +202,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn next(network: u16) -> Route {
-        Route::Next(Next { network: NetworkId(network), via: None, opens: true })
+        Route::Next(Next::new(NetworkId(network), None, true))
     }
 
     #[test]
@@ -214,7 +234,7 @@ mod tests {
         let mut fib = Fib::default();
         let net = "10.1.0.0/16".parse().unwrap();
         fib.add(net, next(1));
-        fib.add(net, Route::Next(Next { network: NetworkId(1), via: None, opens: false }));
+        fib.add(net, Route::Next(Next::new(NetworkId(1), None, false)));
         assert_eq!(fib.lookup(Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped()), Some(next(1)));
     }
 

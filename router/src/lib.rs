@@ -15,6 +15,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod martian;
 pub mod mss;
+pub mod multipath;
 pub mod nd;
 pub mod neighbor;
 pub mod pending;

@@ -21,6 +21,8 @@ pub const REACHABLE: u32 = 30;
 pub const GONE: u32 = 90;
 /// Seconds for which an address that is asked for is known to be, unless it is asked for again.
 const ASKED: u32 = 4;
+/// Seconds for which nobody is believed to be an address that was asked for in vain: a route with other next hops uses those.
+const RETRY: u32 = 30;
 /// Bits of the value that hold the MAC; above them, the second in which it was last asked about.
 const MAC_BITS: u32 = 48;
 
@@ -72,6 +74,15 @@ impl Neighbors {
         (age < GONE && has_mac(&record)).then(|| Known {
             mac: mac(value),
             ask: age >= REACHABLE && (value >> MAC_BITS) as u16 != now.secs() as u16,
+        })
+    }
+
+    /// Whether `address` was asked for and did not answer, or not yet; or has not been heard of for too long. Nobody knows
+    /// better of who was never asked for.
+    pub fn is_gone(&self, address: Ipv6Addr, now: Tick) -> bool {
+        self.table.lookup(&key(address)).is_some_and(|record| match has_mac(&record) {
+            true => now.secs().saturating_sub(record.seen) >= GONE,
+            false => now.secs().saturating_sub(record.seen) < RETRY,
         })
     }
 
@@ -164,7 +175,7 @@ impl Neighbors {
 
     /// Forgets who was not confirmed for a long time.
     pub fn age(&self, now: Tick) -> usize {
-        let limit = |record: &Record<2, 1>| if has_mac(record) { GONE } else { ASKED };
+        let limit = |record: &Record<2, 1>| if has_mac(record) { GONE } else { RETRY };
         self.table.retain(|record| now.secs().saturating_sub(record.seen) < limit(record))
     }
 
@@ -256,7 +267,9 @@ mod tests {
         assert!(table.lookup(A, at(ASKED + 60)).is_some(), "what is known stays, and its age");
         assert_eq!(table.age(at(ASKED + 1 + GONE)), 1);
         table.incomplete(A, PortId(1), at(200));
-        assert_eq!(table.age(at(200 + ASKED)), 1);
+        assert!(table.is_gone(A, at(200)) && !table.update(A, mac, PortId(2), at(200 + ASKED)));
+        assert_eq!((table.age(at(200 + RETRY - 1)), table.age(at(200 + RETRY))), (0, 1));
+        assert!(!table.is_gone(A, at(200 + RETRY)), "it may be asked for again");
     }
 
     #[test]

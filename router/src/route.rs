@@ -20,7 +20,7 @@ use crate::explain::Step;
 use crate::fib::{Next, Route};
 use crate::neighbor::Known;
 use crate::tables::{Gateway, Tables};
-use crate::{martian, source};
+use crate::{martian, multipath, source};
 
 /// `ff02::1`, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -145,18 +145,27 @@ fn internet(
         return Err(Verdict::Drop(DropReason::NoService));
     }
     comes_from(packet, gateway, here, why).map_err(Verdict::Drop)?;
-    let entry = gateway.fib.entry(key.dst);
+    let entry = if is_group(key.dst) { None } else { gateway.fib.entry(key.dst) };
     why(Step::Route(entry));
     Ok(match entry.map(|entry| entry.route) {
         Some(Route::Local) => Way::Ours,
         Some(Route::Nobody) => return Err(Verdict::Drop(DropReason::Martian)),
-        Some(Route::Next(next)) => Way::To(next),
-        None if gateway.uplink => return Err(uplink(packet, why)),
+        Some(Route::Next(next)) => Way::To(multipath::choose(packet, next, here, why)),
+        None if gateway.uplink && !is_group(key.dst) => return Err(uplink(packet, why)),
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
         Some(Route::Unreachable) | None => {
             return Err(Verdict::Local(Task::Unreachable(Unreachable::Network)));
         }
     })
+}
+
+/// No multicast is routed (RFC 1812 section 5.2.1.3: a router need not), least of all to one host by a default route.
+#[inline]
+const fn is_group(address: Ipv6Addr) -> bool {
+    match address.to_ipv4_mapped() {
+        Some(v4) => v4.is_multicast(),
+        None => address.is_multicast(),
+    }
 }
 
 /// Whether the packet's addresses are such as are routed, and its source leads back to where it came from.
@@ -267,23 +276,35 @@ fn forward(
         return Verdict::Local(Task::Unreachable(Unreachable::Network));
     };
     let Some((known, out)) = place(there, network, address, here.now, why) else { return hold };
-    let fits = length(meta) <= network.mtu;
-    why(Step::Length(length(meta), network.mtu));
+    let mtu = narrowest(network, next, why);
+    let fits = length(meta) <= mtu;
+    why(Step::Length(length(meta), mtu));
     // RFC 8200 section 5: only the source fragments IPv6. A super-frame comes from a sender that knows what it does.
     if !fits && (meta.df || meta.l3 == L3::V6 || meta.gso != Gso::None) {
-        return Verdict::Local(Task::TooBig { mtu: network.mtu });
+        return Verdict::Local(Task::TooBig { mtu });
     }
     let hop = Hop {
         network: next.network,
         src: there.mac,
         dst: known.mac,
         ask: known.ask.then_some(address),
-        shrinks: (network.mtu < here.network.mtu).then_some(network.mtu),
-        cut: (!fits).then_some(network.mtu),
+        shrinks: (mtu < here.network.mtu).then_some(mtu),
+        cut: (!fits).then_some(mtu),
         opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
         nat: None,
     };
     Verdict::Forward(Action { out, hop: Some(hop) })
+}
+
+/// What the next network takes, or a link behind it that the route knows of (RFC 1191 section 3).
+fn narrowest(network: &Network, next: &Next, why: &mut impl FnMut(Step)) -> u32 {
+    match next.mtu.map(u32::from) {
+        Some(mtu) if mtu < network.mtu => {
+            why(Step::RouteMtu(mtu));
+            mtu
+        }
+        _ => network.mtu,
+    }
 }
 
 /// Where a neighbour is: its MAC, and the port that this is behind. A packet can go on to it with both and not with one.

@@ -70,15 +70,22 @@ fn by_route(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belo
     match gateway.fib.lookup(packet.key.src) {
         Some(Route::Next(Next { network, .. })) if network != here.id => Belongs::Elsewhere(network),
         Some(Route::Next(Next { via: None, .. })) => Belongs::Network,
-        Some(Route::Next(Next { via: Some(via), .. })) => {
-            // The router may have moved to an address of its own choice: only what is another's is refused.
-            match here.network.claims.ips.get(&via) {
-                Some(Owner::Port(port)) if *port != packet.meta.port => Belongs::BehindAnother { via },
-                _ => Belongs::BehindSender { via },
+        Some(Route::Next(next @ Next { via: Some(via), .. })) => {
+            let also = here.snapshot.tables.hops(&next);
+            let mut hops = std::iter::once(via).chain(also.iter().copied());
+            match hops.find(|hop| may_be(*hop, packet, here)) {
+                Some(via) => Belongs::BehindSender { via },
+                None => Belongs::BehindAnother { via },
             }
         }
         Some(Route::Local | Route::Nobody | Route::Unreachable) | None => Belongs::Nobody,
     }
+}
+
+/// Whether the sender may be this router. That may have moved to an address of its own choice: only what is another's is
+/// refused.
+fn may_be(hop: Ipv6Addr, packet: &Packet, here: &Here<'_, Tables>) -> bool {
+    !matches!(here.network.claims.ips.get(&hop), Some(Owner::Port(port)) if *port != packet.meta.port)
 }
 
 /// Everybody is outside but those who are in a network of ours (RFC 2827 section 3: nobody sends in their name), all

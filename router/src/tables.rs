@@ -9,7 +9,7 @@ use switch::port::{NetworkId, PortId};
 
 use crate::build::Origin;
 use crate::egress::{self, Rule};
-use crate::fib::Fib;
+use crate::fib::{Fib, Next};
 use crate::neighbor::Neighbors;
 use crate::returns::Returns;
 
@@ -25,6 +25,8 @@ pub struct Tables {
     pub returns: Option<Arc<Returns>>,
     /// What containers may open connections to, by [`PortId`]; a port without rules, or beyond the end: anything.
     pub egress: Egress,
+    /// The next hops of routes that have several, route by route ([`crate::fib::Hops`]).
+    pub hops: Box<[Ipv6Addr]>,
 }
 
 /// Rules by [`PortId`].
@@ -39,6 +41,13 @@ impl Tables {
     /// Whether the container behind a port may open the connection that `packet` belongs to.
     pub fn may_open(&self, port: PortId, packet: &Packet) -> bool {
         self.egress(port).is_none_or(|rules| egress::allows(rules, packet))
+    }
+
+    /// The next hops of a route that has several; empty where it has one.
+    #[inline]
+    pub fn hops(&self, next: &Next) -> &[Ipv6Addr] {
+        let first = next.hops.first as usize;
+        self.hops.get(first..first.saturating_add(usize::from(next.hops.count))).unwrap_or_default()
     }
 
     /// The gateway of a network.

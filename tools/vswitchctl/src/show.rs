@@ -192,17 +192,27 @@ pub fn fdb(rows: &[FdbRow]) -> String {
     Table::new(columns, cells).to_string()
 }
 
-/// `show routes`.
+/// `show routes`; how large packets may be only where a route says that.
 pub fn routes(rows: &[RouteRow]) -> String {
-    let columns = [words("NETWORK"), words("DESTINATION"), words("VIA"), words("TO"), words("TYPE")];
-    let cells = rows.iter().map(|row| {
+    let [network, destination, via, to, kind] =
+        [words("NETWORK"), words("DESTINATION"), words("VIA"), words("TO"), words("TYPE")];
+    let hops = |row: &RouteRow| row.via.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let cells = |row: &RouteRow| {
         [
             row.network.clone(),
             row.destination.to_string(),
-            or_dash(row.via.as_ref()),
+            hops(row),
             or_dash(row.to.as_ref()),
             row.r#type.to_string(),
         ]
+    };
+    if rows.iter().all(|row| row.mtu.is_none()) {
+        return Table::new([network, destination, via, to, kind], rows.iter().map(cells)).to_string();
+    }
+    let columns = [network, destination, via, to, number("MTU"), kind];
+    let cells = rows.iter().map(|row| {
+        let [network, destination, via, to, kind] = cells(row);
+        [network, destination, via, to, or_dash(row.mtu.as_ref()), kind]
     });
     Table::new(columns, cells).to_string()
 }

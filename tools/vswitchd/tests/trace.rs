@@ -62,7 +62,7 @@ impl Shape {
                 self.gateways[n]
             );
         }
-        text += "[[route]]\nnetwork = \"n1\"\ndestination = \"10.8.0.0/16\"\nvia = \"10.1.0.11\"\n";
+        text += "[[route]]\nnetwork = \"n1\"\ndestination = \"10.8.0.0/16\"\nvia = [\"10.1.0.10\", \"10.1.0.11\"]\nmtu = 500\n";
         for port in 0..PORTS {
             let (network, host) = (port / 2, 10 + port % 2);
             text += &format!(

@@ -249,7 +249,8 @@ fn routes() -> Vec<RouteRow> {
     let row = |network: &str, destination: &str, via: Option<&str>, r#type| RouteRow {
         network: network.into(),
         destination: destination.parse().unwrap(),
-        via: via.map(|via| via.parse().unwrap()),
+        via: via.into_iter().map(|via| via.parse().unwrap()).collect(),
+        mtu: None,
         to: Some(network.into()),
         r#type,
     };

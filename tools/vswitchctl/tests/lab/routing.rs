@@ -12,6 +12,7 @@ as_both!(
     a_network_with_a_smaller_mtu,
     a_router_says_why_not,
     a_route_by_a_container,
+    a_route_by_two_containers,
     a_reload_connects_and_separates,
     streams_between_networks_survive_the_engine,
 );
@@ -20,6 +21,7 @@ by_two_workers!(
     a_network_that_may_only_answer,
     a_router_says_why_not,
     a_route_by_a_container,
+    a_route_by_two_containers,
 );
 
 /// Networks `blue` (10.1.0.0/24: `a`, `c`) and `red` (10.2.0.0/24: `b`), with more lines for each.
@@ -214,6 +216,38 @@ fn a_route_by_a_container(host: Host) {
     let by =
         routes.iter().find(|row| row["network"] == "blue" && row["destination"] == "10.8.0.0/16").unwrap();
     assert_eq!((&by["via"], &by["to"], &by["type"]), (&"10.2.0.10".into(), &"red".into(), &"static".into()));
+    daemon.stop();
+}
+
+fn a_route_by_two_containers(host: Host) {
+    let route =
+        "[[route]]\nnetwork = \"red\"\ndestination = \"10.8.0.0/16\"\nvia = [\"10.2.0.10\", \"10.2.0.11\"]\n";
+    let another = format!(
+        "[[container]]\nname = \"r\"\nnetns = \"{}\"\ncreate = true\n\
+         [[container.interface]]\nnetwork = \"red\"\nip = \"10.2.0.11\"\n",
+        host.name("r")
+    );
+    let configuration = two(&host, TO_RED, "") + &another + route;
+    let daemon = host.start(&configuration);
+    for router in ["b", "r"] {
+        daemon.exec(router, &["ip", "address", "add", "10.8.3.4/32", "dev", "lo"]);
+    }
+    let sent = |router: &str| daemon.port(router)["tx_bytes"].as_u64().unwrap();
+    let before = [sent("b"), sent("r")];
+    // Every ping is a flow of its own.
+    (0..24).for_each(|_| says(&ping(&daemon, "a", &["10.8.3.4"]), "1 received"));
+    for (router, before) in ["b", "r"].iter().zip(before) {
+        assert!(sent(router) >= before + 2 * 98, "{router} has its share");
+    }
+    let rows = daemon.rows("routes");
+    let by = rows.iter().find(|row| row["network"] == "blue" && row["destination"] == "10.8.0.0/16").unwrap();
+    assert_eq!(by["via"], serde_json::json!(["10.2.0.10", "10.2.0.11"]));
+    // One goes. What was its own waits for it once and then takes the other way.
+    daemon.exec("r", &["ip", "link", "delete", "eth0"]);
+    wait_for("the flows of the one that went", || {
+        (0..12).all(|_| ping(&daemon, "a", &["10.8.3.4"]).contains("1 received")).then_some(())
+    });
+    daemon.assert_conserved();
     daemon.stop();
 }
 

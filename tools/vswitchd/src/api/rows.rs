@@ -79,6 +79,41 @@ pub mod optional_text {
     }
 }
 
+/// Next hops: `null` for none, one as a text, several as an array.
+pub mod via {
+    use std::net::IpAddr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        None(()),
+        One(IpAddr),
+        Several(Vec<IpAddr>),
+    }
+
+    /// # Errors
+    /// Those of the serialiser.
+    pub fn serialize<S: Serializer>(hops: &[IpAddr], serializer: S) -> Result<S::Ok, S::Error> {
+        match hops {
+            [] => serializer.serialize_none(),
+            [one] => one.serialize(serializer),
+            several => several.serialize(serializer),
+        }
+    }
+
+    /// # Errors
+    /// None of the three.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<IpAddr>, D::Error> {
+        Ok(match Written::deserialize(d)? {
+            Written::None(()) => Vec::new(),
+            Written::One(hop) => vec![hop],
+            Written::Several(hops) => hops,
+        })
+    }
+}
+
 /// `/v1/fdb`: where a MAC address is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdbRow {
@@ -108,8 +143,12 @@ pub struct RouteRow {
     pub network: String,
     /// The prefix of their destinations.
     pub destination: IpNet,
-    /// The next hop; `null`: the destination itself.
-    pub via: Option<IpAddr>,
+    /// The next hop, an array where there are several; `null`: the destination itself.
+    #[serde(with = "via")]
+    pub via: Vec<IpAddr>,
+    /// Largest packet that the route takes, where that is less than its network does; bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// The network they go to; `null`: they are for us.
     pub to: Option<String>,
     /// What kind of route it is.
@@ -365,6 +404,30 @@ mod tests {
         );
         assert_eq!(serde_json::from_str::<FdbRow>(&json).unwrap(), row);
         assert!(serde_json::from_str::<FdbRow>(&json.replace("02:42", "02-42")).is_err());
+    }
+
+    #[test]
+    fn a_route_has_one_next_hop_or_several_or_none() {
+        let row = RouteRow {
+            network: "blue".into(),
+            destination: "10.8.0.0/16".parse().unwrap(),
+            via: vec!["10.1.0.20".parse().unwrap()],
+            mtu: None,
+            to: Some("blue".into()),
+            r#type: RouteType::Static,
+        };
+        let none = RouteRow { via: Vec::new(), ..row.clone() };
+        let several = ["10.1.0.20", "10.1.0.21"].map(|hop| hop.parse().unwrap()).to_vec();
+        let several = RouteRow { via: several, mtu: Some(1400), ..row.clone() };
+        for (row, said) in [
+            (row, r#""via":"10.1.0.20","to""#),
+            (none, r#""via":null,"to""#),
+            (several, r#""via":["10.1.0.20","10.1.0.21"],"mtu":1400,"to""#),
+        ] {
+            let json = serde_json::to_string(&row).unwrap();
+            assert!(json.contains(said), "{json}");
+            assert_eq!(serde_json::from_str::<RouteRow>(&json).unwrap(), row);
+        }
     }
 
     #[test]

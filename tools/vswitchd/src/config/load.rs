@@ -14,6 +14,7 @@ use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, Section, TIMEOUTS, UPLINK};
 use super::uplink::{self, RawOutside};
+use super::value::Number;
 use super::vlan::{Vlans, vid};
 use super::{Egress, Paths, Publish, egress, value, value6};
 use crate::wire::NetnsRef;
@@ -91,7 +92,9 @@ pub(super) struct RawInterface {
 pub(super) struct RawRoute {
     pub network: Option<At<String>>,
     pub destination: Setting<IpNet>,
-    pub via: Setting<IpAddr>,
+    /// Those that are right, and whether all are.
+    pub via: (Vec<At<IpAddr>>, bool),
+    pub mtu: Option<At<Number>>,
     pub span: Range<usize>,
 }
 
@@ -313,9 +316,26 @@ fn route(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawRoute {
     RawRoute {
         network: section.text("network").map(|at| at.map(str::to_owned)),
         destination: setting(section, "destination", reporter, value6::destination),
-        via: setting(section, "via", reporter, value6::via),
+        via: via(section, reporter),
+        mtu: section.number("mtu"),
         span: section.span.clone(),
     }
+}
+
+fn via(section: &Section<'_>, reporter: &mut Reporter<'_>) -> (Vec<At<IpAddr>>, bool) {
+    let written = section.some_texts("via");
+    let count = written.len();
+    if let (true, Some(place)) = (count == 0, section.place_of_array("via")) {
+        let why = "a route needs a router: name one, or leave the whole route out";
+        reporter.add(&place, || Problem::Invalid { key: "via", found: "[]".into(), why: why.into() });
+    }
+    let right = |at: At<&str>| {
+        let value = reporter.check(&at.span, value6::via(at.value))?;
+        Some(At { value, span: at.span })
+    };
+    let hops: Vec<_> = written.into_iter().filter_map(right).collect();
+    let all = hops.len() == count && count > 0;
+    (hops, all)
 }
 
 fn container(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawContainer {

@@ -73,6 +73,8 @@ pub const MAX_WORKERS: u16 = 64;
 
 /// How many static routes one daemon serves.
 pub const MAX_ROUTES: usize = 4000;
+/// How many next hops a route has.
+pub const MAX_HOPS: usize = 16;
 
 /// What a file is read with, beside its text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -284,7 +284,15 @@ impl Serialize for RoutesTo {
     }
 }
 
-/// A route by a router that is in one of the networks.
+/// As a user writes it: one as a text, several as an array.
+fn one_or_several<S: Serializer>(addresses: &[IpAddr], serializer: S) -> Result<S::Ok, S::Error> {
+    match addresses {
+        [one] => one.serialize(serializer),
+        several => several.serialize(serializer),
+    }
+}
+
+/// A route by routers that are in one of the networks.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Route {
     /// The network the router is in; always one of [`Config::networks`], with a gateway and not internal.
@@ -292,8 +300,12 @@ pub struct Route {
     /// What is behind it. Host bits are zero; no subnet of the same zone.
     #[serde(serialize_with = "as_text")]
     pub destination: IpNet,
-    /// The router's address in the network's subnet of the same family, not the gateway's.
-    pub via: IpAddr,
+    /// The routers' addresses in the network's subnet of the same family, not the gateway's; one or more, none twice.
+    #[serde(serialize_with = "one_or_several")]
+    pub via: Vec<IpAddr>,
+    /// Largest packet that gets there, bytes; `None`: as in the network, and never more than that takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
 }
 
 /// A container: a namespace we serve.

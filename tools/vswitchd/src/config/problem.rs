@@ -425,12 +425,12 @@ pub enum Problem {
         network: String,
     },
     /// Two routes to one destination.
-    #[error("there is a route to {destination} already, via {via} in network `{network}`{first}")]
+    #[error("there is a route to {destination} already, via {} in network `{network}`{first}", list(via))]
     RouteTwice {
         /// The destination.
         destination: IpNet,
-        /// The first one's router.
-        via: IpAddr,
+        /// The first one's routers.
+        via: Vec<IpAddr>,
         /// The first one's network.
         network: String,
         /// Where the first is.

@@ -13,8 +13,9 @@ use super::registry::{check_host, needs_gateway};
 use super::report::{At, Reporter};
 use super::resolve::{Facts, unknown_network};
 use super::schema::ALL;
+use super::value::{self, Number};
 use super::zones::{overlap_problem, overlaps, zones_of};
-use super::{Family, MAX_ROUTES};
+use super::{Family, MAX_HOPS, MAX_ROUTES, value6};
 
 /// Resolves `routes_to` of the networks, whose gateways are known, and then the routes.
 pub(super) fn resolve(
@@ -182,7 +183,7 @@ fn static_routes(
     let plan = AddressPlan::new(named.networks, zones);
     let mut routes: Vec<Route> = Vec::new();
     let mut seen: HashMap<(usize, IpNet), (usize, Range<usize>)> = HashMap::new();
-    for RawRoute { network, destination, via, span } in raw {
+    for RawRoute { network, destination, via, mtu, span } in raw {
         if routes.len() == MAX_ROUTES {
             reporter.add(&span, || Problem::TooMany { what: What::Route, limit: MAX_ROUTES });
             break;
@@ -194,10 +195,8 @@ fn static_routes(
             Ok(Some(At { value, .. })) => Some(*value),
             _ => None,
         };
-        let via = via
-            .ok()
-            .flatten()
-            .and_then(|via| reporter.check(&via.span, check_via(network, &via, family)).map(|()| via.value));
+        let via = next_hops(network, via, family, reporter);
+        let mtu = mtu.and_then(|mtu| reporter.check(&mtu.span, check_mtu(network, &mtu.value, family)));
         let Ok(Some(At { value: destination, span })) = destination else { continue };
         // A wrong `via` is no reason to keep quiet about the destination.
         if reporter.check(&span, plan.check(&network.name, destination)).is_none() {
@@ -207,17 +206,59 @@ fn static_routes(
         if let Some((first, place)) = seen.get(&(zone, destination)) {
             let first_place = reporter.source.place(place);
             if let Some(first) = routes.get(*first) {
-                let (via, network) = (first.via, first.network.clone());
+                let (via, network) = (first.via.clone(), first.network.clone());
                 reporter.add(&span, || Problem::RouteTwice { destination, via, network, first: first_place });
             }
             continue;
         }
         if let Some(via) = via {
             seen.insert((zone, destination), (routes.len(), span));
-            routes.push(Route { network: network.name.clone(), destination, via });
+            routes.push(Route { network: network.name.clone(), destination, via, mtu });
         }
     }
     routes
+}
+
+// All of them, if all are right.
+fn next_hops(
+    network: &Network,
+    (written, mut right): (Vec<At<IpAddr>>, bool),
+    destination: Option<IpNet>,
+    reporter: &mut Reporter<'_>,
+) -> Option<Vec<IpAddr>> {
+    let mut hops: Vec<IpAddr> = Vec::new();
+    for via in written {
+        let room = if hops.len() < MAX_HOPS {
+            Ok(())
+        } else {
+            let why = format!("a route has at most {MAX_HOPS} next hops");
+            Err(Problem::invalid("via", &via.value.to_string(), why))
+        };
+        let once = if hops.contains(&via.value) {
+            Err(Problem::invalid("via", &via.value.to_string(), "it is there twice: name each router once"))
+        } else {
+            Ok(())
+        };
+        let checked = room.and(once).and_then(|()| check_via(network, &via, destination));
+        match reporter.check(&via.span, checked) {
+            Some(()) => hops.push(via.value),
+            None => right = false,
+        }
+    }
+    right.then_some(hops)
+}
+
+fn check_mtu(network: &Network, mtu: &Number, destination: Option<IpNet>) -> Result<u16, Problem> {
+    let bytes = value::mtu(mtu)?;
+    let refuse = |why: String| Err(Problem::Invalid { key: "mtu", found: mtu.text.clone(), why: why.into() });
+    if bytes > network.mtu {
+        let Network { name, mtu, .. } = network;
+        return refuse(format!("network `{name}` takes {mtu} bytes at most: say less, or leave it out"));
+    }
+    if bytes < value6::MTU_MIN && destination.is_some_and(|to| Family::of(to.addr()) == Family::V6) {
+        return refuse("every link with IPv6 takes 1280 bytes (RFC 8200 section 5): say that or more".into());
+    }
+    Ok(bytes)
 }
 
 fn check_via(network: &Network, via: &At<IpAddr>, destination: Option<IpNet>) -> Result<(), Problem> {

@@ -310,7 +310,8 @@ pub(super) static ROUTE: Schema = Schema {
     keys: &[
         key("network", Kind::Text, "`network = \"blue\"`"),
         key("destination", Kind::Text, "`destination = \"10.8.0.0/16\"`"),
-        key("via", Kind::Text, "`via = \"10.1.0.20\"`"),
+        key("via", Kind::TextOrTexts, "`via = \"10.1.0.20\"`"),
+        key("mtu", Kind::Number, "`mtu = 1400`"),
     ],
     synonyms: &[
         ("dst", "destination"),
@@ -467,6 +468,11 @@ impl<'t> Section<'t> {
         let items = self.get(name).and_then(|value| value.get_ref().as_array());
         let items = items.map(|items| items.iter()).into_iter().flatten();
         items.filter_map(|item| Some(At { value: item.get_ref().as_str()?, span: item.span() })).collect()
+    }
+
+    /// Where an empty array is.
+    pub fn place_of_array(&self, name: &str) -> Option<Range<usize>> {
+        self.get(name).filter(|value| value.get_ref().is_array()).map(Spanned::span)
     }
 
     /// The texts of an array with their places, or `None` within for the text `"all"`.

@@ -8,7 +8,7 @@ use super::problem::Problem;
 use super::value;
 
 /// Least MTU of a network with IPv6, bytes (RFC 8200 section 5).
-const MTU_MIN: u16 = 1280;
+pub(super) const MTU_MIN: u16 = 1280;
 
 /// An IPv6 prefix that hosts can be in.
 pub(super) fn subnet6(text: &str) -> Result<Ipv6Net, Problem> {

@@ -14,6 +14,7 @@ mod io;
 mod keeper;
 mod leases;
 mod memory;
+mod multipath;
 mod names;
 mod nat;
 mod networks;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use router::fib::{Fib, Next, Route};
 use switch::port::NetworkId;
 
+use super::multipath::Ways;
 use super::networks::Networks;
 use super::routing::{Ours, connected, mapped};
 use crate::config::{self, Config, Family, Network};
@@ -38,8 +39,7 @@ pub fn outward(config: &Config, subnets: &Fib, gateways: &[Ours]) -> Fib {
     connected(&mut fib, uplink, true);
     for via in outside.gateways() {
         let all = IpNet::new_assert(if via.is_ipv4() { [0; 4].into() } else { IpAddr::from([0; 16]) }, 0);
-        let next = Next { network: uplink.id, via: Some(mapped(via)), opens: true };
-        fib.add(all, Route::Next(next));
+        fib.add(all, Route::Next(Next::new(uplink.id, Some(mapped(via)), true)));
     }
     fib
 }
@@ -51,6 +51,7 @@ pub fn inward(
     networks: &Networks,
     gateways: &[Ours],
     routes: &HashMap<NetworkId, Vec<&config::Route>>,
+    ways: &Ways,
 ) -> Fib {
     let mut fib = Fib::default();
     let Some(uplink) = gateways.iter().find(|ours| ours.outside) else { return fib };
@@ -59,15 +60,16 @@ pub fn inward(
         let Some(record) = networks.get(ours.id) else { continue };
         let seen = |address: IpAddr| shows(config, &record.config, Family::of(address));
         for (address, subnet) in ours.legs.iter().filter(|(address, _)| seen(*address)) {
-            fib.add(*subnet, Route::Next(Next { network: ours.id, via: None, opens: false }));
+            fib.add(*subnet, Route::Next(Next::new(ours.id, None, false)));
             // The gateway serves its own network.
             fib.add(IpNet::from(*address), Route::Unreachable);
         }
         // A way out of its own leads nowhere for those outside.
         let behind = routes.get(&ours.id).into_iter().flatten();
-        for route in behind.filter(|route| seen(route.via) && route.destination.prefix_len() > 0) {
-            let next = Next { network: ours.id, via: Some(mapped(route.via)), opens: false };
-            fib.add(route.destination, Route::Next(next));
+        for route in
+            behind.filter(|route| seen(route.destination.addr()) && route.destination.prefix_len() > 0)
+        {
+            fib.add(route.destination, Route::Next(ways.next(ours.id, route, false)));
         }
     }
     fib

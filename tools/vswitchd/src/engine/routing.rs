@@ -16,6 +16,7 @@ use switch::snapshot::{Claims, Owner, Routed};
 use switch::tick::Tick;
 
 use super::control::Control;
+use super::multipath::{Ways, by, hops};
 use super::networks::Networks;
 use super::ports::Ports;
 use crate::api::rows::{NeighborRow, NeighborState, RouteRow, RouteType};
@@ -174,7 +175,7 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
     let egress = egress(config, ports);
     let remembers = links.has_one_way() || !egress.is_empty() || super::outside::is_seen(config);
     let returns = remembers.then(|| networks.returns().cloned()).flatten();
-    Tables { gateways: by_network.into_boxed_slice(), returns, egress }
+    Tables { gateways: by_network.into_boxed_slice(), returns, egress, hops: hops(config).collect() }
 }
 
 /// Whether what is for no network of ours leaves from this one by sockets.
@@ -186,6 +187,7 @@ pub fn leaves(config: &Config, network: &Network) -> bool {
 struct Plan<'a> {
     gateways: HashMap<NetworkId, &'a Ours>,
     routes: HashMap<NetworkId, Vec<&'a config::Route>>,
+    ways: Ways,
     /// The subnets of all, which no gateway looks for outside: one table that all of them ask last. What the file says of
     /// these addresses goes before, be it a default route by a container.
     subnets: Arc<Fib>,
@@ -210,11 +212,13 @@ impl<'a> Plan<'a> {
         let routes: HashMap<NetworkId, Vec<&config::Route>> = routes.collect();
         let out = Arc::new(super::outside::outward(config, &subnets, gateways));
         let subnets = Arc::new(subnets);
-        let inward = super::outside::inward(config, networks, gateways, &routes);
+        let ways = Ways::new(config);
+        let inward = super::outside::inward(config, networks, gateways, &routes, &ways);
         Self {
             routes,
             out,
             inward: inward.with_rest(Arc::clone(&subnets)),
+            ways,
             gateways: gateways.iter().map(|ours| (ours.id, ours)).collect(),
             subnets,
         }
@@ -231,8 +235,7 @@ impl<'a> Plan<'a> {
             let Some(to) = self.gateways.get(&id) else { continue };
             connected(&mut fib, to, opens);
             for route in self.routes.get(&id).into_iter().flatten() {
-                let next = Next { network: id, via: Some(mapped(route.via)), opens };
-                fib.add(route.destination, Route::Next(next));
+                fib.add(route.destination, Route::Next(self.ways.next(id, route, opens)));
             }
         }
         fib
@@ -243,7 +246,7 @@ impl<'a> Plan<'a> {
 pub(super) fn connected(fib: &mut Fib, to: &Ours, opens: bool) {
     let host = |address: IpAddr| IpNet::from(address);
     for (address, subnet) in &to.legs {
-        fib.add(*subnet, Route::Next(Next { network: to.id, via: None, opens }));
+        fib.add(*subnet, Route::Next(Next::new(to.id, None, opens)));
         fib.add(host(*address), Route::Local);
         match subnet {
             IpNet::V4(v4) if v4.prefix_len() <= 30 => {
@@ -261,12 +264,14 @@ pub(super) fn connected(fib: &mut Fib, to: &Ours, opens: bool) {
 pub fn claim_routed(config: &Config, network: &str, claims: &mut Claims) {
     let mut behind: HashMap<PortId, Vec<Routed>> = HashMap::new();
     for route in config.routes.iter().filter(|route| route.network == network) {
-        if let Some(Owner::Port(port)) = claims.ips.get(&mapped(route.via)) {
-            let address = mapped(route.destination.network());
-            // Of a v4-mapped address.
-            let before = if route.destination.addr().is_ipv4() { 96 } else { 0 };
-            let len = route.destination.prefix_len().saturating_add(before);
-            behind.entry(*port).or_default().push(Routed { address, len });
+        let address = mapped(route.destination.network());
+        // Of a v4-mapped address.
+        let before = if route.destination.addr().is_ipv4() { 96 } else { 0 };
+        let len = route.destination.prefix_len().saturating_add(before);
+        for via in &route.via {
+            if let Some(Owner::Port(port)) = claims.ips.get(&mapped(*via)) {
+                behind.entry(*port).or_default().push(Routed { address, len });
+            }
         }
     }
     claims.routed = behind.into_iter().map(|(port, prefixes)| (port, prefixes.into_boxed_slice())).collect();
@@ -301,16 +306,18 @@ impl Control {
         for (id, network) in self.networks.all() {
             let Some(gateway) = snapshot.tables.router.gateway(id) else { continue };
             for (destination, route) in gateway.fib.iter() {
-                let (via, to, kind) = match route {
+                let (next, kind) = match route {
                     Route::Nobody => continue,
-                    Route::Local => (None, None, RouteType::Local),
-                    Route::Unreachable => (None, None, RouteType::Unreachable),
-                    Route::Next(next) => (next.via, Some(next.network), kind(&next)),
+                    Route::Local => (None, RouteType::Local),
+                    Route::Unreachable => (None, RouteType::Unreachable),
+                    Route::Next(next) => (Some(next), kind(&next)),
                 };
+                let to = next.map(|next| next.network);
                 rows.push(RouteRow {
                     network: network.config.name.clone(),
                     destination,
-                    via: via.map(|via| via.to_canonical()),
+                    via: next.map(|next| by(&next, &snapshot.tables.router)).unwrap_or_default(),
+                    mtu: next.and_then(|next| next.mtu),
                     to: to.map(|to| self.networks.name(to).to_owned()),
                     r#type: kind,
                 });

@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use router::explain::Step;
 use router::fib::{Entry, Next, Route};
+use router::multipath::Chosen;
 use router::source::Belongs;
 use switch::drop::DropReason;
 use switch::flow::{Gso, L3, Meta, Packet};
@@ -253,6 +254,19 @@ impl Teller<'_> {
             Step::Source(belongs) => self.source(*belongs),
             Step::Route(None) => "no route to its destination".into(),
             Step::Route(Some(entry)) => self.route(entry),
+            Step::Chosen(hop, count, chosen) => {
+                let hop = hop.to_canonical();
+                match chosen {
+                    Chosen::Flow => format!("by {hop}, of {count} next hops the one of its flow"),
+                    Chosen::Instead(first) => {
+                        let first = first.to_canonical();
+                        format!(
+                            "by {hop}: of {count} next hops the one of its flow is {first}, which does not answer"
+                        )
+                    }
+                }
+            }
+            Step::RouteMtu(mtu) => format!("the route takes no packets larger than {mtu} bytes"),
             Step::Uplink => "what has no route leaves by the uplink".into(),
             Step::Answers(true) => "it answers what was opened from there".into(),
             Step::Answers(false) => "it answers nothing that was opened from there".into(),
@@ -313,8 +327,9 @@ impl Teller<'_> {
             Route::Local => "a gateway's own address".into(),
             Route::Nobody => "all hosts of a subnet at once: never routed".into(),
             Route::Unreachable => "a network that this one has no route to".into(),
-            Route::Next(Next { network, via, opens }) => {
-                let via = via.map(|via| format!(", via {}", via.to_canonical())).unwrap_or_default();
+            Route::Next(Next { network, via, opens, hops, .. }) => {
+                let others = if hops.count > 1 { " and others" } else { "" };
+                let via = via.map(|via| format!(", via {}{others}", via.to_canonical())).unwrap_or_default();
                 let opens = if opens { "" } else { ", to which it may only answer" };
                 format!("network {}{via}{opens}", self.names.network(network))
             }

@@ -1,6 +1,8 @@
 //! Configurations as packets see them, when all that they name is up.
 #![allow(missing_docs, clippy::panic, clippy::unwrap_used)]
 
+pub mod outside;
+
 use switch::snapshot::Snapshot;
 use vswitchd::config::{Context, Paths, parse_with};
 use vswitchd::engine;

@@ -299,7 +299,8 @@ fn routes_are_kept_as_written() {
     let route = |network: &str, destination: &str, via: &str| Route {
         network: network.into(),
         destination: destination.parse().unwrap(),
-        via: via.parse().unwrap(),
+        via: vec![via.parse().unwrap()],
+        mtu: None,
     };
     let config = valid(&text);
     let routes = [

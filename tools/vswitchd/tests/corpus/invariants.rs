@@ -92,10 +92,13 @@ fn one_plan_a_zone(config: &Config) {
     }
     for route in &config.routes {
         let network = config.network(&route.network).unwrap();
-        let family = Family::of(route.via);
-        assert!(network.is_routed() && network.subnet_of(family).unwrap().contains(&route.via));
-        assert!(network.reserved_of(family) != Some(route.via));
-        assert_eq!(Family::of(route.destination.addr()), family);
+        let family = Family::of(route.destination.addr());
+        assert!(network.is_routed() && !route.via.is_empty());
+        for via in &route.via {
+            assert!(network.subnet_of(family).unwrap().contains(via));
+            assert!(network.reserved_of(family) != Some(*via));
+        }
+        assert!(route.mtu.is_none_or(|mtu| mtu <= network.mtu));
     }
 }
 
