@@ -1,14 +1,16 @@
-//! The same frames through the kernel's forwarding and masquerade, and through ours: the same comes out.
+//! The same frames through the kernel's forwarding, masquerade and DNAT, and through ours: the same comes out.
 //!
-//! 100 000 valid frames of 2 000 flows, made by chance from a seed: UDP with a checksum and without, TCP that opens and that
-//! is under way, echo requests, a protocol without l4 ports, fragments in order; all sizes, TTLs, traffic classes, with IP
-//! options, with DF and without, padded and not. Compared is the whole IP packet, identifier and checksums with it. What
-//! is not compared, and why:
+//! 100 000 valid frames of 2 000 flows, made by chance from a seed. Out: UDP with a checksum and without, TCP that opens and
+//! that is under way, echo requests, a protocol without l4 ports, fragments in order; all sizes, TTLs and traffic classes,
+//! with IP options, with DF and without, padded and not. In: the answers to these, ICMP errors about them, and what is for
+//! a published l4 port. Compared is the whole IP packet, identifier and checksums with it. What is not compared, and why:
 //!
 //! - MAC addresses, and the padding behind a packet: each link's own.
 //! - The order of packets: two workers may change that between flows.
-//! - Options that a router writes into (record route, timestamps): the two write other things, as both may.
-//! - TCP out of any order: the kernel calls it invalid and lets it out with the address of the container; we translate it.
+//! - Which l4 port is chosen where the own one is taken: here it never is, so that both keep it.
+//! - Options that a router would write into (record route, timestamps): the kernel does, we let them pass as they are.
+//! - TCP that is no connection (an answer without a question, a SYN into what is under way): the kernel calls it invalid
+//!   and lets it out with the address of the container; we translate it, or drop it by name.
 
 use crate::harness::{As, Daemon, Host, PYTHON, run, text, wait_for};
 use crate::{by_two_workers, on_other_engine};
