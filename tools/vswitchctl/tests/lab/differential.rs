@@ -12,7 +12,9 @@
 //! - TCP that is no connection (an answer without a question, a SYN into what is under way): the kernel calls it invalid
 //!   and lets it out with the address of the container; we translate it, or drop it by name.
 
-use crate::harness::{As, Daemon, Host, PYTHON, run, text, wait_for};
+use std::process::Command;
+
+use crate::harness::{As, Daemon, Host, PYTHON, run, skipped, text, wait_for};
 use crate::{by_two_workers, on_other_engine};
 
 const PROGRAM: &str = include_str!("differential.py");
@@ -98,12 +100,15 @@ fn start(host: Host) -> Daemon {
 }
 
 fn frames_leave_as_by_the_kernel(mut host: Host) {
+    if Command::new("nft").arg("--version").output().is_err() {
+        return skipped("there is no nft");
+    }
     let kernel = Kernel::new(&mut host);
     let [a, far] = ["a", "far"].map(|short| host.name(short));
     let daemon = start(host);
     let lanes = [format!("{}/eth0/{}/eth0", kernel.client, kernel.outside), format!("{a}/eth0/{far}/vsw0")];
     let words = ["-c", PROGRAM, FRAMES, SEED, &lanes[0], &lanes[1]];
-    let output = std::process::Command::new(PYTHON).args(words).output().unwrap();
+    let output = Command::new(PYTHON).args(words).output().unwrap();
     let said = text(&output);
     assert!(output.status.success(), "{said}\n{:?}", daemon.rows("drops"));
     let counted = String::from_utf8_lossy(&output.stdout).into_owned();
