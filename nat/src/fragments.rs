@@ -1,6 +1,9 @@
 //! Fragments of translated packets: what the first one became, by its l4 ports, the others become as well (RFC 4787
 //! section 11, REQ-14). Nothing is put together.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::Ipv6Addr;
 
 use switch::flow::Packet;
@@ -48,13 +51,14 @@ impl Fragments {
         let value = [s0, s1, d0, d1, to.map_or(NOBODY, |port| u64::from(port.0))];
         let key = key(first);
         let new = New { key, value, owner: first.meta.port.0, pinned: false, seen: now.secs_up() };
-        if let Outcome::Existing(old) = self.table.insert(&new).outcome
-            && (old.value != value || now.secs().saturating_sub(old.seen) >= REST)
-        {
-            // The identification came round: of two packets at once only one can be had (RFC 6864 section 5.2).
-            self.table.take(&old);
-            self.table.insert(&new);
+        let Outcome::Existing(old) = self.table.insert(&new).outcome else { return };
+        if old.value == value && old.owner == new.owner {
+            self.table.touch(&old, new.seen);
+            return;
         }
+        // The identification came round: of two packets at once only one can be had (RFC 6864 section 5.2).
+        self.table.take(&old);
+        self.table.insert(&new);
     }
 
     /// What a later fragment becomes, if its first one was here.

@@ -11,12 +11,16 @@ use switch::tick::Tick;
 
 use crate::fragments::key;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 /// Bytes of all that wait: four packets of 64 KiB.
 const BYTES: usize = 256 * 1024;
-/// Fragments of all that wait.
-const FRAGMENTS: usize = 1024;
-/// A port may have the fourth part of both.
-const SHARE: usize = 4;
+/// They are given out in pieces of this, so that whoever waits longest keeps no other's bytes.
+const BLOCK: usize = 256;
+const BLOCKS: usize = BYTES / BLOCK;
+/// A port may have the fourth part of it.
+const SHARE: usize = BLOCKS / 4;
 /// Milliseconds that one waits. What is out of order comes with the next few packets.
 const PATIENCE: u64 = 2000;
 
@@ -25,25 +29,24 @@ struct Fragment {
     key: [u64; 5],
     port: PortId,
     since: Tick,
-    start: usize,
+    /// The first of its blocks.
+    first: usize,
     len: usize,
-    state: State,
+    /// The first fragment of its packet came.
+    ready: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waits,
-    /// The first one came.
-    Ready,
-    /// It went on; its bytes are free when all older ones are.
-    Gone,
+impl Fragment {
+    const fn blocks(&self) -> usize {
+        self.len.div_ceil(BLOCK)
+    }
 }
 
 /// Fragments that wait for their first.
 pub struct Waiting {
-    /// A ring.
     bytes: Box<[u8]>,
-    /// Oldest first, as their bytes are.
+    used: Box<[bool]>,
+    /// Oldest first.
     fragments: VecDeque<Fragment>,
     ready: usize,
 }
@@ -52,7 +55,8 @@ impl Default for Waiting {
     fn default() -> Self {
         Self {
             bytes: vec![0; BYTES].into_boxed_slice(),
-            fragments: VecDeque::with_capacity(FRAGMENTS),
+            used: vec![false; BLOCKS].into_boxed_slice(),
+            fragments: VecDeque::with_capacity(BLOCKS),
             ready: 0,
         }
     }
@@ -61,34 +65,45 @@ impl Default for Waiting {
 impl Waiting {
     /// Keeps a later fragment. False: there is no room for it, or none for another one of its port.
     pub fn keep(&mut self, packet: &Packet, frame: &[u8], now: Tick) -> bool {
-        let port = packet.meta.port;
-        let mine = self.fragments.iter().filter(|one| one.port == port && one.state != State::Gone);
-        let (count, bytes) = mine.fold((0, frame.len()), |(count, sum), one| (count + 1, sum + one.len));
-        if count >= FRAGMENTS / SHARE || bytes > BYTES / SHARE || self.fragments.len() >= FRAGMENTS {
+        let one = Fragment {
+            key: key(packet),
+            port: packet.meta.port,
+            since: now,
+            first: 0,
+            len: frame.len(),
+            ready: false,
+        };
+        let mine = self.fragments.iter().filter(|other| other.port == one.port);
+        if one.len == 0 || mine.map(Fragment::blocks).sum::<usize>() + one.blocks() > SHARE {
             return false;
         }
-        let Some(start) = self.room(frame.len()) else { return false };
-        let Some(to) = self.bytes.get_mut(start..start + frame.len()) else { return false };
+        let Some(first) = self.room(one.blocks()) else { return false };
+        let one = Fragment { first, ..one };
+        let Some(to) = self.bytes.get_mut(first * BLOCK..).and_then(|to| to.get_mut(..one.len)) else {
+            return false;
+        };
         to.copy_from_slice(frame);
-        let (key, len) = (key(packet), frame.len());
-        self.fragments.push_back(Fragment { key, port, since: now, start, len, state: State::Waits });
+        self.mark(&one, true);
+        self.fragments.push_back(one);
         true
     }
 
-    /// Where so many bytes fit, in one piece.
-    fn room(&self, len: usize) -> Option<usize> {
-        let (Some(oldest), Some(newest)) = (self.fragments.front(), self.fragments.back()) else {
-            return (len <= BYTES).then_some(0);
-        };
-        let end = newest.start + newest.len;
-        if end > oldest.start || self.fragments.len() == 1 {
-            // Behind the newest, or from the start again.
-            if end + len <= BYTES {
-                return Some(end);
+    /// So many blocks in one piece.
+    fn room(&self, blocks: usize) -> Option<usize> {
+        let mut free = 0;
+        for (at, used) in self.used.iter().enumerate() {
+            free = if *used { 0 } else { free + 1 };
+            if free == blocks {
+                return Some(at + 1 - blocks);
             }
-            return (len < oldest.start).then_some(0);
         }
-        (end + len < oldest.start).then_some(end)
+        None
+    }
+
+    fn mark(&mut self, one: &Fragment, used: bool) {
+        if let Some(blocks) = self.used.get_mut(one.first..one.first + one.blocks()) {
+            blocks.fill(used);
+        }
     }
 
     /// The first fragment of a packet came: the others may go on.
@@ -97,8 +112,8 @@ impl Waiting {
             return;
         }
         let key = key(first);
-        for one in self.fragments.iter_mut().filter(|one| one.key == key && one.state == State::Waits) {
-            one.state = State::Ready;
+        for one in self.fragments.iter_mut().filter(|one| one.key == key && !one.ready) {
+            one.ready = true;
             self.ready += 1;
         }
     }
@@ -108,46 +123,36 @@ impl Waiting {
         if self.ready == 0 {
             return None;
         }
-        let at = self.fragments.iter().position(|one| one.state == State::Ready)?;
-        let one = self.fragments.get_mut(at)?;
-        one.state = State::Gone;
-        self.ready -= 1;
-        let (port, start, len) = (one.port, one.start, one.len);
-        self.tidy();
-        Some((port, self.bytes.get(start..start + len)?))
+        // Nothing is written to its bytes as long as they are looked at.
+        let one = self.remove(|one| one.ready)?;
+        let start = one.first * BLOCK;
+        Some((one.port, self.bytes.get(start..start + one.len)?))
     }
 
     /// The port of one that waited too long, which is forgotten.
     pub fn overdue(&mut self, now: Tick) -> Option<PortId> {
         let late = |one: &Fragment| now.millis().saturating_sub(one.since.millis()) >= PATIENCE;
-        self.give_up(late)
+        self.remove(late).map(|one| one.port)
     }
 
     /// Whether one of this port was there and is forgotten.
     pub fn forget(&mut self, port: PortId) -> bool {
-        self.give_up(|one| one.port == port).is_some()
+        self.remove(|one| one.port == port).is_some()
     }
 
-    fn give_up(&mut self, which: impl Fn(&Fragment) -> bool) -> Option<PortId> {
-        let one = self.fragments.iter_mut().find(|one| one.state != State::Gone && which(one))?;
-        if one.state == State::Ready {
+    fn remove(&mut self, which: impl Fn(&Fragment) -> bool) -> Option<Fragment> {
+        let at = self.fragments.iter().position(which)?;
+        let one = self.fragments.remove(at)?;
+        if one.ready {
             self.ready -= 1;
         }
-        one.state = State::Gone;
-        let port = one.port;
-        self.tidy();
-        Some(port)
-    }
-
-    fn tidy(&mut self) {
-        while self.fragments.front().is_some_and(|one| one.state == State::Gone) {
-            self.fragments.pop_front();
-        }
+        self.mark(&one, false);
+        Some(one)
     }
 
     /// When one of them will have waited too long.
     pub fn deadline(&self) -> Option<Tick> {
-        let oldest = self.fragments.iter().find(|one| one.state == State::Waits)?;
+        let oldest = self.fragments.iter().find(|one| !one.ready)?;
         Some(Tick::from_millis(oldest.since.millis().saturating_add(PATIENCE)))
     }
 

@@ -144,7 +144,8 @@ impl External {
         let rests = old & TAG == FREED
             && old & 0xff_ffff != hash & 0xff_ffff
             && now.secs().saturating_sub((old >> 32) as u32) < QUARANTINE;
-        (!matches!(old & TAG, MAPPED | RESERVED) && !(patient && rests)).then_some(old)
+        let had = matches!(old & TAG, MAPPED | RESERVED) || (patient && rests);
+        (!had).then_some(old)
     }
 
     fn reserve(&self, class: Class, port: u16, old: u64) -> bool {
@@ -178,11 +179,5 @@ impl External {
             // Whoever it belongs to by now keeps it.
             let _ = word.compare_exchange(at.to_u64() | MAPPED, rests, Ordering::AcqRel, Ordering::Relaxed);
         }
-    }
-
-    /// How many are somebody's.
-    #[cfg(test)]
-    pub(super) fn used(&self, class: Class) -> usize {
-        (0..=u16::MAX).filter(|port| self.of(class, *port) != Use::Free).count()
     }
 }

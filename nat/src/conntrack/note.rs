@@ -1,9 +1,11 @@
 //! Noting the packets of connections that are there.
 
+use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use switch::drop::DropReason;
 use switch::flow::{Meta, TcpMeta};
+use switch::table::Handle;
 use switch::tick::Tick;
 
 use super::external::Class;
@@ -42,12 +44,26 @@ impl Conntrack {
     fn refresh(&self, record: &Connection, now: Tick) {
         let (proto, inside, remote) = ends(&record.key);
         self.connections.touch(record, now.secs_up());
-        let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto)) else { return };
-        let mappings = self.mappings_of(class, inside.end.address);
+        if let Some(at) = self.mapping_of(record) {
+            self.refresh_mapping(proto, inside.end.address, at, remote.address, now);
+        }
+    }
+
+    /// A mapping, and who may come in by it, are in use by a connection.
+    pub(super) fn refresh_mapping(
+        &self,
+        proto: u8,
+        inside: Ipv6Addr,
+        at: Handle,
+        remote: Ipv6Addr,
+        now: Tick,
+    ) {
+        let Some(class) = Class::of(proto) else { return };
+        let mappings = self.mappings_of(class, inside);
         if let Some(mapping) = mappings.get(at) {
             mappings.touch(&mapping, now.secs_up());
         }
-        if let Some(permit) = self.permits.lookup(&permit(class, at, remote.address)) {
+        if let Some(permit) = self.permits.lookup(&permit(class, at, remote)) {
             self.permits.touch(&permit, now.secs_up());
         }
     }

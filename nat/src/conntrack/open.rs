@@ -105,7 +105,11 @@ impl Conntrack {
             way: Way::In,
             now,
         };
-        self.open(&opening).map(drop)
+        self.open(&opening)?;
+        if let Some(at) = to.mapping {
+            self.refresh_mapping(key.proto, to.inside.end.address, at, opening.remote.address, now);
+        }
+        Ok(())
     }
 
     fn open(&self, opening: &Opening<'_>) -> Result<Known, DropReason> {

@@ -20,6 +20,7 @@ mod scan;
 mod takeover;
 mod trace;
 mod traffic;
+mod translated;
 mod uplink;
 mod vlan;
 mod wire;
