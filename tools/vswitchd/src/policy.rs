@@ -150,8 +150,8 @@ impl Policy for House {
         if let Verdict::Forward(action) = &mut verdict
             && action.hop.is_some_and(|hop| hop.nat.is_some())
         {
-            if let Err(refused) = translate::commit(action, packet, here) {
-                return refused;
+            if let Err(reason) = translate::commit(action, packet, here) {
+                return translate::refused(reason);
             }
             if packet.meta.fragment == Fragment::First {
                 self.waiting.first_came(packet);

@@ -342,9 +342,10 @@ fn every_lab_is_valid() {
         let config =
             parse_fresh(&path.display().to_string(), &text).unwrap_or_else(|errors| panic!("{errors}"));
         assert!(config.containers.iter().all(|container| container.create), "{}", path.display());
+        assert!(!config.containers.is_empty() && !config.networks.is_empty(), "{}", path.display());
         count += 1;
     }
-    assert!(count >= 2);
+    assert!(count >= 7, "{count} labs");
 }
 
 #[test]
@@ -489,17 +490,4 @@ fn egress_is_shown_as_it_is_written() {
     let again = expected.map(|rule| format!("\"{rule}\"")).join(", ");
     let again = valid(&format!("[[container]]\nname = \"a\"\negress = [{again}]\n"));
     assert_eq!(again, config);
-}
-
-#[test]
-fn every_lab_is_valid() {
-    let labs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs");
-    let mut read = 0;
-    for entry in std::fs::read_dir(&labs).unwrap() {
-        let path = entry.unwrap().path();
-        let config = valid(&std::fs::read_to_string(&path).unwrap());
-        assert!(!config.containers.is_empty() && !config.networks.is_empty(), "{}", path.display());
-        read += 1;
-    }
-    assert!(read >= 7, "{read} in {}", labs.display());
 }
