@@ -6,6 +6,7 @@ mod harness;
 
 mod addresses;
 mod basics;
+mod differential;
 mod groups;
 mod host_leg;
 mod hostile;

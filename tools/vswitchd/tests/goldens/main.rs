@@ -112,6 +112,7 @@ goldens! {
     reverse_path in "reverse-path";
     routing6 in "routing6";
     egress in "egress";
+    nat in "nat";
 }
 
 /// Reasons that need more than a frame of a container: a port that goes or moves, a device that refuses, sockets of the

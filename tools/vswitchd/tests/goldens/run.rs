@@ -14,7 +14,7 @@ use switch::snapshot::Snapshot;
 use switch::stats::{Counter, Counters};
 use switch::tick::Tick;
 use switch::worker::Worker;
-use vswitchd::config::Config;
+use vswitchd::config::{Config, Network};
 use vswitchd::engine;
 use vswitchd::policy::House;
 use vswitchd::tables::Tables;
@@ -70,22 +70,25 @@ pub fn run(config: &Config, statics: &[(u16, MacAddr, String)], input: &Capture,
     lab.finish()
 }
 
-struct Lab<'c> {
-    config: &'c Config,
+struct Lab {
+    /// Those of the configuration, and then the one that is outside.
+    networks: Vec<Network>,
     names: Vec<String>,
     worker: Worker<MemIo, House>,
     snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     out: Vec<Packet>,
 }
 
-impl<'c> Lab<'c> {
-    fn new(config: &'c Config) -> Self {
+impl Lab {
+    fn new(config: &Config) -> Self {
         let names = port_names(config);
+        let outside = config.outside.iter().map(|outside| outside.network(None));
+        let networks = config.networks.iter().cloned().chain(outside).collect();
         let snapshot = Arc::new(ArcSwap::from_pointee(engine::all_up(config).unwrap()));
         let io = MemIo::new(names.len() as u16);
         let worker =
             Worker::new(io, SLOTS, names.len(), Arc::clone(&snapshot), House::new(names.len(), None));
-        Self { config, names, worker, snapshot, out: Vec::new() }
+        Self { networks, names, worker, snapshot, out: Vec::new() }
     }
 
     fn port(&self, name: &str) -> PortId {
@@ -94,20 +97,23 @@ impl<'c> Lab<'c> {
     }
 
     fn fdb(&self, network: &str) -> Arc<Fdb> {
-        let index = self.config.networks.iter().position(|known| known.name == network).unwrap();
+        let index = self.networks.iter().position(|known| known.name == network).unwrap();
         Arc::clone(&self.snapshot.load().networks[index].as_ref().unwrap().fdb)
     }
 
-    /// Moves the time on, and lets the FDBs age as the control plane does every second.
+    /// Moves the time on, and lets FDBs and connections age as the control plane does every second.
     fn pass_time(&mut self, millis: u64) {
         self.worker.io.now = Tick::from_millis(millis);
-        for network in &self.config.networks {
+        for network in &self.networks {
             self.fdb(&network.name).age(self.worker.io.now, network.ageing);
         }
         for network in self.snapshot.load().networks.iter().flatten() {
             if let Some(groups) = &network.groups {
                 groups.age(self.worker.io.now);
             }
+        }
+        if let Some(nat) = &self.snapshot.load().tables.nat {
+            nat.conntrack.age(&nat.rules, self.worker.io.now);
         }
     }
 
@@ -139,7 +145,7 @@ impl<'c> Lab<'c> {
         );
         let mut text = worker_text(counters);
         port_text(&mut text, &self.names, counters);
-        for network in &self.config.networks {
+        for network in &self.networks {
             let now = self.worker.io.now;
             fdb_text(&mut text, &network.name, &self.fdb(&network.name), now, &self.names);
         }

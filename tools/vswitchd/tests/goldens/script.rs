@@ -11,6 +11,8 @@ use super::pcapng::{Capture, Packet};
 /// A capture in the making. Ports are named `container/interface`, or by the container alone where it has one.
 pub struct Script<'c> {
     config: &'c Config,
+    /// What is no container: what is behind the uplink.
+    ours: Vec<Container>,
     capture: Capture,
     now: u64,
 }
@@ -19,7 +21,8 @@ impl<'c> Script<'c> {
     /// Nothing has happened yet; it is 1000 seconds after the origin of time.
     pub fn new(config: &'c Config) -> Self {
         let interfaces = port_names(config);
-        Self { config, capture: Capture { interfaces, packets: Vec::new() }, now: 1_000_000 }
+        let ours = config.ours().collect();
+        Self { config, ours, capture: Capture { interfaces, packets: Vec::new() }, now: 1_000_000 }
     }
 
     pub fn finish(self) -> Capture {
@@ -56,11 +59,13 @@ impl<'c> Script<'c> {
         self.port(port).1.ip6.unwrap().addr()
     }
 
-    fn port(&self, name: &str) -> (usize, &'c Interface) {
+    fn port(&self, name: &str) -> (usize, &Interface) {
         let is_it = |container: &Container, interface: &Interface| {
             name == container.name || name == format!("{}/{}", container.name, interface.name)
         };
-        let mut found = self.config.interfaces().enumerate().filter(|(_, (c, i))| is_it(c, i));
+        let ours = self.ours.iter().flat_map(|ours| ours.interfaces.iter().map(move |leg| (ours, leg)));
+        let all = self.config.interfaces().chain(ours);
+        let mut found = all.enumerate().filter(|(_, (c, i))| is_it(c, i));
         match (found.next(), found.next()) {
             (Some((index, (_, interface))), None) => (index, interface),
             (Some(_), Some(_)) => panic!("{name} has several interfaces"),
@@ -69,12 +74,12 @@ impl<'c> Script<'c> {
     }
 }
 
-/// The ports of a configuration, by number.
+/// The ports of a configuration, by number: those of containers, then what is behind the uplink.
 pub fn port_names(config: &Config) -> Vec<String> {
-    config
-        .interfaces()
-        .map(|(container, interface)| format!("{}/{}", container.name, interface.name))
-        .collect()
+    let ours: Vec<Container> = config.ours().collect();
+    let ours = ours.iter().flat_map(|ours| ours.interfaces.iter().map(move |leg| (ours, leg)));
+    let all = config.interfaces().chain(ours);
+    all.map(|(container, interface)| format!("{}/{}", container.name, interface.name)).collect()
 }
 
 const MARK: &str = "vnet ";

@@ -1,6 +1,7 @@
 //! What the containers of each case send.
 
 mod bridge;
+mod nat;
 mod routing;
 mod routing6;
 mod spoof;
@@ -9,6 +10,7 @@ mod wire;
 pub use bridge::{
     ageing, fdb_limit, groups, icc_false, learning, same_addresses, snooping, static_entries, storm,
 };
+pub use nat::nat;
 pub use routing::{egress, reverse_path, routing};
 pub use routing6::routing6;
 pub use spoof::{spoof_claimed, spoof_off, spoof_strict};
