@@ -158,6 +158,9 @@ impl Policy for House {
             }
             return verdict;
         }
+        if verdict == Verdict::Drop(DropReason::NatFiltered) {
+            translate::went_out(packet, here);
+        }
         expect(&verdict, packet, here);
         verdict
     }

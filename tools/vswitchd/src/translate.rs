@@ -379,6 +379,23 @@ pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> 
     Ok(())
 }
 
+/// What another container does not admit has left this one all the same: who it was for may answer. Without that two
+/// behind one address that speak to each other's end points outside would never meet (RFC 4787 section 6 REQ-9, RFC 5128
+/// section 3.3).
+#[cold]
+pub fn went_out(packet: &Packet, here: &Here<'_, Tables>) {
+    let Some(at) = At::new(here).filter(|at| here.id != at.nat.uplink) else { return };
+    let Translation { rules, conntrack, .. } = at.nat;
+    if !rules.is_external(packet.key.dst) || !here.snapshot.tables.router.may_open(packet.meta.port, packet) {
+        return;
+    }
+    // Without a place it is dropped as well.
+    let _ = match conntrack.outbound(rules, &packet.key, here.now) {
+        Some(known) => conntrack.track_known(known.at, Way::Out, &packet.meta, here.now).map(drop),
+        None => conntrack.track_out(rules, packet, packet.meta.port, here.now).map(drop),
+    };
+}
+
 /// The first packet of a connection from outside.
 #[cold]
 fn come_in(nat: &Translation, seen: &FlowKey, packet: &Packet, now: Tick) -> Result<(), DropReason> {

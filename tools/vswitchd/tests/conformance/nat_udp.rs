@@ -196,6 +196,16 @@ fn hairpin() -> Outcome {
     assert_eq!(peers.send(A, &Ip::udp(to_b.0, to_b.1, b"hello")), []);
     assert_eq!(peers.one(B, &Ip::udp(to_a.0, to_a.1, b"hello"), A).sport(), 6000);
     assert_eq!(peers.one(A, &Ip::udp(to_b.0, to_b.1, b"hello"), B).sport(), 5000);
+    // Nobody else comes in by that, and whom a container has not spoken to not by hairpin either.
+    assert_eq!(enters(&mut peers, (OTHER, 1), 6000), []);
+    assert_eq!(
+        peers
+            .send(A, &Ip::udp((IP_A, 5000), (US, 6001), b"hello"))
+            .iter()
+            .filter(|got| got.port == B)
+            .count(),
+        0
+    );
     // To oneself.
     let out = lab.one(B, &Ip::udp((IP_B, 7000), (US, 8000), b"payload!"), B);
     assert_eq!((out.src, out.sport(), out.dport()), (addr(US), 7000, 80));
