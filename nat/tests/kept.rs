@@ -1,4 +1,5 @@
 //! Connections outlive the process that made them.
+#![allow(clippy::unwrap_used)]
 
 use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;

@@ -73,7 +73,7 @@ pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step
         why(Step::NotIp);
         return Way::Decided(Verdict::Drop(DropReason::NoService));
     }
-    internet(packet, gateway, here, why).unwrap_or_else(|verdict| Way::Decided(verdict))
+    internet(packet, gateway, here, why)
 }
 
 fn is_ethernet_2(meta: &Meta) -> bool {
@@ -125,38 +125,32 @@ fn concerns(nd: &Nd, gateway: &Gateway) -> bool {
 }
 
 /// An IP packet whose Ethernet destination is the gateway.
-///
-/// # Errors
-/// Its verdict, where nothing is left to ask.
-fn internet(
-    packet: &Packet,
-    gateway: &Gateway,
-    here: &Here<'_, Tables>,
-    why: &mut impl FnMut(Step),
-) -> Result<Way, Verdict> {
+fn internet(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Way {
     let (key, meta) = (&packet.key, &packet.meta);
     if gateway.has(key.dst) {
         why(Step::Ours(key.dst));
-        return Ok(Way::Ours);
+        return Way::Ours;
     }
     // Without an address of the family it is no gateway for it, whatever the FIB or the uplink would do.
     if (if meta.l3 == L3::V4 { gateway.prefix_len } else { gateway.prefix6_len }) == 0 {
         why(Step::NoFamily);
-        return Err(Verdict::Drop(DropReason::NoService));
+        return Way::Decided(Verdict::Drop(DropReason::NoService));
     }
-    comes_from(packet, gateway, here, why).map_err(Verdict::Drop)?;
+    if let Err(reason) = comes_from(packet, gateway, here, why) {
+        return Way::Decided(Verdict::Drop(reason));
+    }
     let entry = if is_group(key.dst) { None } else { gateway.fib.entry(key.dst) };
     why(Step::Route(entry));
-    Ok(match entry.map(|entry| entry.route) {
+    match entry.map(|entry| entry.route) {
         Some(Route::Local) => Way::Ours,
-        Some(Route::Nobody) => return Err(Verdict::Drop(DropReason::Martian)),
+        Some(Route::Nobody) => Way::Decided(Verdict::Drop(DropReason::Martian)),
         Some(Route::Next(next)) => Way::To(multipath::choose(packet, next, here, why)),
-        None if gateway.uplink && !is_group(key.dst) => return Err(uplink(packet, why)),
+        None if gateway.uplink && !is_group(key.dst) => Way::Decided(uplink(packet, why)),
         // RFC 1812 section 5.3.1: a packet that cannot be forwarded is not counted down.
         Some(Route::Unreachable) | None => {
-            return Err(Verdict::Local(Task::Unreachable(Unreachable::Network)));
+            Way::Decided(Verdict::Local(Task::Unreachable(Unreachable::Network)))
         }
-    })
+    }
 }
 
 /// No multicast is routed (RFC 1812 section 5.2.1.3: a router need not), least of all to one host by a default route.

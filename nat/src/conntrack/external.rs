@@ -12,6 +12,9 @@ use switch::tick::Tick;
 const PORTS: usize = 1 << 16;
 /// The first l4 port that is not a system one (RFC 6335 section 6).
 const USER: u16 = 1024;
+/// How many are looked at for one that was nobody's for a while, before one that was is as good: a claim must not take
+/// longer the more have been given up.
+const PATIENCE: usize = 1024;
 /// Seconds that a freed one is kept from others (RFC 6888 section 3 REQ-8).
 const QUARANTINE: u32 = 120;
 
@@ -131,6 +134,7 @@ impl External {
             let fits = move |port: &u16| !parity || port % 2 == wish.port % 2;
             let candidates = || scattered(range, wish.hash).filter(fits);
             candidates()
+                .take(PATIENCE)
                 .find(|port| free(*port, true))
                 .or_else(|| candidates().find(|port| free(*port, false)))
         };

@@ -84,9 +84,9 @@ struct Before {
 }
 
 impl Layout {
-    pub(super) fn of(limits: &Limits, external: usize, owners: usize) -> Self {
+    pub(super) fn of(limits: &Limits, owners: usize) -> Self {
         let connections = (limits.connections as usize).clamp(1, MAX_CAPACITY);
-        let mappings = (limits.mappings.clamp(1, 64_000) as usize).saturating_mul(external);
+        let mappings = (limits.mappings as usize).clamp(1, MAX_CAPACITY);
         Self { connections, mappings, others: (connections / 16).max(256), owners: owners.max(1) }
     }
 
@@ -145,7 +145,7 @@ impl Conntrack {
     /// Those of [`switch::sys::shared`].
     pub fn kept(limits: &Limits, external: usize, owners: usize, file: OwnedFd) -> Result<Self, KeptError> {
         let external = external.clamp(1, super::MAX_EXTERNAL);
-        let layout = Layout::of(limits, external, owners);
+        let layout = Layout::of(limits, owners);
         let refused = KeptError::File(Errno::NOMEM);
         let before = before(&file)?;
         // In front of what is there, if there is room, or behind it.

@@ -112,7 +112,7 @@ impl Conntrack {
     /// Those of [`Table::new`].
     pub fn new(limits: &Limits, external: usize, owners: usize) -> Result<Self, TableError> {
         let external = external.clamp(1, MAX_EXTERNAL);
-        let layout = Layout::of(limits, external, owners);
+        let layout = Layout::of(limits, owners);
         let mappings = || Table::new(layout.mappings, owners);
         let both = || Ok::<_, TableError>([mappings()?, mappings()?]);
         let tables = Tables {
@@ -170,8 +170,14 @@ impl Conntrack {
             |connection, address, l4| In::To(Entering { inside, owner, connection, mapping, address, l4 });
         let record = self.connections.lookup(&words(inside.zone, key.proto, inside.end, remote));
         if let Some(record) = record.filter(|record| self.lives(record, rules, now)) {
-            let [address, l4] = deltas(&record).map(Delta::reversed);
-            return entering(Some(record.at), address, l4);
+            if known(&record, rules).is_some_and(|known| known.external == ours) {
+                let [address, l4] = deltas(&record).map(Delta::reversed);
+                return entering(Some(record.at), address, l4);
+            }
+            // It came to another published end point of ours: its answers would come from there.
+            if !is_over(&record) {
+                return In::Refused(DropReason::NatPorts);
+            }
         }
         if tcp.is_some_and(|tcp| !tcp::opens(tcp)) {
             return In::Refused(DropReason::NatNoConnection);
@@ -463,6 +469,12 @@ const fn word(proto: u8, from: EndPoint, to: EndPoint) -> Delta {
 const fn deltas(record: &Connection) -> [Delta; 2] {
     let word = record.value[REWRITE];
     [Delta::from_u16((word >> 16) as u16), Delta::from_u16((word >> 32) as u16)]
+}
+
+/// Whether both ends have done with a connection, and only its l4 ports rest.
+const fn is_over(record: &Connection) -> bool {
+    let stage = State::stage_of(record.value[STATE]);
+    proto_of(&record.key) == PROTO_TCP && matches!(stage, tcp::Stage::Closing | tcp::Stage::Reset)
 }
 
 /// `None`: the address is not ours any more.

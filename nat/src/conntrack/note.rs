@@ -10,7 +10,9 @@ use switch::tick::Tick;
 
 use super::external::Class;
 use super::tcp::{self, Side, State, Step, Way};
-use super::{BACK, Connection, Conntrack, INBOUND, OUT, RECEIVED, REWRITE, SENT, STATE, WORDS, ends, permit};
+use super::{
+    BACK, Connection, Conntrack, INBOUND, OUT, RECEIVED, REWRITE, SENT, STATE, WORDS, ends, other, permit,
+};
 
 /// How often to look again at what another thread has just changed. Who loses more often has said nothing new.
 const ATTEMPTS: u32 = 4;
@@ -27,14 +29,16 @@ impl Conntrack {
     ) -> Result<(), DropReason> {
         let Some(held) = self.connections.hold(record.at) else { return Ok(()) };
         let value = held.value();
-        let refreshes = match &meta.tcp {
+        let uses = match &meta.tcp {
             Some(tcp) => advance(value, tcp, way).ok_or(DropReason::NatReset)?,
-            None => true,
+            None => Uses::All,
         };
         let counter = if way == Way::Out { SENT } else { RECEIVED };
         value[counter].fetch_add(length(meta), Ordering::Relaxed);
-        if refreshes && record.seen != now.secs_up() {
-            self.refresh(record, now);
+        match uses {
+            Uses::All if record.seen != now.secs_up() => self.refresh(record, now),
+            Uses::Itself => self.connections.touch(record, now.secs_up()),
+            Uses::All | Uses::Nothing => {}
         }
         Ok(())
     }
@@ -44,8 +48,19 @@ impl Conntrack {
     fn refresh(&self, record: &Connection, now: Tick) {
         let (proto, inside, remote) = ends(&record.key);
         self.connections.touch(record, now.secs_up());
-        if let Some(at) = self.mapping_of(record) {
-            self.refresh_mapping(proto, inside.end.address, at, remote.address, now);
+        match self.mapping_of(record) {
+            Some(at) => self.refresh_mapping(proto, inside.end.address, at, remote.address, now),
+            None => self.refresh_other(record, proto, remote.address, now),
+        }
+    }
+
+    /// Whose is what comes from a host that speaks without l4 ports.
+    fn refresh_other(&self, record: &Connection, proto: u8, remote: Ipv6Addr, now: Tick) {
+        let index = (record.value[REWRITE] >> 8) as u8;
+        if Class::of(proto).is_none()
+            && let Some(other) = self.others.lookup(&other(proto, index, remote))
+        {
+            self.others.touch(&other, now.secs_up());
         }
     }
 
@@ -69,9 +84,19 @@ impl Conntrack {
     }
 }
 
-/// Whether a segment keeps the connection in use; `None`: a reset that is not believed.
+/// What a packet keeps in use.
+enum Uses {
+    /// The connection, its mapping, and who may come in by that.
+    All,
+    /// The connection: what is left of it begins to run out now (RFC 7857 section 2.2).
+    Itself,
+    /// A reset is no use (RFC 7857 section 7).
+    Nothing,
+}
+
+/// What a segment makes of a connection; `None`: a reset that is not believed.
 #[inline]
-fn advance(value: &[AtomicU64; WORDS], tcp: &TcpMeta, way: Way) -> Option<bool> {
+fn advance(value: &[AtomicU64; WORDS], tcp: &TcpMeta, way: Way) -> Option<Uses> {
     let [mine, theirs] = if way == Way::Out { [OUT, BACK] } else { [BACK, OUT] };
     let read = |at: usize| [value[at].load(Ordering::Relaxed), value[at + 1].load(Ordering::Relaxed)];
     let mut word = value[STATE].load(Ordering::Relaxed);
@@ -95,9 +120,13 @@ fn advance(value: &[AtomicU64; WORDS], tcp: &TcpMeta, way: Way) -> Option<bool> 
         if step.reopens {
             open_again(value, &step, theirs);
         }
-        return Some(step.refreshes);
+        return Some(match step.refreshes {
+            true => Uses::All,
+            false if next != word => Uses::Itself,
+            false => Uses::Nothing,
+        });
     }
-    Some(true)
+    Some(Uses::All)
 }
 
 /// What was said before is over, and it may be the other side that opens it now.

@@ -117,7 +117,8 @@ impl Conntrack {
         let most = self.limits.connections_per_port;
         let key = words(inside.zone, proto, inside.end, remote);
         if let Some(old) = self.connections.lookup(&key) {
-            if let Some(known) = known(&old, rules).filter(|_| self.lives(&old, rules, now)) {
+            let same = |known: &Known| known.external == opening.external && self.lives(&old, rules, now);
+            if let Some(known) = known(&old, rules).filter(same) {
                 // Another worker was earlier.
                 self.note(&old, opening.way, meta, now)?;
                 return Ok(known);

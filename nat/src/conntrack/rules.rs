@@ -66,7 +66,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// `external`: our addresses, those beyond [`MAX_EXTERNAL`] are not used; `published`: of entries that overlap the
+    /// `external`: our addresses, those beyond [`MAX_EXTERNAL`] are not used, and `::` is a place for none. One that stays
+    /// must keep its place, or its connections end; `published`: of entries that overlap the
     /// first counts. `seed` must be the same as long as containers shall keep their addresses outside.
     pub fn new(
         mut external: Vec<Ipv6Addr>,
@@ -114,7 +115,7 @@ impl Rules {
     /// Whether it is an address of ours.
     #[inline]
     pub fn is_external(&self, address: Ipv6Addr) -> bool {
-        self.external.contains(&address)
+        self.external.contains(&address) && !address.is_unspecified()
     }
 
     /// Which one it is.
@@ -131,15 +132,15 @@ impl Rules {
     /// REQ-2, "paired"). `None`: we have none of its family.
     pub fn external_for(&self, zone: u16, inside: Ipv6Addr) -> Option<Ipv6Addr> {
         let v4 = inside.to_ipv4_mapped().is_some();
-        let own = || self.external.iter().filter(move |own| own.to_ipv4_mapped().is_some() == v4);
-        match own().count() {
-            0 => None,
-            1 => own().next().copied(),
-            count => {
-                let hash = mix(self.seed, u128::from(zone) << 112 ^ inside.to_bits());
-                own().nth((hash % count as u64) as usize).copied()
-            }
+        let is_one = |own: &&Ipv6Addr| !own.is_unspecified() && own.to_ipv4_mapped().is_some() == v4;
+        let mut own = self.external.iter().filter(is_one);
+        let only = own.next()?;
+        if own.clone().next().is_none() {
+            return Some(*only);
         }
+        // The one that likes it most: whatever comes and goes beside it, it stays there (rendezvous hashing).
+        let who = mix(self.seed, u128::from(zone) << 112 ^ inside.to_bits());
+        std::iter::once(only).chain(own).max_by_key(|own| mix(who, own.to_bits())).copied()
     }
 
     /// What is published at an end point of ours.

@@ -265,8 +265,8 @@ fn advance(mut state: State, receiver: &Side, tcp: &TcpMeta, way: Way) -> State 
         // Who opened it has the other's SYN. Not anybody: the long timeout is dear.
         Stage::SynReceived if state.opened == way.bit() && acknowledges(receiver, tcp) => Stage::Established,
         Stage::PickedUp if both => Stage::Established,
-        // Who has reset it goes on.
-        Stage::Reset if state.reset & way.bit() != 0 => {
+        // Who has reset it goes on, where the other one waits for more.
+        Stage::Reset if state.reset & way.bit() != 0 && receiver.acks && fits(receiver, tcp) => {
             state.reset = 0;
             Stage::Established
         }

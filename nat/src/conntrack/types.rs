@@ -44,7 +44,8 @@ pub struct Limits {
     pub connections: u32,
     /// Connections of one port; 0: no more than is fair when all are in use.
     pub connections_per_port: u32,
-    /// Mappings of one protocol and family: fewer than there are l4 ports.
+    /// Mappings of one protocol and family: fewer than their addresses have l4 ports, or those run out before somebody
+    /// makes room (one address has 64,512, less what is published).
     pub mappings: u32,
     /// The same of one port (RFC 6888 section 3 REQ-4).
     pub mappings_per_port: u32,

@@ -31,7 +31,7 @@ impl Conntrack {
         for (class, mapping) in self.all_mappings() {
             // One that is as young may have a connection that was not met.
             let young = now.secs().saturating_sub(mapping.seen) < 2;
-            if mapping.value[MARK] != pass && !young {
+            if mapping.value[MARK] < pass && !young {
                 self.unmap(class, &mapping, now);
             }
         }
@@ -55,7 +55,7 @@ impl Conntrack {
         if let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto))
             && let Some(held) = self.mappings_of(class, inside.end.address).hold(at)
         {
-            held.value()[MARK].store(pass, Ordering::Relaxed);
+            held.value()[MARK].fetch_max(pass, Ordering::Relaxed);
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Filter {
     /// Of this container only
     #[arg(long)]
     pub container: Option<String>,
-    /// That speak this only: tcp, udp, icmp or icmp6
+    /// That speak this only: tcp, udp, icmp, icmp6, sctp or other
     #[arg(long)]
     pub protocol: Option<Transport>,
     /// With this l4 port on either side only
@@ -32,7 +32,7 @@ pub struct Filter {
 pub struct Entries {
     /// The container
     pub container: String,
-    /// `[ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp]`; `HOST` 0 is a free one
+    /// `[ADDRESS:]HOST[-LAST]:CONTAINER[-LAST][/tcp|/udp|/sctp]`; `HOST` 0 is a free one
     #[arg(required = true, value_name = "ENTRY")]
     pub publish: Vec<Publish>,
     /// The interface [default: the first where it can be]

@@ -6,15 +6,15 @@
 //!  3 admit   switch::admit   VLAN, reserved addresses, MTU, spoofing: what is not admitted teaches us nothing
 //!  4 learn   switch::learn   source MAC -> port, written only when it changed; who listens to which group
 //!  5 decide  this page       key + meta + tables -> Verdict; pure
-//!  6 track   switch::track   commits state: the flood budget, what may come back
-//!  7 apply   switch::apply   edits bytes: tags, then TTL and MACs by this page
+//!  6 track   switch::track   commits state: the flood budget, what may come back, connections
+//!  7 apply   switch::apply   edits bytes: tags, then TTL, MACs, addresses and l4 ports by this page
 //!  8 tx      switch::tx      into the out port, or ports, with or without the tag of its VLAN
 //! ```
 //!
 //! [`switch::worker`] is the loop that calls them. What is decided here reads as a list, in the order in which it is
-//! asked; translation and tunnels join the list between its lines: dnat and conntrack, snat, vtep. What leaves by the
-//! sockets uplink is given to [`crate::uplink`]; what a gateway does itself (ARP, neighbour discovery, ICMP, packets that
-//! wait) is out of line, in [`router::service`].
+//! asked; translation stands in it (dnat and conntrack, snat: [`crate::translate`]), and tunnels (vtep) will join it. What
+//! leaves by the sockets uplink is given to [`crate::uplink`]; what a gateway does itself (ARP, neighbour discovery, ICMP,
+//! packets that wait) is out of line, in [`router::service`].
 
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
@@ -150,13 +150,16 @@ impl Policy for House {
         if let Verdict::Forward(action) = &mut verdict
             && action.hop.is_some_and(|hop| hop.nat.is_some())
         {
-            if let Err(refused) = translate::commit(action, packet, here) {
-                return refused;
+            if let Err(reason) = translate::commit(action, packet, here) {
+                return translate::refused(reason);
             }
             if packet.meta.fragment == Fragment::First {
                 self.waiting.first_came(packet);
             }
             return verdict;
+        }
+        if verdict == Verdict::Drop(DropReason::NatFiltered) {
+            translate::went_out(packet, here);
         }
         expect(&verdict, packet, here);
         verdict

@@ -349,8 +349,8 @@ fn with(mut verdict: Verdict, nat: Nat) -> Verdict {
 /// Sixth hop: makes the connections that the verdict needs, or notes the packet in those that are there.
 ///
 /// # Errors
-/// The verdict in its place.
-pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> Result<(), Verdict> {
+/// Why it goes no further ([`refused`]).
+pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> Result<(), DropReason> {
     let Some((part, nat)) =
         action.hop.as_mut().and_then(|hop| hop.nat.as_mut()).zip(here.snapshot.tables.nat.as_ref())
     else {
@@ -361,22 +361,39 @@ pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> 
         Side::Known(at) => nat.conntrack.track_known(Handle::from_u64(at), way, &packet.meta, now),
         Side::New | Side::No => Ok(false),
     };
-    if part.from != Side::No && !known(part.from, Way::Out).map_err(refused)? {
+    if part.from != Side::No && !known(part.from, Way::Out)? {
         let source = nat.conntrack.track_out(&nat.rules, packet, packet.meta.port, now);
-        settle(part, key, &source.map_err(refused)?);
+        settle(part, key, &source?);
     }
-    if part.to != Side::No && !known(part.to, Way::In).map_err(refused)? {
+    if part.to != Side::No && !known(part.to, Way::In)? {
         let seen = match part.from {
             Side::No => *key,
             _ => FlowKey { src: part.src, sport: part.sport, ..*key },
         };
-        come_in(nat, &seen, packet, now).map_err(refused)?;
+        come_in(nat, &seen, packet, now)?;
     }
     if packet.meta.fragment == Fragment::First {
         let to = (part.to != Side::No).then_some(action.out);
         nat.fragments.expect(packet, part, to, now);
     }
     Ok(())
+}
+
+/// What another container does not admit has left this one all the same: who it was for may answer. Without that two
+/// behind one address that speak to each other's end points outside would never meet (RFC 4787 section 6 REQ-9, RFC 5128
+/// section 3.3).
+#[cold]
+pub fn went_out(packet: &Packet, here: &Here<'_, Tables>) {
+    let Some(at) = At::new(here).filter(|at| here.id != at.nat.uplink) else { return };
+    let Translation { rules, conntrack, .. } = at.nat;
+    if !rules.is_external(packet.key.dst) || !here.snapshot.tables.router.may_open(packet.meta.port, packet) {
+        return;
+    }
+    // Without a place it is dropped as well.
+    let _ = match conntrack.outbound(rules, &packet.key, here.now) {
+        Some(known) => conntrack.track_known(known.at, Way::Out, &packet.meta, here.now).map(drop),
+        None => conntrack.track_out(rules, packet, packet.meta.port, here.now).map(drop),
+    };
 }
 
 /// The first packet of a connection from outside.
@@ -401,7 +418,7 @@ fn settle(part: &mut Nat, key: &FlowKey, source: &Known) {
 }
 
 /// RFC 5508 section 6 REQ-8: who gets no place is told; of what belongs to nothing nothing is said.
-fn refused(reason: DropReason) -> Verdict {
+pub fn refused(reason: DropReason) -> Verdict {
     match reason {
         DropReason::NatQuota | DropReason::NatPorts => Verdict::Local(Task::Refused(reason)),
         reason => Verdict::Drop(reason),

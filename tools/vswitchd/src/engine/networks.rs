@@ -11,7 +11,7 @@ use switch::port::{NetworkId, PortId};
 use switch::table::TableError;
 
 use super::translate::Translator;
-use crate::config::{Limits, Network};
+use crate::config::{Network, Outside};
 
 /// Flows whose answers are let in, of all networks; about 80 bytes each, touched when used.
 const RETURNS: usize = 1 << 17;
@@ -110,9 +110,9 @@ impl Networks {
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub fn need_translator(&mut self, limits: &Limits) -> Result<(), TableError> {
+    pub fn need_translator(&mut self, outside: &Outside) -> Result<(), TableError> {
         if self.translator.is_none() {
-            self.translator = Some(Translator::new(limits, self.memory.as_deref())?);
+            self.translator = Some(Translator::new(outside, self.memory.as_deref())?);
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     }
     if let Some(outside) = &config.outside {
         networks.put(&outside.network(None))?;
-        networks.need_translator(&outside.limits)?;
+        networks.need_translator(outside)?;
     }
     if routing::needs_returns(config) {
         networks.need_returns()?;

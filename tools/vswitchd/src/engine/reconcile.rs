@@ -102,7 +102,7 @@ impl Control {
             }
         }
         if let Some(outside) = &self.desired.outside
-            && let Err(error) = self.networks.need_translator(&outside.limits)
+            && let Err(error) = self.networks.need_translator(outside)
         {
             tracing::error!(%error, "no room for connections: nothing is masqueraded, and nothing published");
         }

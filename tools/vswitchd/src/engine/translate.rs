@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use nat::conntrack::{self, Conntrack, EndPoint, Inside, Rule, Rules};
 use nat::fragments::Fragments;
@@ -34,6 +34,8 @@ const SEED: u64 = 0;
 pub struct Translator {
     conntrack: Arc<Conntrack>,
     fragments: Arc<Fragments>,
+    /// Our addresses. One that stays has the same place in every configuration, for connections know theirs by it.
+    places: Arc<Mutex<Vec<Ipv6Addr>>>,
 }
 
 impl Translator {
@@ -41,11 +43,15 @@ impl Translator {
     ///
     /// # Errors
     /// When there is no memory for it.
-    pub fn new(limits: &config::Limits, memory: Option<&OwnedFd>) -> Result<Self, TableError> {
+    pub fn new(outside: &Outside, memory: Option<&OwnedFd>) -> Result<Self, TableError> {
+        let limits = &outside.limits;
+        // As many of each family as it has addresses of it; of a pool each takes its part.
+        let of = |family| outside.legs().filter(|(address, _)| Family::of(*address) == family).count();
+        let addresses = u32::try_from(of(Family::V4).max(of(Family::V6)).max(1)).unwrap_or(1);
         let tables = conntrack::Limits {
             connections: limits.connections,
             connections_per_port: limits.connections_per_container,
-            mappings: limits.mappings,
+            mappings: limits.mappings.saturating_mul(addresses),
             mappings_per_port: limits.mappings_per_container,
         };
         let kept = memory.and_then(|memory| {
@@ -59,7 +65,25 @@ impl Translator {
             None => Arc::new(Conntrack::new(&tables, ADDRESSES, MAX_PORTS)?),
         };
         let fragments = Arc::new(Fragments::new(limits.fragments as usize, MAX_PORTS)?);
-        Ok(Self { conntrack, fragments })
+        Ok(Self { conntrack, fragments, places: Arc::default() })
+    }
+
+    /// Our addresses, each in its place; `::` where none is any more.
+    fn places(&self, outside: &Outside) -> Vec<Ipv6Addr> {
+        let wanted: Vec<_> = outside.legs().map(|(address, _)| mapped(address)).collect();
+        let Ok(mut places) = self.places.lock() else { return wanted };
+        for place in places.iter_mut().filter(|place| !wanted.contains(place)) {
+            *place = Ipv6Addr::UNSPECIFIED;
+        }
+        for address in wanted {
+            if !places.contains(&address) {
+                match places.iter_mut().find(|place| place.is_unspecified()) {
+                    Some(place) => *place = address,
+                    None => places.push(address),
+                }
+            }
+        }
+        places.clone()
     }
 
     /// With what is configured. `networks` are those of the snapshot, by id.
@@ -86,14 +110,14 @@ impl Translator {
         Some(Translation {
             uplink,
             masquerade: masquerade.into_boxed_slice(),
-            rules: Arc::new(rules(outside, published)),
+            rules: Arc::new(rules(outside, self.places(outside), published)),
             conntrack: Arc::clone(&self.conntrack),
             fragments: Arc::clone(&self.fragments),
         })
     }
 }
 
-fn rules(outside: &Outside, published: Vec<Rule>) -> Rules {
+fn rules(outside: &Outside, external: Vec<Ipv6Addr>, published: Vec<Rule>) -> Rules {
     let filtering = match outside.filtering {
         Filtering::Endpoint => conntrack::Filtering::Endpoint,
         Filtering::Address => conntrack::Filtering::Address,
@@ -101,7 +125,6 @@ fn rules(outside: &Outside, published: Vec<Rule>) -> Rules {
     };
     let config::Timeouts { udp, tcp_established, tcp_transitory, icmp, others } = outside.timeouts;
     let timeouts = conntrack::Timeouts { udp, tcp_established, tcp_transitory, icmp, others };
-    let external = outside.legs().map(|(address, _)| mapped(address)).collect();
     Rules::new(external, published, (filtering, outside.parity), timeouts, SEED)
 }
 

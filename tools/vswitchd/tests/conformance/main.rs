@@ -9,6 +9,8 @@ mod common;
 mod ipv4;
 mod ipv6;
 mod lab;
+mod nat_icmp;
+mod nat_tcp;
 mod nat_udp;
 mod packet;
 mod row;

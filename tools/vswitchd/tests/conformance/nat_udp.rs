@@ -188,6 +188,24 @@ fn hairpin() -> Outcome {
         let back = lab.one(B, &Ip::udp((IP_B, inside), (US, 5000), b"answer"), A);
         assert_eq!((back.src, back.sport(), back.dport()), (addr(US), to, 5000));
     }
+    // Behind one address, by its filtering: each has to have spoken to the other's end point outside (RFC 5128 section 3.3).
+    let mut peers = Lab::new();
+    assert_eq!(leaves(&mut peers, A, (IP_A, 5000), (REMOTE, 1)).1, 5000);
+    assert_eq!(leaves(&mut peers, B, (IP_B, 6000), (REMOTE, 1)).1, 6000);
+    let [to_b, to_a] = [((IP_A, 5000), (US, 6000)), ((IP_B, 6000), (US, 5000))];
+    assert_eq!(peers.send(A, &Ip::udp(to_b.0, to_b.1, b"hello")), []);
+    assert_eq!(peers.one(B, &Ip::udp(to_a.0, to_a.1, b"hello"), A).sport(), 6000);
+    assert_eq!(peers.one(A, &Ip::udp(to_b.0, to_b.1, b"hello"), B).sport(), 5000);
+    // Nobody else comes in by that, and whom a container has not spoken to not by hairpin either.
+    assert_eq!(enters(&mut peers, (OTHER, 1), 6000), []);
+    assert_eq!(
+        peers
+            .send(A, &Ip::udp((IP_A, 5000), (US, 6001), b"hello"))
+            .iter()
+            .filter(|got| got.port == B)
+            .count(),
+        0
+    );
     // To oneself.
     let out = lab.one(B, &Ip::udp((IP_B, 7000), (US, 8000), b"payload!"), B);
     assert_eq!((out.src, out.sport(), out.dport()), (addr(US), 7000, 80));

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{ipv4, ipv6, nat_udp};
+use crate::{ipv4, ipv6, nat_icmp, nat_tcp, nat_udp};
 
 /// RFC 2119; or what trusted implementations do where no RFC says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub fn assert_all(rows: &[Row]) {
 }
 
 fn all() -> impl Iterator<Item = &'static Row> {
-    [nat_udp::ROWS, ipv4::ROWS, ipv6::ROWS].into_iter().flatten()
+    [nat_udp::ROWS, nat_tcp::ROWS, nat_icmp::ROWS, ipv4::ROWS, ipv6::ROWS].into_iter().flatten()
 }
 
 #[test]

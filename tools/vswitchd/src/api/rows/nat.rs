@@ -55,7 +55,7 @@ pub struct NatRow {
     pub address: Option<IpAddr>,
     /// L4 ports of the host: `8080`, `9000-9010`; `0`: not chosen yet.
     pub ports: String,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
     /// The container.
     pub container: String,
