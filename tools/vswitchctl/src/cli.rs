@@ -412,7 +412,7 @@ mod tests {
         for (line, wanted) in [
             ("show vxlan", "'show vxlan' is not supported yet"),
             ("show cluster --json", "'show cluster' is not supported yet"),
-            ("show connections --protocol sctp", "expected one of: tcp, udp, icmp, icmp6"),
+            ("show connections --protocol quic", "expected one of: tcp, udp, icmp, icmp6, sctp, other"),
             ("top", "'top' is not supported yet"),
             ("publish a", "the following required arguments were not provided: <ENTRY>..."),
             ("publish a 80", "the host's l4 port stands before it: \"80:80\", or \"0:80\" for a free one"),
