@@ -1,6 +1,7 @@
-//! What a routed packet costs, in nanoseconds, without a system call: `cargo bench -p bench --bench routed`.
+//! What a routed packet costs, and one that is translated, in nanoseconds, without a system call:
+//! `cargo bench -p bench --bench routed`.
 //!
-//! Two containers on two networks, the daemon's own policy and configuration. The hops that differ from those of a
+//! Two containers on two networks, or one and the outside, the daemon's own policy and configuration. The hops that differ from those of a
 //! bridged frame, each alone, then all of them on memory devices. That none of it allocates is asserted on the way.
 #![allow(missing_docs)]
 
@@ -32,6 +33,9 @@ const FRAMES: u64 = 64;
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const B: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
+/// Outside, and our own address there.
+const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const OURS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 10);
 
 fn lab(routes: &str) -> Vec<u8> {
     format!(
@@ -44,11 +48,19 @@ fn lab(routes: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// `a` and an uplink, whose port is 1.
+const OUTSIDE: &[u8] = b"[uplink]\nkind = \"tap\"\naddress = \"198.18.0.10/24\"\nhost = \"198.18.0.1/24\"\n\
+    [[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\n\
+    [[container]]\nname = \"a\"\n[[container.interface]]\nnetwork = \"blue\"\n";
+
 fn mac(address: Ipv4Addr) -> Vec<u8> {
     [&[2, 0x42][..], &address.octets()].concat()
 }
 
 fn gateway(address: Ipv4Addr) -> Ipv4Addr {
+    if address == FAR {
+        return OURS;
+    }
     let [a, b, c, _] = address.octets();
     Ipv4Addr::new(a, b, c, 1)
 }
@@ -71,8 +83,8 @@ fn answer(from: Ipv4Addr) -> Vec<u8> {
 
 type Shared = Arc<ArcSwap<Snapshot<Tables>>>;
 
-/// `a` is behind port 0, `b` behind port 1, and both gateways know it.
-fn worker(config: &[u8]) -> (Worker<MemIo, House>, Shared) {
+/// `a` is behind port 0, `other` behind port 1, and both gateways know it.
+fn worker(config: &[u8], other: Ipv4Addr) -> (Worker<MemIo, House>, Shared) {
     let paths = Paths { control: "/test/control.sock".into(), state: "/test/state".into() };
     let config = parse_with("lab.toml", config, &Context { paths, previous: None, memory: None })
         .unwrap_or_else(|error| unreachable!("{error:?}"));
@@ -80,7 +92,7 @@ fn worker(config: &[u8]) -> (Worker<MemIo, House>, Shared) {
     let snapshot: Shared = Arc::new(ArcSwap::from_pointee(snapshot));
     let mut worker = Worker::new(MemIo::new(2), 128, 2, Arc::clone(&snapshot), House::new(2, None));
     worker.io.now = NOW;
-    for (port, frame) in [(0, datagram(A, B)), (1, answer(B)), (0, answer(A))] {
+    for (port, frame) in [(0, datagram(A, other)), (1, answer(other)), (0, answer(A))] {
         worker.io.inject(PortId(port), &VnetHdr::default(), &frame);
         step(&mut worker);
     }
@@ -106,9 +118,14 @@ fn routed(verdict: &Verdict) -> Hop {
 }
 
 fn hops(criterion: &mut Criterion) {
-    let (_worker, snapshot) = worker(&lab("routes_to = [\"red\"]"));
+    each(criterion, "hop, routed", &lab("routes_to = [\"red\"]"), B);
+    each(criterion, "hop, translated", OUTSIDE, FAR);
+}
+
+fn each(criterion: &mut Criterion, name: &str, config: &[u8], to: Ipv4Addr) {
+    let (_worker, snapshot) = worker(config, to);
     let snapshot = snapshot.load_full();
-    let bytes = datagram(A, B);
+    let bytes = datagram(A, to);
     let packet = parsed(&bytes);
     let id = snapshot.port(PortId(0)).map(|port| port.network).unwrap_or_else(|| unreachable!("no port"));
     let network = snapshot.network(id).unwrap_or_else(|| unreachable!("no network"));
@@ -116,15 +133,15 @@ fn hops(criterion: &mut Criterion) {
     let verdict = decide(&packet, &here, &mut |_| ());
     let hop = routed(&verdict);
     let mut house = House::new(2, None);
-    let mut group = criterion.benchmark_group("hop, routed");
-    group.bench_function("5 decide: gateway, fib, neighbour", |b| {
+    let mut group = criterion.benchmark_group(name);
+    group.bench_function("5 decide: gateway, fib, neighbour, connection", |b| {
         b.iter(|| decide(black_box(&packet), &here, &mut |_| ()));
     });
-    group.bench_function("6 track: what may come back", |b| {
+    group.bench_function("6 track: what may come back, or the connection", |b| {
         b.iter(|| house.track(black_box(verdict), &packet, &here));
     });
     let mut frame = bytes.clone();
-    group.bench_function("7 apply: checksum, TTL, MACs", |b| {
+    group.bench_function("7 apply: checksum, TTL, MACs, addresses and l4 ports", |b| {
         b.iter(|| {
             // As it came: a packet is one hop older each time.
             frame.copy_from_slice(&bytes);
@@ -135,11 +152,16 @@ fn hops(criterion: &mut Criterion) {
 }
 
 fn all(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("all hops on memory devices, 64 routed frames");
+    let mut group = criterion.benchmark_group("all hops on memory devices, 64 frames");
     group.throughput(Throughput::Elements(FRAMES));
-    for (name, routes) in [("one way", "routes_to = [\"red\"]"), ("both ways", "routes_to = \"all\"")] {
-        let (mut worker, _) = worker(&lab(routes));
-        let bytes = datagram(A, B);
+    let cases = [
+        ("one way", lab("routes_to = [\"red\"]"), B),
+        ("both ways", lab("routes_to = \"all\""), B),
+        ("translated", OUTSIDE.to_vec(), FAR),
+    ];
+    for (name, config, to) in cases {
+        let (mut worker, _) = worker(&config, to);
+        let bytes = datagram(A, to);
         let mut batch = || {
             for _ in 0..FRAMES {
                 worker.io.inject(PortId(0), &VnetHdr::default(), &bytes);
