@@ -14,10 +14,11 @@ tests=(
     python3                         # servers and clients in containers, and the labs
     traceroute netcat-openbsd       # what leads through the uplink
     busybox                         # udhcpc, a DHCP client
+    nftables                        # the kernel's translation, to compare ours with
     dnsutils dnsmasq-base           # dig, and a resolver of the host to ask
     passwd util-linux uidmap        # the ordinary user that tests make
 )
-peers=(openvswitch-switch vde2 bridge-utils nftables passt slirp4netns)
+peers=(openvswitch-switch vde2 bridge-utils passt slirp4netns)
 
 wanted=("${tests[@]}")
 [ "${1:-}" = --tests ] || wanted+=("${peers[@]}")
