@@ -529,7 +529,7 @@ fn strange_packets_reach_nobody(mut host: Host) {
         ("to this host", "martian", vec![ipv4(17, own, [0, 0, 0, 0].into(), &udp(5000, 8080))]),
         ("with a wrong header", "bad_checksum", vec![wrong_sum(ipv4(17, own, far, &udp(5000, 8080)))]),
         ("in fragments that overlap", "uplink_fragment", vec![first, overlap]),
-        ("to a group", "prohibited", vec![ipv4(17, own, [239, 1, 2, 3].into(), &udp(5000, 8080))]),
+        ("to a group", "no_route", vec![ipv4(17, own, [239, 1, 2, 3].into(), &udp(5000, 8080))]),
     ] {
         let before = daemon.dropped(reason);
         let frames: Vec<_> =
