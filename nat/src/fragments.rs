@@ -77,11 +77,11 @@ impl Fragments {
         self.table.retain(|record| now.secs().saturating_sub(record.seen) < REST)
     }
 
-    /// Forgets what came from `port`, or goes there.
-    pub fn forget(&self, port: PortId) -> usize {
+    /// Forgets what came from these ports, or goes there.
+    pub fn forget(&self, gone: impl Fn(PortId) -> bool) -> usize {
         self.table.retain(|record| {
             let [.., to] = record.value;
-            record.owner != port.0 && to != u64::from(port.0)
+            !gone(PortId(record.owner)) && (to == NOBODY || !gone(PortId(to as u16)))
         })
     }
 }

@@ -47,7 +47,7 @@ fn sixty_thousand_of_udp_and_of_tcp_are_distinct_and_answered() {
         (120_000, 120_000, 0, 0)
     );
     for n in 0..64 {
-        lab.conntrack.forget(PortId(n), lab.now);
+        lab.conntrack.forget(|port| port == PortId(n), lab.now);
     }
     let counts = lab.conntrack.counts();
     assert_eq!((counts.mappings, counts.connections), (0, 0));
@@ -132,10 +132,10 @@ fn a_freed_l4_port_rests_for_two_minutes_but_not_from_whose_it_was() {
     let ask =
         |lab: &Lab, who| lab.out(PROTO_UDP, end(v4(who), 5000), end(remote(1), 53), who as u16).unwrap();
     assert_eq!(ask(&lab, 1).external.port, 5000);
-    lab.conntrack.forget(PortId(1), lab.now);
+    lab.conntrack.forget(|port| port == PortId(1), lab.now);
     assert_ne!(ask(&lab, 2).external.port, 5000, "at once");
     assert_eq!(ask(&lab, 1).external.port, 5000, "its own");
-    lab.conntrack.forget(PortId(1), lab.now);
+    lab.conntrack.forget(|port| port == PortId(1), lab.now);
     lab.pass(119);
     assert_ne!(ask(&lab, 3).external.port, 5000, "after 119 s");
     lab.pass(1);
@@ -211,7 +211,7 @@ fn sctp_keeps_its_l4_port_or_is_refused() {
     assert_eq!(ask(&lab, 1, 5000).unwrap().external.port, 5000);
     assert_eq!(ask(&lab, 2, 5000), Err(DropReason::NatPorts));
     assert_eq!(ask(&lab, 2, 5001).unwrap().external.port, 5001);
-    lab.conntrack.forget(PortId(1), lab.now);
+    lab.conntrack.forget(|port| port == PortId(1), lab.now);
     lab.pass(1);
     assert_eq!(
         ask(&lab, 2, 5000).unwrap().external.port,
@@ -319,7 +319,7 @@ fn threads_leave_no_l4_port_behind() {
                     }
                     match round % 1000 {
                         500 => drop(lab.conntrack.age(&lab.rules, lab.now)),
-                        700 => drop(lab.conntrack.forget(PortId(owner), lab.now)),
+                        700 => drop(lab.conntrack.forget(|port| port == PortId(owner), lab.now)),
                         _ => {}
                     }
                 }
@@ -330,7 +330,7 @@ fn threads_leave_no_l4_port_behind() {
     let all: Vec<_> = lab.conntrack.mappings(&lab.rules, lab.now).map(|row| row.external).collect();
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
     for owner in 0..9 {
-        lab.conntrack.forget(PortId(owner), lab.now);
+        lab.conntrack.forget(|port| port == PortId(owner), lab.now);
     }
     let counts = lab.conntrack.counts();
     assert_eq!((counts.mappings, counts.connections), (0, 0));
@@ -340,7 +340,7 @@ fn threads_leave_no_l4_port_behind() {
         let known = lab.out(PROTO_UDP, end(v4(50), port), end(remote(1), 53), 20).unwrap();
         assert_eq!(known.external.port, port);
         if port % 400 == 0 {
-            lab.conntrack.forget(PortId(20), lab.now);
+            lab.conntrack.forget(|port| port == PortId(20), lab.now);
         }
     }
 }
@@ -395,7 +395,7 @@ fn nothing_allocates_once_it_is_made() {
                 lab.conntrack.age(&lab.rules, lab.now);
             }
             match round % 3000 {
-                1000 => drop(lab.conntrack.forget(PortId(3), lab.now)),
+                1000 => drop(lab.conntrack.forget(|port| port == PortId(3), lab.now)),
                 2000 => drop(lab.conntrack.reconcile(&lab.rules, |owner, _, _| owner.0 != 2, lab.now)),
                 _ => {}
             }

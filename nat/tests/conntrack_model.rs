@@ -257,7 +257,7 @@ impl World {
         let all = self.model.connections.len();
         self.model.remove(|(_, inside), _| who(inside) == owner);
         self.model.connections.retain(|(_, inside, _), _| who(inside) != owner);
-        self.lab.conntrack.forget(PortId(owner as u16), self.lab.now);
+        self.lab.conntrack.forget(|port| port == PortId(owner as u16), self.lab.now);
         assert!(self.model.connections.len() <= all);
     }
 

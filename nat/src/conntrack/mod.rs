@@ -62,7 +62,8 @@ const NONE: u64 = 0xff << 24;
 /// Flag: it was opened from outside.
 const INBOUND: u64 = 1;
 
-/// Of a mapping: `external port:16 mark of its address:32 index:8 flags:8`, and the pass of the sweeper that met a connection of it.
+/// Of a mapping: `external port:16 mark of its address:32 index:8 flags:8`, and the pass of the sweeper that met a
+/// connection of it.
 const PLACE: usize = 0;
 const MARK: usize = 1;
 /// Flag: the l4 port is a published one, and not claimed.
@@ -422,6 +423,12 @@ fn inside_of(record: &Mapping) -> Inside {
 /// goes into the 8 bits that a handle leaves free.
 const fn name(class: Class, address: Ipv6Addr, handle: u64) -> u64 {
     handle | ((class as u64) << 1 | address.to_ipv4_mapped().is_some() as u64) << 24
+}
+
+/// What a name says; `None`: no table is called so.
+fn named(name: u64) -> (Option<Class>, Handle) {
+    let class = Class::ALL.into_iter().nth((name >> 25) as usize & 0x7f);
+    (class, Handle::from_u64(name & !(0xff << 24)))
 }
 
 /// The same table, another mapping.

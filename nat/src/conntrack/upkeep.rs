@@ -13,7 +13,7 @@ use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
     Connection, Conntrack, INBOUND, MAPPING, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of,
-    known, mark, whole,
+    known, mark, named, whole,
 };
 
 impl Conntrack {
@@ -45,8 +45,7 @@ impl Conntrack {
 
     /// Whether its mapping is still there.
     fn mapping_of_permit(&self, &[word, high, low]: &[u64; 3]) -> bool {
-        let class = Class::ALL.into_iter().nth((word >> 25) as usize & 3);
-        let at = Handle::from_u64(word & !(0xff << 24));
+        let (class, at) = named(word);
         class.is_some_and(|class| self.mappings_of(class, whole([high, low])).get(at).is_some())
     }
 
@@ -66,18 +65,20 @@ impl Conntrack {
         })
     }
 
-    /// The container behind a port is gone, and all that is its own with it. Says how many connections that were.
-    pub fn forget(&self, owner: PortId, now: Tick) -> usize {
-        for (class, mapping) in self.all_mappings().filter(|(_, mapping)| mapping.owner == owner.0) {
+    /// The containers behind these ports are gone, and all that is their own with them. Says how many connections that
+    /// were.
+    pub fn forget(&self, gone: impl Fn(PortId) -> bool, now: Tick) -> usize {
+        for (class, mapping) in self.all_mappings().filter(|(_, mapping)| gone(PortId(mapping.owner))) {
             self.unmap(class, &mapping, now);
         }
-        self.permits.retain(|permit| permit.owner != owner.0);
-        self.others.retain(|other| other.owner != owner.0);
-        self.connections.retain(|record| record.owner != owner.0)
+        self.permits.retain(|permit| !gone(PortId(permit.owner)));
+        self.others.retain(|other| !gone(PortId(other.owner)));
+        self.connections.retain(|record| !gone(PortId(record.owner)))
     }
 
     /// After a change of configuration: ends what its rule, its address outside or its container is gone of, and
-    /// nothing else. An address of ours is known by its position: one that stays must keep it. `keeps`: whether that address, in that zone, is still of that port. Says how many connections ended.
+    /// nothing else. An address of ours is known by its position: one that stays must keep it. `keeps`: whether that
+    /// address, in that zone, is still of that port. Says how many connections ended.
     pub fn reconcile(
         &self,
         rules: &Rules,

@@ -60,7 +60,7 @@ fn who_goes_takes_what_came_from_there_and_what_goes_there() {
     fragments.expect(&fragment(1, 1, Fragment::First), &nat(10), None, at);
     fragments.expect(&fragment(2, 2, Fragment::First), &nat(10), Some(PortId(1)), at);
     fragments.expect(&fragment(3, 2, Fragment::First), &nat(10), None, at);
-    assert_eq!(fragments.forget(PortId(1)), 2);
+    assert_eq!(fragments.forget(|port| port == PortId(1)), 2);
     assert_eq!(fragments.find(&fragment(3, 2, Fragment::Later), at), rest(10, None));
 }
 

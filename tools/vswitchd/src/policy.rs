@@ -36,11 +36,11 @@ use switch::news::News;
 use switch::policy::{Desk, Fate, Here, Policy};
 use switch::port::{NetworkId, PortId};
 use switch::punt::Punt;
-use switch::snapshot::{Snapshot, View};
+use switch::snapshot::Snapshot;
 use switch::tick::Tick;
-use switch::verdict::{Action, Hop, Nat, Task, Unreachable, Verdict};
+use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
 
-use crate::tables::Tables;
+use crate::tables::{Tables, routed, routes};
 use crate::translate;
 use crate::uplink::{Out, Uplink};
 
@@ -71,16 +71,6 @@ pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Ste
     }
 }
 
-/// The same with what routing is decided by.
-fn routed<'a>(here: &Here<'a, Tables>) -> Here<'a, router::tables::Tables> {
-    here.with(&here.snapshot.tables.router)
-}
-
-/// The same of a snapshot.
-fn routes(snapshot: &Snapshot<Tables>) -> View<'_, router::tables::Tables> {
-    snapshot.view().with(&snapshot.tables.router)
-}
-
 /// What may come back by a way that may not be opened.
 fn expect(verdict: &Verdict, packet: &Packet, here: &Here<'_, Tables>) {
     let Some(returns) = &here.snapshot.tables.router.returns else { return };
@@ -106,14 +96,6 @@ fn gateway_mac(snapshot: &Snapshot<Tables>, port: PortId, network: NetworkId) ->
         .then(|| snapshot.tables.router.gateway(network))
         .flatten()
         .map(|gateway| gateway.mac)
-}
-
-/// A packet that goes on in fragments is translated before it is cut: its checksum is over all of it.
-fn whole<I: Io>(frame: &Frame, packet: &Packet, nat: &Nat, desk: &mut Desk<'_, I>) -> Result<(), DropReason> {
-    if !forward::header_verifies(desk.bytes(frame), &packet.meta) {
-        return Err(DropReason::BadChecksum);
-    }
-    rewrite(desk.bytes_mut(frame), &packet.meta, nat)
 }
 
 impl House {
@@ -200,7 +182,7 @@ impl Policy for House {
             }
             (Task::AwaitFirst, _) if self.waiting.keep(packet, desk.bytes(frame), here.now) => Ok(Fate::Held),
             (Task::Fragment { hop: Hop { nat: Some(nat), .. }, .. }, _) => {
-                whole(frame, packet, &nat, desk)?;
+                translate::whole(frame, packet, &nat, desk)?;
                 self.router.serve(task, frame, packet, here, desk)
             }
             (Task::Punt(service), _) => {

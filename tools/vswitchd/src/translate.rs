@@ -8,20 +8,23 @@ use std::sync::Arc;
 
 use nat::conntrack::{Conntrack, EndPoint, Entering, In, Known, Rules, Way};
 use nat::fragments::{Fragments, Rest};
+use nat::rewrite::rewrite;
 use router::explain::Step;
 use router::fib::{Next, Route};
-use router::route;
+use router::{forward, route};
 use switch::checksum::Delta;
 use switch::drop::DropReason;
 use switch::flow::{Body, FlowKey, Fragment, L3, Packet, Quoted};
+use switch::frame::Frame;
+use switch::io::Io;
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP};
-use switch::policy::Here;
+use switch::policy::{Desk, Here};
 use switch::port::{NetworkId, PortId};
 use switch::table::Handle;
 use switch::tick::Tick;
 use switch::verdict::{Action, Nat, Side, Task, Unreachable, Verdict};
 
-use crate::tables::Tables;
+use crate::tables::{Tables, routed};
 
 /// What is translated, and by what.
 ///
@@ -66,7 +69,7 @@ struct At<'a> {
 impl<'a> At<'a> {
     fn new(here: &'a Here<'a, Tables>) -> Option<Self> {
         let nat = here.snapshot.tables.nat.as_ref()?;
-        Some(Self { nat, here, routing: here.with(&here.snapshot.tables.router) })
+        Some(Self { nat, here, routing: routed(here) })
     }
 }
 
@@ -75,7 +78,7 @@ impl<'a> At<'a> {
 pub fn leave(packet: &Packet, next: &Next, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Verdict {
     match At::new(here).filter(|at| at.nat.uplink == next.network && here.id != next.network) {
         Some(at) => masqueraded(packet, next, &at, why),
-        None => route::pass(packet, next, false, &here.with(&here.snapshot.tables.router), why),
+        None => route::pass(packet, next, false, &routed(here), why),
     }
 }
 
@@ -394,6 +397,23 @@ pub fn went_out(packet: &Packet, here: &Here<'_, Tables>) {
         Some(known) => conntrack.track_known(known.at, Way::Out, &packet.meta, here.now).map(drop),
         None => conntrack.track_out(rules, packet, packet.meta.port, here.now).map(drop),
     };
+}
+
+/// Seventh hop, of a packet that goes on in fragments: it is translated before it is cut, as its checksum is over all of
+/// it.
+///
+/// # Errors
+/// [`DropReason::BadChecksum`] (RFC 1812 section 5.2.2), and those of [`rewrite`].
+pub fn whole<I: Io>(
+    frame: &Frame,
+    packet: &Packet,
+    nat: &Nat,
+    desk: &mut Desk<'_, I>,
+) -> Result<(), DropReason> {
+    if !forward::header_verifies(desk.bytes(frame), &packet.meta) {
+        return Err(DropReason::BadChecksum);
+    }
+    rewrite(desk.bytes_mut(frame), &packet.meta, nat)
 }
 
 /// The first packet of a connection from outside.

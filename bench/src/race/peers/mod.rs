@@ -201,10 +201,12 @@ impl Peer {
             (Self::Slirp1500, Egress | Publish) => slirp::start(&family, dir, scenario, MTU)?,
             (Self::Slirp65520, Egress | Publish) => slirp::start(&family, dir, scenario, LARGE)?,
             (peer, scenario) => match (ours, scenario) {
-                (Some(io), Route) if peer != Self::VswitchdL2 => vswitchd::routed(&family, dir, io)?,
+                (Some(io), Route) if peer != Self::VswitchdL2 => {
+                    vswitchd::routed(&family, dir, scenario, io)?
+                }
                 (Some(io), L2 | Route) => vswitchd::switched(&family, dir, io)?,
                 (Some(io), Snat | Dnat) if peer == Self::VswitchdRouted => {
-                    vswitchd::routed(&family, dir, io)?
+                    vswitchd::routed(&family, dir, scenario, io)?
                 }
                 (Some(io), Snat | Dnat) => vswitchd::translated(&family, dir, scenario, io)?,
                 (Some(io), Egress | Publish) => vswitchd::uplinked(&family, dir, scenario, io)?,

@@ -134,8 +134,9 @@ pub(super) fn switched(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
     Ok(Lab::new(dir, vec![process], vec![a, b], ways))
 }
 
-/// Two containers on two networks, of which the one may open connections to the other.
-pub(super) fn routed(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
+/// Two containers on two networks, of which the one may open connections to the other. In [`Scenario::Dnat`] the other is
+/// asked as those are whose l4 ports are published.
+pub(super) fn routed(family: &Family, dir: Scratch, scenario: Scenario, io: &str) -> Result<Lab> {
     let (a, b) = (Netns::expected(family.name("a")), Netns::expected(family.name("b")));
     let addresses = [Ipv4Addr::new(10, 99, 1, 2), Ipv4Addr::new(10, 99, 2, 2)];
     let [of_a, of_b] = addresses;
@@ -147,7 +148,8 @@ pub(super) fn routed(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
         .container(&a, "one", of_a, &[])
         .container(&b, "two", of_b, &[]);
     let Daemon { process, .. } = daemon(&dir, None, &config, LIMIT)?;
-    let ways = between(&a, &b, addresses);
+    let mut ways = between(&a, &b, addresses);
+    ways.iter_mut().for_each(|(_, ends)| ends.published = scenario == Scenario::Dnat);
     Ok(Lab::new(dir, vec![process], vec![a, b], ways))
 }
 

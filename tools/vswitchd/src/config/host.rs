@@ -31,23 +31,8 @@ impl Network {
         } else {
             from_address
         };
-        let network = self.name.clone();
-        let name = leg_name(&self.name);
-        Some(Interface {
-            network,
-            name,
-            ip: Some(ip),
-            ip6: None,
-            mac,
-            default_via: None,
-            default_via6: None,
-            publish: Vec::new(),
-            dhcp: false,
-            aliases: Vec::new(),
-            vlan: self.vlan,
-            trunk: Vec::new(),
-            isolated: false,
-        })
+        let plain = Interface::plain(&self.name, leg_name(&self.name), mac);
+        Some(Interface { ip: Some(ip), vlan: self.vlan, ..plain })
     }
 }
 

@@ -363,6 +363,27 @@ pub struct Interface {
     pub publish: Vec<Publish>,
 }
 
+impl Interface {
+    /// One of a network, with nothing but a name and a MAC.
+    pub fn plain(network: &str, name: String, mac: MacAddr) -> Self {
+        Self {
+            network: network.to_owned(),
+            name,
+            ip: None,
+            ip6: None,
+            dhcp: false,
+            mac,
+            aliases: Vec::new(),
+            vlan: None,
+            trunk: Vec::new(),
+            isolated: false,
+            default_via: None,
+            default_via6: None,
+            publish: Vec::new(),
+        }
+    }
+}
+
 impl Config {
     /// The network of this name.
     pub fn network(&self, name: &str) -> Option<&Network> {

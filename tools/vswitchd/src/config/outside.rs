@@ -192,21 +192,7 @@ impl Outside {
             (Device::Tap { .. }, None) => apart(self.mac, self.mac),
             (Device::Nic(_), _) => self.mac,
         };
-        let interface = Interface {
-            network: UPLINK.to_owned(),
-            name,
-            ip,
-            ip6,
-            dhcp: false,
-            mac,
-            aliases: Vec::new(),
-            vlan: None,
-            trunk: Vec::new(),
-            isolated: false,
-            default_via: None,
-            default_via6: None,
-            publish: Vec::new(),
-        };
+        let interface = Interface { ip, ip6, ..Interface::plain(UPLINK, name, mac) };
         Container {
             name: OUTSIDE.to_owned(),
             netns,

@@ -398,19 +398,5 @@ pub(super) fn interface(network: &Network, name: String, ips: &Ips, mac: MacAddr
         Some(IpNet::V6(v6)) => Some(v6),
         _ => None,
     };
-    Interface {
-        network: network.name.clone(),
-        name,
-        ip,
-        ip6,
-        dhcp: false,
-        mac,
-        aliases: Vec::new(),
-        vlan: None,
-        trunk: Vec::new(),
-        isolated: false,
-        default_via: None,
-        default_via6: None,
-        publish: Vec::new(),
-    }
+    Interface { ip, ip6, ..Interface::plain(&network.name, name, mac) }
 }

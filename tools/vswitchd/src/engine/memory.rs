@@ -52,21 +52,7 @@ pub fn before(file: &Config, adopted: &[Adopted], objects: &Objects) -> Config {
             create: connect.create,
             command: Vec::new(),
             egress: Vec::new(),
-            interfaces: vec![Interface {
-                network: kept.network.clone(),
-                name: name.clone(),
-                ip,
-                ip6,
-                dhcp: false,
-                mac,
-                aliases: Vec::new(),
-                vlan: None,
-                trunk: Vec::new(),
-                isolated: false,
-                default_via: None,
-                default_via6: None,
-                publish: Vec::new(),
-            }],
+            interfaces: vec![Interface { ip, ip6, ..Interface::plain(&kept.network, name.clone(), mac) }],
         });
     }
     Config { containers, ..file.clone() }

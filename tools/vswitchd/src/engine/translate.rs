@@ -256,6 +256,7 @@ impl Control {
         self.jobs.spawn_blocking(move || {
             if let Some(nat) = &snapshot.tables.nat {
                 nat.conntrack.age(&nat.rules, Tick::now());
+                nat.fragments.age(Tick::now());
             }
             Outcome::Aged
         });
@@ -266,7 +267,8 @@ impl Control {
         let gone: HashSet<PortId> = self.gone.drain(..).collect();
         let snapshot = self.snapshot.load();
         if let Some(nat) = snapshot.tables.nat.as_ref().filter(|_| !gone.is_empty()) {
-            nat.conntrack.reconcile(&nat.rules, |port, _, _| !gone.contains(&port), Tick::now());
+            nat.conntrack.forget(|port| gone.contains(&port), Tick::now());
+            nat.fragments.forget(|port| gone.contains(&port));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::tables::Tables;
+use crate::tables::{Tables, routed};
 use arc_swap::ArcSwap;
 use router::explain::Step;
 use router::forward::header_verifies;
@@ -201,7 +201,7 @@ impl Policy for Dry {
     }
 
     fn ask<I: Io>(&mut self, verdict: &Verdict, here: &Here<'_, Tables>, desk: &mut Desk<'_, I>) {
-        self.router.ask(verdict, &here.with(&here.snapshot.tables.router), desk);
+        self.router.ask(verdict, &routed(here), desk);
     }
 
     fn serve<I: Io>(
@@ -212,7 +212,7 @@ impl Policy for Dry {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
-        let here = &here.with(&here.snapshot.tables.router);
+        let here = &routed(here);
         match task {
             // The uplink judges it where the way out begins. What answers a client of a published l4 port is let out there:
             // its flows are the worker's, and are not looked at.
