@@ -239,7 +239,7 @@ pub(super) fn step(state: State, sender: Side, receiver: Side, tcp: &TcpMeta, wa
         // RFC 9293 section 3.6.1: a new one with the same l4 ports.
         return Some(begin(tcp, way));
     }
-    let next = advance(state, &receiver, tcp, way);
+    let next = advance(state, &sender, &receiver, tcp, way);
     Some(Step {
         state: next,
         sender: said(sender, &receiver, &next, tcp, way),
@@ -248,7 +248,7 @@ pub(super) fn step(state: State, sender: Side, receiver: Side, tcp: &TcpMeta, wa
     })
 }
 
-fn advance(mut state: State, receiver: &Side, tcp: &TcpMeta, way: Way) -> State {
+fn advance(mut state: State, sender: &Side, receiver: &Side, tcp: &TcpMeta, way: Way) -> State {
     let syn = tcp.flags & SYN != 0 && (tcp.flags & ACK == 0 || answers(receiver, tcp));
     if syn && !receiver.acks && matches!(state.stage, Stage::SynSent | Stage::SynReceived) {
         state.scales = scales(state.scales, tcp, way);
@@ -272,8 +272,10 @@ fn advance(mut state: State, receiver: &Side, tcp: &TcpMeta, way: Way) -> State 
         }
         stage => stage,
     };
-    // From anybody it would make the timeout a short one.
-    if tcp.flags & FIN != 0 && state.stage != Stage::SynSent && fits(receiver, tcp) {
+    // From anybody it would make the timeout a short one: from outside it must follow what was sent, as a reset must. A
+    // window is wide, and whoever tries often enough hits it.
+    let follows = way == Way::Out || !sender.sends || !receiver.acks || in_flight(sender, receiver, tcp);
+    if tcp.flags & FIN != 0 && state.stage != Stage::SynSent && fits(receiver, tcp) && follows {
         state.closed |= way.bit();
     }
     if !matches!(state.stage, Stage::Reset | Stage::SynSent) {
@@ -332,6 +334,12 @@ fn said(mut side: Side, receiver: &Side, state: &State, tcp: &TcpMeta, way: Way)
     side
 }
 
+/// Whether its number lies between what its receiver has acknowledged and what its sender has sent.
+const fn in_flight(sender: &Side, receiver: &Side, tcp: &TcpMeta) -> bool {
+    let flight = sender.end.wrapping_sub(receiver.ack);
+    within(tcp.seq, receiver.ack, if flight < 1 << 31 { flight.saturating_add(1) } else { 1 })
+}
+
 fn believed(state: &State, sender: &Side, receiver: &Side, tcp: &TcpMeta, way: Way) -> bool {
     if state.stage == Stage::Reset {
         return true; // it makes no difference
@@ -347,10 +355,7 @@ fn believed(state: &State, sender: &Side, receiver: &Side, tcp: &TcpMeta, way: W
     }
     let end = if sender.sends { sender.end } else { tcp.seq };
     match (receiver.acks, sender.sends) {
-        (true, true) => {
-            let flight = end.wrapping_sub(receiver.ack);
-            within(tcp.seq, receiver.ack, if flight < 1 << 31 { flight.saturating_add(1) } else { 1 })
-        }
+        (true, true) => in_flight(sender, receiver, tcp),
         (true, false) => tcp.seq == receiver.ack,
         // It takes back what it has sent.
         (false, true) => tcp.seq == end || tcp.seq == state.syn,
