@@ -1,0 +1,144 @@
+//! Processes that run beside the daemon, and what the kernel says of any.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{Daemon, PATIENCE, names, run, text, wait_for};
+
+/// A command that runs in a container while something else happens; it does not outlive this.
+pub struct Background {
+    pub(super) child: Option<Child>,
+    pub(super) what: String,
+}
+
+impl Background {
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        run("kill", &[signal, &self.pid().to_string()]);
+    }
+
+    /// Its end, whatever it is.
+    pub fn end(mut self) -> Output {
+        let child = self.child.as_mut().unwrap();
+        // Output is a few lines: it fits in the pipes.
+        let deadline = Instant::now() + 3 * PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                let output = self.child.take().unwrap().wait_with_output().unwrap();
+                panic!("{} does not end: {}", self.what, text(&output));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child.take().unwrap().wait_with_output().unwrap()
+    }
+
+    /// Its standard output; it must end well.
+    #[track_caller]
+    pub fn finish(self) -> String {
+        let what = self.what.clone();
+        let output = self.end();
+        assert!(output.status.success(), "{what}: {}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Pings that go on until they are counted.
+pub struct Train {
+    child: Child,
+}
+
+impl Train {
+    /// A hundred pings a second from one container to an address.
+    #[track_caller]
+    pub fn start(daemon: &Daemon, from: &str, to: &str) -> Self {
+        daemon.ping(from, to); // addresses are resolved
+        let mut command = daemon.exec_command(from, &["ping", "-n", "-q", "-i", "0.01", to]);
+        let child = command.stdout(Stdio::piped()).spawn().unwrap();
+        wait_for("ping to run", || (arguments(child.id()).first()? == "ping").then_some(()));
+        Self { child }
+    }
+
+    /// Ends it: all but a ping that was on its way was answered.
+    #[track_caller]
+    pub fn assert_lost_nothing(mut self) {
+        run("kill", &["-INT", &self.child.id().to_string()]);
+        let mut said = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        self.child.wait().unwrap();
+        let summary = said.lines().find(|line| line.contains("packets transmitted")).unwrap_or_default();
+        let numbers: Vec<u64> = summary.split(' ').filter_map(|word| word.parse().ok()).take(2).collect();
+        let [sent, received] = numbers[..] else { panic!("ping said {said:?}") };
+        assert!(received > 0 && sent - received <= 1, "{summary}");
+    }
+}
+
+impl Drop for Train {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for the end of a process.
+#[track_caller]
+pub fn gone(pid: u32) {
+    let path = format!("/proc/{pid}/stat");
+    wait_for(&format!("process {pid} to end"), || match fs::read_to_string(&path) {
+        Err(_) => Some(()),
+        // Ended, and nobody has asked how.
+        Ok(stat) => {
+            let ended = stat.rsplit(')').next()?.trim_start().starts_with('Z');
+            (ended && names(format!("/proc/{pid}/task")).len() < 2).then_some(())
+        }
+    });
+}
+
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = names(format!("/proc/{pid}/task"));
+    let lists = tasks.iter().map(|task| fs::read_to_string(format!("/proc/{pid}/task/{task}/children")));
+    lists
+        .flatten()
+        .flat_map(|list| list.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// The command line of a process.
+pub fn arguments(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Seconds of CPU that a process used.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// Bytes of memory that a process has.
+pub fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// Open descriptors of a process.
+pub fn descriptors(pid: u32) -> usize {
+    names(format!("/proc/{pid}/fd")).len()
+}
