@@ -1,6 +1,6 @@
 //! H14 to H18, H20: IP headers, protocols, and ICMP errors, from inside and from outside.
 
-use super::{A, A6, B, B6, C, FAR, FAR6, Fate, GATEWAY, Place, Row, Stage, US, US6, bent, packets};
+use super::{A, A6, B, B6, C, FAR, FAR6, Fate, GATEWAY, Place, Row, Stage, US, US6, packets};
 use crate::harness::Host;
 use crate::packet::{ICMP, ICMPV6, Ip, UDP};
 
@@ -36,7 +36,7 @@ fn of_headers() -> Vec<Row> {
     type Change = fn(&mut Vec<u8>);
     let changes: [(&str, Fate, Change); 14] = [
         ("H14 version 0", MALFORMED, |it| it[0] = 0x05),
-        ("H14 version 6 in an IPv4 frame", MALFORMED, |it| it[0] = 0x65),
+        ("H14 version 6 in an IPv4 frame", Fate::Dropped(&["malformed_ipv6"]), |it| it[0] = 0x65),
         ("H14 version 15", MALFORMED, |it| it[0] = 0xf5),
         ("H14 a header of 0 bytes", MALFORMED, |it| it[0] = 0x40),
         ("H14 a header of 16 bytes", MALFORMED, |it| it[0] = 0x44),
@@ -157,7 +157,7 @@ fn of_addresses() -> Vec<Row> {
             }));
         }
     }
-    let inside = Fate::Dropped(&["prohibited", "spoofed_ip"]);
+    let inside = Fate::Dropped(&["no_route"]);
     rows.push(packets("H16 a container, by its own address, at our MAC", Place::Outside, inside, |mark| {
         let to = |dst: &str| Ip::udp((FAR, 1000), (dst, 53), mark).bytes();
         let syn = |dst: &str| Ip::tcp((FAR, 1000), (dst, 80), 2, [1, 0], mark).bytes();
@@ -177,7 +177,8 @@ const A6_4: &str = "10.1.0.1";
 
 /// H17.
 fn of_protocols() -> Vec<Row> {
-    let named = |proto: u8| !matches!(proto, ICMP | 6 | UDP | ICMPV6 | 132);
+    // IGMP and PIM are read by who snoops.
+    let named = |proto: u8| !matches!(proto, ICMP | 2 | 6 | UDP | ICMPV6 | 103 | 132);
     let all = |mark: &[u8], of: &dyn Fn(u8, &[u8]) -> Ip, which: &dyn Fn(u8) -> bool| {
         (0..=255).filter(|proto| which(*proto)).map(|proto| of(proto, mark).bytes()).collect::<Vec<_>>()
     };
@@ -194,6 +195,12 @@ fn of_protocols() -> Vec<Row> {
         packets("H17 all protocols that have no l4 ports", Place::Inside, Fate::Passes, move |mark| {
             all(mark, &out, &named)
         }),
+        packets(
+            "H17 IGMP and PIM that are not",
+            Place::Inside,
+            Fate::Dropped(&["malformed_group"]),
+            move |mark| all(mark, &out, &|proto| matches!(proto, 2 | 103)),
+        ),
         packets("H17 their answers", Place::Outside, Fate::Passes, move |mark| all(mark, &back, &named)),
         packets("H17 the same by nobody's asking", Place::Outside, Fate::Ours, move |mark| {
             all(mark, &strange, &named)
@@ -330,9 +337,7 @@ fn of_errors(neighbors: u16, outside: u16) -> Vec<Row> {
             Fate::Dropped(&["nat_error", "malformed_l4"]),
             move |mark| {
                 let about = mine(mark);
-                [0, 1, 19, 20, 24, 27]
-                    .map(|len| Ip::error(FAR, US, [3, 1], 0, &about[..len]).bytes())
-                    .to_vec()
+                [0, 1, 19, 20, 23].map(|len| Ip::error(FAR, US, [3, 1], 0, &about[..len]).bytes()).to_vec()
             },
         ),
         packets(

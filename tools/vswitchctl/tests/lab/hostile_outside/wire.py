@@ -171,7 +171,7 @@ def chain(to, pieces, *words):
     macs, src = link(words)
     dst = ipaddress.ip_address(to).packed
     for n in range(int(pieces)):
-        body = struct.pack("!HHHH", 1000, 9, int(pieces) * 8 & 0xFFFF, 0) if n == 0 else b"fragment"
+        body = struct.pack("!HHHH", 1000, 9053, int(pieces) * 8 & 0xFFFF, 0) if n == 0 else b"fragment"
         yield macs + b"\x08\x00" + ipv4(src, dst, 17, body, 7, 0x2000 | n)
 
 
@@ -180,7 +180,7 @@ def open_packets(to, count, which, *words):
     macs, src = link(words)
     dst = ipaddress.ip_address(to).packed
     for n in range(int(count)):
-        body = struct.pack("!HHHH", 1000, 9, 2000, 0) + b"fragment"
+        body = struct.pack("!HHHH", 1000, 9053, 2000, 0) + b"fragment"
         field = 0x2000 if which == "first" else 0x2000 | 4
         yield macs + b"\x08\x00" + ipv4(src, dst, 17, body, n & 0xFFFF, field)
 
