@@ -302,7 +302,9 @@ impl World {
             let found = lab.conntrack.error_in(&lab.rules, &sent, lab.now);
             assert_eq!(found, Some((inside, PortId(who(&inside) as u16))));
             let received = key(proto, remote, inside.end);
-            assert_eq!(lab.conntrack.error_out(&lab.rules, &received, lab.now), Some(external));
+            let owner = who(&inside) as u16;
+            let said = |by| lab.conntrack.error_out(&lab.rules, &received, PortId(by), lab.now);
+            assert_eq!((said(owner), said(owner + 1)), (Some(external), None));
         }
         let mut outside = HashSet::new();
         for row in lab.conntrack.mappings(&lab.rules, lab.now) {

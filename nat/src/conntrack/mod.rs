@@ -253,9 +253,10 @@ impl Conntrack {
         }
     }
 
-    /// What a container was sent to, that says in an ICMP error that it does not want the packet `quoted`: the end
-    /// point outside of the connection that this belongs to. Changes nothing (RFC 5508 section 4.3 REQ-6).
-    pub fn error_out(&self, rules: &Rules, quoted: &FlowKey, now: Tick) -> Option<EndPoint> {
+    /// What the container behind `by` was sent to, that says in an ICMP error that it does not want the packet `quoted`:
+    /// the end point outside of the connection that this belongs to. Changes nothing (RFC 5508 section 4.3 REQ-6). About a
+    /// connection of others it says nothing: who guesses its numbers would end it from inside.
+    pub fn error_out(&self, rules: &Rules, quoted: &FlowKey, by: PortId, now: Tick) -> Option<EndPoint> {
         let (inside, remote) = match is_query(quoted.proto) {
             true => (
                 EndPoint { address: quoted.dst, port: quoted.sport },
@@ -264,7 +265,7 @@ impl Conntrack {
             false => (target(quoted), source(quoted)),
         };
         let record = self.connections.lookup(&words(quoted.zone, quoted.proto, inside, remote))?;
-        let record = Some(record).filter(|record| self.lives(record, rules, now))?;
+        let record = Some(record).filter(|it| it.owner == by.0 && self.lives(it, rules, now))?;
         known(&record, rules).map(|known| known.external)
     }
 

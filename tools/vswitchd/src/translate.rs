@@ -95,7 +95,7 @@ fn masqueraded(packet: &Packet, next: &Next, at: &At<'_>, why: &mut impl FnMut(S
         };
     }
     if let Body::IcmpError(quoted) = &packet.meta.body {
-        return match nat.conntrack.error_out(&nat.rules, &quoted.key, here.now) {
+        return match nat.conntrack.error_out(&nat.rules, &quoted.key, packet.meta.port, here.now) {
             Some(outside) => {
                 let part = error(packet, quoted, Some(outside), None);
                 with(route::pass(packet, next, true, routing, why), part)
@@ -190,11 +190,12 @@ fn hairpin(packet: &Packet, at: &At<'_>, why: &mut impl FnMut(Step)) -> Option<V
 /// RFC 5508 section 5 REQ-7.
 fn hairpinned_error(packet: &Packet, quoted: &Quoted, at: &At<'_>, why: &mut impl FnMut(Step)) -> Verdict {
     let At { nat, here, .. } = at;
-    let found = nat.conntrack.error_out(&nat.rules, &quoted.key, here.now).and_then(|outside| {
-        let seen = FlowKey { dst: outside.address, dport: outside.port, ..quoted.key };
-        let (inside, owner) = nat.conntrack.error_in(&nat.rules, &seen, here.now)?;
-        Some((outside, inside, owner))
-    });
+    let found =
+        nat.conntrack.error_out(&nat.rules, &quoted.key, packet.meta.port, here.now).and_then(|outside| {
+            let seen = FlowKey { dst: outside.address, dport: outside.port, ..quoted.key };
+            let (inside, owner) = nat.conntrack.error_in(&nat.rules, &seen, here.now)?;
+            Some((outside, inside, owner))
+        });
     let Some((outside, inside, owner)) = found else { return Verdict::Drop(DropReason::NatError) };
     let part = error(packet, quoted, Some(outside), Some(inside.end));
     with(deliver(packet, inside.zone, inside.end, owner, at, why), part)

@@ -10,10 +10,14 @@ mod differential;
 mod groups;
 mod host_leg;
 mod hostile;
+mod hostile_outside;
 mod ipv6;
 mod names;
 mod namespaces;
 mod outside;
+#[path = "../../../vswitchd/tests/conformance/packet.rs"]
+#[allow(dead_code)] // each user takes a part
+mod packet;
 mod publish;
 mod reach;
 mod routing;

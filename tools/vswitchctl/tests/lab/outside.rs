@@ -118,7 +118,7 @@ fn nobody_outside_opens_anything(host: Host) {
 
 /// A host in whose namespace the daemon runs, with a NIC `eth9` whose other end is `peer` in a namespace of its own, which
 /// has 198.18.0.1 and fd00:9::1; that namespace.
-fn with_nic(host: &mut Host) -> (String, String) {
+pub fn with_nic(host: &mut Host) -> (String, String) {
     let (home, far) = (host.netns("home"), host.netns("far"));
     run("ip", &["-n", &home, "link", "set", "lo", "up"]);
     let link = ["-n", &home, "link", "add", "eth9", "type", "veth", "peer", "name", "peer", "netns", &far];
@@ -133,7 +133,7 @@ fn with_nic(host: &mut Host) -> (String, String) {
     (home, far)
 }
 
-const NIC: &str = "[uplink]\nkind = \"nic\"\ndevice = \"eth9\"\naddress = \"198.18.0.10/24\"\n\
+pub const NIC: &str = "[uplink]\nkind = \"nic\"\ndevice = \"eth9\"\naddress = \"198.18.0.10/24\"\n\
                    address6 = \"fd00:9::10/64\"\ngateway = \"198.18.0.1\"\ngateway6 = \"fd00:9::1\"\n";
 
 fn start_by_nic(host: Host) -> Daemon {
