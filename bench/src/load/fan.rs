@@ -30,6 +30,8 @@ pub struct Fan {
     seconds: f64,
 }
 
+/// The l4 port of the first socket: who fans again has the same flows.
+const FIRST: u16 = 20_000;
 /// Flows from one that is met to the next: prime, so that all are met, and far, so that none is near the last one.
 const LEAP: u64 = 15_485_863;
 
@@ -46,8 +48,9 @@ struct Fanner {
 impl Fanner {
     fn new(fan: &Fan) -> Result<Self> {
         let addresses = fan.addresses.max(1);
-        let bind = |_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(Error::io("bind"));
-        let sockets = (0..fan.flows.div_ceil(addresses)).map(bind).collect::<Result<_>>()?;
+        let bind = |port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(Error::io("bind"));
+        let count = u16::try_from(fan.flows.div_ceil(addresses)).unwrap_or(u16::MAX);
+        let sockets = (FIRST..FIRST.saturating_add(count)).map(bind).collect::<Result<_>>()?;
         let mut frame = [0u8; PAYLOAD];
         if let Some(head) = frame.first_chunk_mut() {
             *head = fan.tag.to_be_bytes();

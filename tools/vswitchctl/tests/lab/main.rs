@@ -18,6 +18,7 @@ mod publish;
 mod reach;
 mod routing;
 mod scan;
+mod tagged;
 mod takeover;
 mod trace;
 mod traffic;
