@@ -63,6 +63,9 @@ pub enum Tagging {
         /// One more, untagged.
         native: Option<u16>,
     },
+    /// This one, tagged, where the kernel has taken the tag off what comes in and has let nothing else through: a packet
+    /// socket.
+    Stripped(u16),
 }
 
 /// How a frame is on the wire.
@@ -89,7 +92,7 @@ impl Tagging {
     pub const fn untagged(&self) -> Option<u16> {
         match self {
             Self::All | Self::Access(0) => None,
-            Self::Access(vid) => Some(*vid),
+            Self::Access(vid) | Self::Stripped(vid) => Some(*vid),
             Self::Trunk { native, .. } => *native,
         }
     }
@@ -98,7 +101,7 @@ impl Tagging {
     pub fn tagged(&self) -> impl Iterator<Item = u16> + '_ {
         let vlans = match self {
             Self::Trunk { vlans, .. } => Some(vlans.iter()),
-            Self::All | Self::Access(_) => None,
+            Self::All | Self::Access(_) | Self::Stripped(_) => None,
         };
         vlans.into_iter().flatten()
     }
@@ -113,7 +116,7 @@ impl Tagging {
         let said = meta.vlan.map_or(0, |tag| tag.vid());
         match self {
             Self::All => Some(said),
-            Self::Access(vid) => (said == 0).then_some(*vid),
+            Self::Access(vid) | Self::Stripped(vid) => (said == 0).then_some(*vid),
             Self::Trunk { native: Some(native), .. } if said == 0 => Some(*native),
             // Between two bridges, and not in any VLAN: it goes by trunks as it goes by a cable. Only a `transparent`
             // network admits such frames.
@@ -132,6 +135,7 @@ impl Tagging {
             (Self::All, 0) => Some(Form::Untagged),
             (Self::All, _) => Some(Form::Tagged),
             (Self::Access(own), vid) => (*own == vid).then_some(Form::Untagged),
+            (Self::Stripped(own), vid) => tagged(*own == vid),
             (Self::Trunk { native: Some(native), .. }, vid) if *native == vid => Some(Form::Untagged),
             // The same as above: a trunk with a native VLAN has no place for what is in none.
             (Self::Trunk { native: None, .. }, 0) => meta.dst.is_reserved_group().then_some(Form::Untagged),
@@ -176,6 +180,7 @@ mod tests {
             (Tagging::All, Ok(0), Ok(0), Ok(10), Ok(30)),
             (Tagging::Access(10), Ok(10), Ok(10), no, no),
             (Tagging::Access(0), Ok(0), Ok(0), no, no),
+            (Tagging::Stripped(10), Ok(10), Ok(10), no, no),
             (trunk(None), no, no, Ok(10), no),
             (trunk(Some(30)), Ok(30), Ok(30), Ok(10), no),
         ] {
@@ -191,6 +196,7 @@ mod tests {
             (Tagging::All, un, tag, tag),
             (Tagging::Access(10), None, un, None),
             (Tagging::Access(0), un, None, None),
+            (Tagging::Stripped(10), None, tag, None),
             (trunk(None), None, tag, None),
             (trunk(Some(30)), None, tag, un),
         ] {

@@ -3,6 +3,8 @@
 //! A server prints `ready PORT` and serves until its stdin closes; a client prints one line of JSON.
 
 pub mod connect;
+pub mod dial;
+pub mod fan;
 pub mod hold;
 pub mod raw;
 pub mod rr;
@@ -10,7 +12,7 @@ pub mod stream;
 pub mod udp;
 
 use std::io::{Read, Write};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +57,16 @@ pub enum Load {
         /// How long.
         #[arg(long)]
         seconds: f64,
+    },
+    /// Sends a UDP frame for each of many flows.
+    Fan(fan::Fan),
+    /// Sends raw first packets from many l4 ports, and counts the answers.
+    Dial(dial::Dial),
+    /// Answers these, and counts who sent them.
+    AnswerRaw {
+        /// Whom they ask.
+        #[arg(long)]
+        at: Ipv4Addr,
     },
     /// Sends UDP frames back.
     Echo {
@@ -127,6 +139,9 @@ pub fn run(load: &Load) -> Result<()> {
     match *load {
         Load::UdpRecv { tag, port } => udp::receive(tag, port),
         Load::UdpSend { to, tag, rate, seconds } => print(&udp::send(to, tag, rate, seconds)?),
+        Load::Fan(ref fan) => print(&fan::send(fan)?),
+        Load::Dial(ref dial) => print(&dial::dial(dial)?),
+        Load::AnswerRaw { at } => dial::answer(at),
         Load::Echo { port } => rr::echo(port),
         Load::RoundTrip { to, seconds, samples, pause_us } => {
             print(&rr::round_trips(to, seconds, samples, Duration::from_micros(pause_us))?)

@@ -64,7 +64,7 @@ fn made_up(index: u32) -> [u8; 6] {
 type Sender = Box<dyn DataLinkSender>;
 type Receiver = Box<dyn DataLinkReceiver>;
 
-fn eth0(timeout: Duration) -> Result<(NetworkInterface, Sender, Receiver)> {
+pub(super) fn eth0(timeout: Duration) -> Result<(NetworkInterface, Sender, Receiver)> {
     let missing =
         || Error::Missing { what: "eth0".into(), hint: "is not in this namespace, or not Ethernet".into() };
     let link =

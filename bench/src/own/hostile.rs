@@ -3,9 +3,7 @@
 //! for him.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -135,7 +133,7 @@ impl Lab {
 
     /// What the daemon says about itself: frames of the hostile port, frames that are not accounted for.
     fn stats(&self) -> Result<(u64, i64)> {
-        let (ports, stats) = (self.ask("ports")?, self.ask("stats")?);
+        let (ports, stats) = (vswitchd::ask(&self.dir, "ports")?, vswitchd::ask(&self.dir, "stats")?);
         let name = self.name(HOSTILE)?;
         let rows = ports.as_array().map(Vec::as_slice).unwrap_or_default();
         let read = rows.iter().find(|row| row["container"] == name).and_then(|row| row["rx_frames"].as_u64());
@@ -148,16 +146,6 @@ impl Lab {
             open -= sum(&["forwarded", "flooded", "local", "held", "drops"]);
         }
         Ok((read.ok_or_else(unusable)?, open))
-    }
-
-    fn ask(&self, table: &str) -> Result<serde_json::Value> {
-        let path = self.dir.file("control.sock");
-        let mut stream = UnixStream::connect(&path).map_err(Error::io(format!("connect to {path}")))?;
-        let question = format!("GET /v1/{table} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(question.as_bytes()).map_err(Error::io("ask the daemon"))?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).map_err(Error::io("hear the daemon"))?;
-        answer("vswitchd", text.split_once("\r\n\r\n").map_or("", |(_, body)| body))
     }
 }
 

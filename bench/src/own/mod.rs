@@ -5,6 +5,7 @@ mod fleet;
 mod hops;
 mod hostile;
 mod thousand;
+mod translated;
 
 use std::fs;
 use std::io::Write;
@@ -76,6 +77,12 @@ enum Measure {
     Noise,
     /// 10,000 idle TCP connections through the sockets uplink.
     Connections,
+    /// 20,000 new flows a second through a TAP uplink, and what a neighbour loses by it.
+    Flows,
+    /// A million connections through a TAP uplink: memory, and cost per packet.
+    Million,
+    /// 60,000 UDP and 60,000 TCP mappings on one address.
+    Mappings,
     /// A million mutated frames in a minute, on each I/O engine, and what the neighbours lose by it.
     Hostile,
 }
@@ -123,6 +130,9 @@ pub fn run(args: &Args) -> Result<()> {
             Measure::Fdb => fdb(time)?,
             Measure::Noise => noise(time)?,
             Measure::Connections => connections::measure(time)?,
+            Measure::Flows => translated::flows()?,
+            Measure::Million => translated::million(time)?,
+            Measure::Mappings => translated::mappings()?,
             Measure::Hostile => hostile::measure()?,
         };
         more.iter().for_each(|row| progress(&format!("{:<60} {:>10.3} {}", row.figure, row.value, row.unit)));

@@ -97,7 +97,8 @@ const fn flags(number: u32) -> u32 {
     u16::from_ne_bytes([a, b]) as u32
 }
 
-/// Opens the NIC with this index for frames to `mac` and to groups that have no VLAN tag: non-blocking, close-on-exec.
+/// Opens the NIC with this index for frames to `mac` and to groups, in a VLAN or where there is none: non-blocking,
+/// close-on-exec. They are read without the tag of the VLAN, and must have it when they are written.
 /// The NIC keeps its own address and whatever the host does with it.
 ///
 /// # Errors
@@ -108,7 +109,7 @@ const fn flags(number: u32) -> u32 {
 ///
 /// # Syscalls
 /// `socket`, `setsockopt`, `bind`.
-pub fn open(index: u32, mac: MacAddr) -> Result<OwnedFd, PacketError> {
+pub fn open(index: u32, mac: MacAddr, vlan: Option<u16>) -> Result<OwnedFd, PacketError> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: it takes three numbers. With protocol 0 nothing is received until it is bound.
     let raw = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
@@ -117,7 +118,7 @@ pub fn open(index: u32, mac: MacAddr) -> Result<OwnedFd, PacketError> {
     }
     // SAFETY: the kernel made this descriptor for us a moment ago; nobody else knows its number.
     let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-    filter(&fd, mac).map_err(at("filter"))?;
+    filter(&fd, mac, vlan).map_err(at("filter"))?;
     let set = |name, step| set_int(fd.as_fd(), libc::SOL_PACKET, name, 1).map_err(at(step));
     set(PACKET_VNET_HDR, "PACKET_VNET_HDR")?;
     set(PACKET_IGNORE_OUTGOING, "PACKET_IGNORE_OUTGOING (Linux 4.20)")?;
@@ -176,28 +177,38 @@ fn set_struct<T>(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T)
     if answer == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Classic BPF: frames to `mac` or to a group, without a VLAN tag, whole; others not at all.
-fn filter(fd: &OwnedFd, mac: MacAddr) -> rustix::io::Result<()> {
-    let mut program = program(mac);
+/// Classic BPF: frames to `mac` or to a group that are in the VLAN, whole; others not at all.
+fn filter(fd: &OwnedFd, mac: MacAddr, vlan: Option<u16>) -> rustix::io::Result<()> {
+    let mut program = program(mac, vlan);
     let len = program.len() as libc::c_ushort;
     let value = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     // The kernel copies the program before this returns.
     set_struct(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &value)
 }
 
-/// Its instructions (Linux `Documentation/networking/filter.rst`).
-fn program(mac: MacAddr) -> [libc::sock_filter; 10] {
+/// Its instructions (Linux `Documentation/networking/filter.rst`). The kernel has taken the outer tag out of the frame and
+/// keeps it beside it.
+fn program(mac: MacAddr, vlan: Option<u16>) -> [libc::sock_filter; 15] {
     const WHOLE: u32 = u32::MAX;
     const TAG_PRESENT: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG_PRESENT) as u32;
+    const TAG: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG) as u32;
+    const TPID: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TPID) as u32;
     let MacAddr([a, b, c, d, e, f]) = mac;
     let load = |size: u32, k| step(libc::BPF_LD | libc::BPF_ABS | size, 0, 0, k);
     let jump = |test: u32, jt, jf, k| step(libc::BPF_JMP | libc::BPF_K | test, jt, jf, k);
     let answer = |k| step(libc::BPF_RET | libc::BPF_K, 0, 0, k);
+    // A tag of VLAN 0 is a priority and says nothing of a VLAN (IEEE 802.1Q-2018 clause 6.9.1).
+    let (vid, untagged) = (u32::from(vlan.unwrap_or(0)), if vlan.is_none() { 5 } else { 12 });
     [
-        load(libc::BPF_W, TAG_PRESENT), // the kernel has taken it out of the frame
-        jump(libc::BPF_JEQ, 0, 7, 0),   // to 9: nothing
+        load(libc::BPF_W, TAG_PRESENT),
+        jump(libc::BPF_JEQ, untagged, 0, 0), // to 7, or to 14
+        load(libc::BPF_W, TPID),
+        jump(libc::BPF_JEQ, 0, 10, 0x8100), // what we put on is a C-tag
+        load(libc::BPF_W, TAG),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x0fff),
+        jump(libc::BPF_JEQ, 0, 7, vid),
         load(libc::BPF_B, 0),
-        jump(libc::BPF_JSET, 4, 0, 1), // to 8: all of it
+        jump(libc::BPF_JSET, 4, 0, 1), // to 13: all of it
         load(libc::BPF_W, 0),
         jump(libc::BPF_JEQ, 0, 3, u32::from_be_bytes([a, b, c, d])),
         load(libc::BPF_H, 4),
@@ -215,10 +226,17 @@ const fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 mod tests {
     use super::*;
 
-    /// What the program says to a frame: how the kernel goes through it, for the instructions that are in it.
-    fn takes(mac: MacAddr, frame: &[u8], tagged: bool) -> bool {
-        let program = program(mac);
+    /// What the program says to a frame and the tag beside it: how the kernel goes through it, for the instructions that
+    /// are in it.
+    fn takes((mac, vlan): (MacAddr, Option<u16>), frame: &[u8], tag: Option<(u16, u16)>) -> bool {
+        let program = program(mac, vlan);
         let (mut at, mut a) = (0, 0_u32);
+        let beside = |what: libc::c_int| match what {
+            libc::SKF_AD_VLAN_TAG_PRESENT => u32::from(tag.is_some()),
+            libc::SKF_AD_VLAN_TAG => u32::from(tag.map_or(0, |(_, tci)| tci)),
+            libc::SKF_AD_VLAN_TPID => u32::from(tag.map_or(0, |(tpid, _)| tpid)),
+            other => panic!("{other}"),
+        };
         loop {
             let step = program[at];
             at += 1;
@@ -228,7 +246,8 @@ mod tests {
                 _ if code == libc::BPF_RET => return k != 0,
                 _ if code == libc::BPF_JMP | libc::BPF_JEQ => at += jump(a == k),
                 _ if code == libc::BPF_JMP | libc::BPF_JSET => at += jump(a & k != 0),
-                _ if k as i32 == libc::SKF_AD_OFF + libc::SKF_AD_VLAN_TAG_PRESENT => a = u32::from(tagged),
+                _ if code == libc::BPF_ALU | libc::BPF_AND => a &= k,
+                _ if (k as i32) < 0 => a = beside(k as i32 - libc::SKF_AD_OFF),
                 _ => {
                     let size = match code & 0x18 {
                         size if size == libc::BPF_W => 4,
@@ -243,18 +262,30 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_what_is_for_us_and_for_groups_without_a_tag() {
+    fn it_takes_what_is_for_us_and_for_groups_in_its_vlan() {
         let mac = MacAddr([0x02, 0x42, 0xc6, 0x12, 0x00, 0x0a]);
         let to = |dst: [u8; 6]| [&dst[..], &[2, 9, 9, 9, 9, 9, 8, 0], &[0; 46]].concat();
-        assert!(takes(mac, &to(mac.0), false));
-        assert!(takes(mac, &to([0xff; 6]), false));
-        assert!(takes(mac, &to([0x33, 0x33, 0xff, 0, 0, 1]), false));
-        assert!(!takes(mac, &to(mac.0), true));
-        assert!(!takes(mac, &to([0xff; 6]), true));
-        for at in 0..6 {
-            let mut other = mac.0;
-            other[at] ^= 0x80;
-            assert!(!takes(mac, &to(other), false), "{at}");
+        let tags = [
+            None,
+            Some((0x8100, 0xa000)),
+            Some((0x8100, 0xa01e)),
+            Some((0x8100, 0x001f)),
+            Some((0x88a8, 0x001e)),
+        ];
+        for (vlan, wanted) in
+            [(None, [true, true, false, false, false]), (Some(30), [false, false, true, false, false])]
+        {
+            let which = (mac, vlan);
+            for (tag, wanted) in tags.into_iter().zip(wanted) {
+                for dst in [mac.0, [0xff; 6], [0x33, 0x33, 0xff, 0, 0, 1]] {
+                    assert_eq!(takes(which, &to(dst), tag), wanted, "{vlan:?} {tag:?}");
+                }
+                for at in 0..6 {
+                    let mut other = mac.0;
+                    other[at] ^= 0x80;
+                    assert!(!takes(which, &to(other), tag), "{vlan:?} {tag:?} {at}");
+                }
+            }
         }
     }
 

@@ -56,6 +56,9 @@ pub struct AttachSpec {
     /// It is there already, a NIC: frames to `mac` are taken from it and sent by it, and nothing of it is changed.
     #[serde(default)]
     pub nic: bool,
+    /// Of a NIC the VLAN whose frames these are; `None`: those without a tag.
+    #[serde(default)]
+    pub vlan: Option<u16>,
 }
 
 /// L4 ports of the host to listen on for a container.

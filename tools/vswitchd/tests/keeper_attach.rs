@@ -105,6 +105,7 @@ fn spec(name: &str) -> AttachSpec {
         addresses: vec![(address("10.1.0.10"), 24), (address("fd00:1::a"), 64)],
         default_via: vec![address("10.1.0.1")],
         nic: false,
+        vlan: None,
     }
 }
 

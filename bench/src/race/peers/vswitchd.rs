@@ -1,12 +1,15 @@
 //! This project's daemon, with a generated configuration.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::answer;
 use super::lab::{ADDRESSES, Lab, Service, between};
 use super::outside::{CONTAINER, HOST, LINK, OUTSIDE, World};
 use crate::error::{Error, Result};
@@ -45,6 +48,15 @@ impl Config {
         };
         let (control, state) = (dir.file("control.sock"), dir.file("state"));
         Self(format!("[daemon]\ncontrol = {control:?}\nstate = {state:?}\nio = {io:?}\n\n[uplink]\n{kind}\n"))
+    }
+
+    /// `[limits]`, of an uplink that takes packets.
+    pub fn limits(mut self, limits: &[(&str, u32)]) -> Self {
+        if !limits.is_empty() {
+            self.0.push_str("\n[limits]\n");
+        }
+        limits.iter().for_each(|(key, limit)| _ = writeln!(self.0, "{key} = {limit}"));
+        self
     }
 
     /// A network, with more lines for it.
@@ -117,6 +129,20 @@ pub fn daemon(dir: &Scratch, netns: Option<&Netns>, config: &Config, limit: Dura
     let mut process = Process::start(dir, netns.map(Netns::name), &argv, Stop::Term)?;
     process.wait_line("ready", limit)?;
     Ok(Daemon { process, ready_after: start.elapsed() })
+}
+
+/// A table of a daemon whose control socket is in `dir`, from its API.
+///
+/// # Errors
+/// When it does not answer.
+pub fn ask(dir: &Scratch, table: &str) -> Result<serde_json::Value> {
+    let path = dir.file("control.sock");
+    let mut stream = UnixStream::connect(&path).map_err(Error::io(format!("connect to {path}")))?;
+    let question = format!("GET /v1/{table} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(question.as_bytes()).map_err(Error::io("ask the daemon"))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(Error::io("hear the daemon"))?;
+    answer("vswitchd", text.split_once("\r\n\r\n").map_or("", |(_, body)| body))
 }
 
 /// Two containers on one network.

@@ -22,6 +22,7 @@ mod publish;
 mod reach;
 mod routing;
 mod scan;
+mod tagged;
 mod takeover;
 mod trace;
 mod traffic;

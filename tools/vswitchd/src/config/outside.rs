@@ -44,6 +44,8 @@ pub struct Outside {
     /// Our MAC address there.
     #[serde(serialize_with = "as_text")]
     pub mac: MacAddr,
+    /// Of a NIC the VLAN we are in; `None`: where frames have no tag.
+    pub vlan: Option<u16>,
     /// Bytes of an IP packet; `None`: what the NIC has.
     pub mtu: Option<u16>,
     /// Who may come in by a mapping.
@@ -173,6 +175,7 @@ impl Outside {
             gateway6: self.addresses6.first().copied(),
             gateway_mac: Some(self.mac),
             mtu: self.mtu.or(mtu).unwrap_or(1500),
+            vlan: self.vlan,
             // Whoever is out there has whatever address he has; the router looks that it is none of ours.
             spoof: Spoof::Off,
             ..Network::with_defaults(UPLINK)
@@ -192,7 +195,7 @@ impl Outside {
             (Device::Tap { .. }, None) => apart(self.mac, self.mac),
             (Device::Nic(_), _) => self.mac,
         };
-        let interface = Interface { ip, ip6, ..Interface::plain(UPLINK, name, mac) };
+        let interface = Interface { ip, ip6, vlan: self.vlan, ..Interface::plain(UPLINK, name, mac) };
         Container {
             name: OUTSIDE.to_owned(),
             netns,

@@ -94,6 +94,7 @@ pub(super) fn load(section: &Section<'_>, kind: Uplink, reporter: &mut Reporter<
         gateway6: None,
         mac: mac.map_or_else(|| first.map(mac_from_address).unwrap_or_default(), |at| at.value),
         mtu: (kind == Uplink::Tap).then_some(1500),
+        vlan: None,
         filtering: Filtering::Address,
         parity: section.flag("parity").is_some_and(|at| at.value),
         limits: Limits::default(),
@@ -102,6 +103,9 @@ pub(super) fn load(section: &Section<'_>, kind: Uplink, reporter: &mut Reporter<
     if let Some(mtu) = section.number("mtu").and_then(|at| reporter.check(&at.span, mtu(section, &at.value)))
     {
         outside.mtu = Some(mtu);
+    }
+    if let Some(at) = section.number("vlan") {
+        outside.vlan = reporter.check(&at.span, vid("vlan", &at.value));
     }
     let choices = [
         ("endpoint", Filtering::Endpoint),
@@ -130,13 +134,6 @@ fn mtu(section: &Section<'_>, number: &value::Number) -> Result<u16, Problem> {
 fn device(section: &Section<'_>, kind: Uplink, reporter: &mut Reporter<'_>) -> Device {
     if kind == Uplink::Nic {
         section.require("device", reporter);
-        if let Some(at) = section.number("vlan")
-            && reporter.check(&at.span, vid("vlan", &at.value)).is_some()
-        {
-            let advice = "; make a device of that VLAN on the host and name it (`ip link add link eth1 name eth1.30 type \
-                          vlan id 30`, `device = \"eth1.30\"`)";
-            reporter.add(&at.span, || Problem::not_supported("`vlan` of an uplink", advice));
-        }
         let name = setting(section, "device", reporter, |text| of_key("device", value::interface_name(text)));
         return Device::Nic(name.ok().flatten().map(|at| at.value).unwrap_or_default());
     }

@@ -152,9 +152,13 @@ impl PortRecord {
     pub fn ruled(&mut self, interface: &Interface) -> bool {
         self.reserved = reserved(interface);
         self.isolated = interface.isolated;
-        // The host's kernel is in one VLAN, or where there is none; so is what is outside.
-        let host = [HOST, OUTSIDE].contains(&self.container());
-        let tagging = if host { Tagging::Access(interface.vlan.unwrap_or(0)) } else { tagging(interface) };
+        let tagging = match (self.container(), interface.vlan) {
+            // By a packet socket the kernel gives us frames without the tag that they had.
+            (OUTSIDE, Some(vlan)) => Tagging::Stripped(vlan),
+            // The host's kernel is in one VLAN, or where there is none; so is what is outside.
+            (HOST | OUTSIDE, vlan) => Tagging::Access(vlan.unwrap_or(0)),
+            _ => tagging(interface),
+        };
         let changed = tagging != self.tagging;
         self.tagging = tagging;
         changed
@@ -310,5 +314,6 @@ pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpe
         // By DHCP comes the route as well.
         default_via: interface.default_routes().filter(|via| !interface.dhcp || via.is_ipv6()).collect(),
         nic: false,
+        vlan: None,
     }
 }

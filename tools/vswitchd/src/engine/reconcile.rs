@@ -60,8 +60,9 @@ impl Control {
             // Another namespace is another interface: this one leaves first.
             wanted.is_none_or(|(want, ..)| {
                 let home = want.netns != port.spec.netns || want.create != port.spec.create;
-                // A packet socket has one MAC.
-                home || want.nic != port.spec.nic || (want.nic && want.mac != port.spec.mac)
+                // A packet socket has one MAC, and is in one VLAN.
+                let apart = |spec: &AttachSpec| spec.nic.then(|| (spec.mac.clone(), spec.vlan));
+                home || apart(&want) != apart(&port.spec)
             })
         });
         for port in unwanted {
@@ -139,6 +140,7 @@ impl Control {
         let mut spec = spec(&container, interface, mtu);
         let device = self.desired.outside.as_ref().map(|outside| &outside.device);
         spec.nic = container.name == OUTSIDE && matches!(device, Some(Device::Nic(_)));
+        spec.vlan = interface.vlan.filter(|_| spec.nic);
         Some((spec, network, interface.mac))
     }
 

@@ -36,7 +36,7 @@ pub(super) fn open(spec: &AttachSpec) -> Result<(OwnedFd, AttachInfo), Refusal> 
     let mac: MacAddr = spec.mac.parse().map_err(|_| {
         Refusal::new(RefusalKind::Failed, &asked, format!("{:?} is no MAC address", spec.mac))
     })?;
-    let fd = packet::open(nic.index, mac).map_err(refuse)?;
+    let fd = packet::open(nic.index, mac, spec.vlan).map_err(refuse)?;
     let Identity { netns_id, cookie } = home(&asked)?;
     let info = AttachInfo {
         netns_id,
@@ -82,7 +82,10 @@ fn has(config: &Config, spec: &AttachSpec) -> bool {
     let container = config.outside.as_ref().map(crate::config::Outside::container);
     let nic = config.daemon.uplink == crate::config::Uplink::Nic;
     container.is_some_and(|container| {
-        let same = |interface: &crate::config::Interface| interface.name == spec.ifname;
+        let same = |interface: &crate::config::Interface| {
+            // Another VLAN is none of ours.
+            interface.name == spec.ifname && interface.vlan == spec.vlan
+        };
         container.name == OUTSIDE && spec.nic == nic && container.interfaces.iter().any(same)
     })
 }

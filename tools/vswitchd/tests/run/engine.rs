@@ -312,5 +312,6 @@ pub fn spec(name: &str, number: u16) -> AttachSpec {
         addresses: vec![(IpAddr::from([10, 1, high, low]), 16)],
         default_via: vec![IpAddr::from([10, 1, 255, 254])],
         nic: false,
+        vlan: None,
     }
 }
