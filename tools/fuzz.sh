@@ -30,6 +30,7 @@ targets() {
 	segment switch - 4096
 	offloads switch switch/tests/corpus/offloads 600
 	pipeline tools/vswitchd tools/vswitchd/tests/corpus/pipeline 2048
+	translated tools/vswitchd tools/vswitchd/tests/corpus/translated 2048
 	sockets tools/vswitchd nat/tests/corpus/sockets 1024
 	config tools/vswitchd tools/vswitchd/tests/corpus/config 4096 -dict=$root/tools/vswitchd/fuzz/config.dict
 	lines tools/vswitchd - 128
@@ -116,7 +117,7 @@ done
 if [ "${KEEP:-}" = 1 ] && [ "$failed" = 0 ]; then
     # Beside what is there, the fewest inputs that reach all that was reached.
     while read -r name _ corpus _; do
-        case $name in shapes | offloads | pipeline | sockets | states) ;; *) continue ;; esac
+        case $name in shapes | offloads | pipeline | translated | sockets | states) ;; *) continue ;; esac
         wanted "$name" || continue
         small=$seeds/$name
         rm -rf "$small"

@@ -91,6 +91,12 @@ impl External {
         self.classes.get(class as usize)?.get(usize::from(port))
     }
 
+    /// How many are not free.
+    pub(super) fn used(&self) -> usize {
+        let taken = |word: &&AtomicU64| matches!(word.load(Ordering::Relaxed) & TAG, MAPPED | RESERVED);
+        self.classes.iter().flatten().filter(taken).count()
+    }
+
     /// Who has it.
     #[inline]
     pub(super) fn of(&self, class: Class, port: u16) -> Use {

@@ -7,7 +7,7 @@ use switch::port::PortId;
 use switch::table::Handle;
 use switch::tick::Tick;
 
-use super::external::Class;
+use super::external::{Class, External};
 use super::rules::Rules;
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
@@ -168,6 +168,11 @@ impl Conntrack {
                 idle: now.secs().saturating_sub(record.seen),
             })
         })
+    }
+
+    /// How many l4 ports of our addresses are somebody's. Looks at all of them: for tests.
+    pub fn l4_ports(&self) -> usize {
+        self.external.iter().map(External::used).sum()
     }
 
     /// What happened since the start, and what there is.

@@ -3,11 +3,15 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{A, A6, B6, FAR, FAR_MAC, FAR6, Fate, GATEWAY6, Place, Row, Stage, US, US_MAC, US6, row};
-use crate::harness::Host;
+use crate::harness::{Host, wait_for};
 use crate::packet::{Ip, solicitation};
 use crate::wire::{BROADCAST, Mac, arp, ethernet, ip, mac};
 
-crate::as_both!(false_neighbours_are_not_believed, who_looks_for_everybody_finds_nobodys_place);
+crate::as_both!(
+    false_neighbours_are_not_believed,
+    a_lie_about_the_next_hop_lasts_until_that_speaks,
+    who_looks_for_everybody_finds_nobodys_place,
+);
 
 const SPOOFED: Fate = Fate::Dropped(&["spoofed_arp"]);
 const MALFORMED: Fate = Fate::Dropped(&["malformed_arp"]);
@@ -25,8 +29,9 @@ fn marked(to: Mac, from: Mac, body: Vec<u8>, mark: &[u8]) -> Vec<u8> {
 fn of_arp() -> Vec<Row> {
     let a = (mac(2), ip(2));
     let far = (FAR_MAC, v4(FAR));
+    type Change = fn(&mut Vec<u8>);
     // Who may say so says it, and something in it is wrong.
-    let wrong = |change: fn(&mut Vec<u8>)| {
+    let wrong = |change: Change| {
         move |by| {
             move |mark: &[u8]| {
                 let (own, to, at) = match by {
@@ -56,7 +61,7 @@ fn of_arp() -> Vec<Row> {
             vec![marked(BROADCAST, FAR_MAC, body, mark), marked(US_MAC, FAR_MAC, answer, mark)]
         }),
     ];
-    let kinds: [(&str, fn(&mut Vec<u8>)); 9] = [
+    let kinds: [(&str, Change); 9] = [
         ("H11 operation 0", |body| body[7] = 0),
         ("H11 operation 3, of RARP", |body| body[7] = 3),
         ("H11 operation 8, of InARP", |body| body[7] = 8),
@@ -187,6 +192,34 @@ fn false_neighbours_are_not_believed(host: Host) {
         assert!(row["mac"].is_null() || now.contains(&place(row)), "{row} is not among {now:?}");
     }
     stage.unharmed();
+}
+
+/// H11: the wire outside is not ours, and ARP has no proof. Whoever is there may lie about the next hop; that is heard again
+/// when it asks for us, and nobody inside learned of it.
+fn a_lie_about_the_next_hop_lasts_until_that_speaks(host: Host) {
+    let configuration = super::lab(&host, "");
+    let daemon = host.start(&configuration);
+    daemon.wait_state("-outside", "up");
+    daemon.ping("a", FAR);
+    let needle = crate::wire::hex(super::MAGIC);
+    let mut outside = super::Told::start(&daemon, "far", super::WIRE, &["vsw0", &needle]);
+    let liar = [2, 0, 0, 0, 0, 0x66];
+    let lie = marked(US_MAC, liar, arp(2, (liar, v4(FAR)), (US_MAC, v4(US))), b"");
+    assert_eq!(outside.ask(&format!("send 1\n{}", crate::wire::hex(&lie))), "1");
+    let mac = || {
+        let rows = daemon.rows("neighbors");
+        let row = rows.iter().find(|row| row["network"] == "uplink" && row["address"] == FAR);
+        row.and_then(|row| row["mac"].as_str().map(str::to_owned))
+    };
+    wait_for("the lie", || (mac()? == "02:00:00:00:00:66").then_some(()));
+    daemon.exec("far", &["ip", "neigh", "flush", "dev", "vsw0"]);
+    daemon.ping("far", US);
+    assert_eq!(mac().as_deref(), Some("02:42:c6:12:00:01"));
+    daemon.ping("a", FAR);
+    let inside = daemon.rows("neighbors");
+    assert!(inside.iter().all(|row| row["network"] == "uplink" || row["address"] != FAR), "{inside:?}");
+    daemon.assert_conserved();
+    daemon.stop();
 }
 
 /// H12, H13.

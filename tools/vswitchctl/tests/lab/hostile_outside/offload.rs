@@ -47,8 +47,8 @@ fn bare(ip: &Ip) -> u16 {
 /// What was heard, in hex, is right as it is or where it is completed as its header says; whether it is right as it is.
 #[track_caller]
 fn judged(frame: &str) -> (Ip, bool) {
-    let bytes: Vec<u8> =
-        (0..frame.len() / 2).map(|at| u8::from_str_radix(&frame[2 * at..][..2], 16).unwrap()).collect();
+    let digits = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    let bytes: Vec<u8> = frame.as_bytes().chunks(2).map(digits).collect();
     let (vnet, frame) = bytes.split_at(10);
     if vnet[0] & NEEDS == 0 {
         return (Ip::parse(frame).unwrap(), true); // which looks at the checksum
