@@ -189,6 +189,21 @@ fn what_is_over_is_found_in_a_large_table_within_a_second() {
 }
 
 #[test]
+fn clients_are_counted_by_what_they_came_in_by() {
+    let range = Rule { first: 9000, count: 10, ..service(PROTO_UDP) };
+    let rules = rules(1, vec![service(PROTO_TCP), service(PROTO_UDP), range], Filtering::Address);
+    let lab = Lab::new(&small(), rules);
+    (0..3).for_each(|n| enter(&lab, stranger(n)));
+    for n in 0..7 {
+        lab.come(PROTO_UDP, stranger(n), end(ours(1), 9000 + n as u16)).unwrap();
+    }
+    leave(&lab, SERVER.0, 80, 9);
+    let mut clients = lab.conntrack.clients(&lab.rules, lab.now);
+    clients.sort_by_key(|(rule, _)| (rule.proto, rule.first));
+    assert_eq!(clients, [(service(PROTO_TCP), 3), (service(PROTO_UDP), 0), (range, 7)]);
+}
+
+#[test]
 fn what_was_there_before_its_end_point_was_published_goes_on() {
     let mut lab = Lab::new(&small(), rules(1, vec![], Filtering::Address));
     let (own, peer) = (end(v4(1), 80), end(remote(1), 53));

@@ -8,7 +8,7 @@ use switch::table::Handle;
 use switch::tick::Tick;
 
 use super::external::Class;
-use super::rules::Rules;
+use super::rules::{Rule, Rules};
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
@@ -151,6 +151,19 @@ impl Conntrack {
                 })
             },
         )
+    }
+
+    /// Each published entry, with how many connections there are that came in by it.
+    pub fn clients(&self, rules: &Rules, now: Tick) -> Vec<(Rule, u64)> {
+        let mut clients: Vec<_> = rules.published().iter().map(|rule| (*rule, 0)).collect();
+        for row in self.connections(rules, now).filter(|row| row.inbound) {
+            if let Some((_, count)) =
+                rules.which(row.proto, row.external).and_then(|which| clients.get_mut(which))
+            {
+                *count += 1;
+            }
+        }
+        clients
     }
 
     /// All mappings.
