@@ -4,13 +4,14 @@
 mod tracked;
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv6Addr;
 
 use nat::conntrack::{EndPoint, Filtering, Inside, Limits, Rule, Rules, Timeouts};
 use proptest::prelude::*;
 use switch::drop::DropReason;
 use switch::parse::{PROTO_TCP, PROTO_UDP};
 use switch::port::PortId;
-use tracked::{ACK, Lab, end, inside, key, ours, remote, v4};
+use tracked::{ACK, Family, Lab, end, inside, key};
 
 /// l4 ports that containers use; the second is published, for the first of container 0.
 const PORTS: [u16; 3] = [80, 8000, 5000];
@@ -18,9 +19,9 @@ const PORTS: [u16; 3] = [80, 8000, 5000];
 #[derive(Clone, Debug)]
 enum Step {
     /// Container, its l4 port, remote address, remote l4 port.
-    Out(u8, u32, usize, u32, u16),
+    Out(u8, Family, u32, usize, u32, u16),
     /// To the end point outside of the container's, or what that last was.
-    In(u8, u32, usize, u32, u16),
+    In(u8, Family, u32, usize, u32, u16),
     Pass(u64),
     Age,
     Forget(u32),
@@ -30,7 +31,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let proto = prop_oneof![Just(PROTO_TCP), Just(PROTO_UDP)];
-    let packet = (proto, 0u32..3, 0usize..3, 0u32..3, 1u16..3);
+    let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
+    let packet = (proto, family, 0u32..3, 0usize..3, 0u32..3, 1u16..3);
     let pass = prop_oneof![
         Just(500),
         Just(1000),
@@ -44,8 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         Just(7_440_000)
     ];
     prop_oneof![
-        8 => packet.clone().prop_map(|(p, a, b, c, d)| Step::Out(p, a, b, c, d)),
-        8 => packet.prop_map(|(p, a, b, c, d)| Step::In(p, a, b, c, d)),
+        8 => packet.clone().prop_map(|(p, f, a, b, c, d)| Step::Out(p, f, a, b, c, d)),
+        8 => packet.prop_map(|(p, f, a, b, c, d)| Step::In(p, f, a, b, c, d)),
         3 => pass.prop_map(Step::Pass),
         2 => Just(Step::Age),
         1 => (0u32..3).prop_map(Step::Forget),
@@ -66,8 +68,7 @@ struct Connection {
 struct Mapping {
     external: EndPoint,
     seen: u32,
-    permits: HashMap<u32, u32>,
-    published: bool,
+    permits: HashMap<Ipv6Addr, u32>,
 }
 
 type Flow = (u8, Inside, EndPoint);
@@ -85,8 +86,11 @@ fn who(inside: &Inside) -> u32 {
     inside.end.address.to_bits() as u32 & 3
 }
 
-fn service() -> Inside {
-    inside(v4(0), PORTS[0])
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// What is published: the container's end point, and ours.
+fn service(family: Family) -> (Inside, EndPoint) {
+    (inside(family.container(0), PORTS[0]), end(family.ours(1), PORTS[1]))
 }
 
 fn longest(proto: u8) -> u32 {
@@ -112,7 +116,7 @@ impl Model {
         it.heard = (it.heard.0 || out, it.heard.1 || !out);
         if let Some(mapping) = self.mappings.get_mut(&(flow.0, flow.1)).filter(|_| it.mapped) {
             mapping.seen = up;
-            if let Some(seen) = mapping.permits.get_mut(&(flow.2.address.to_bits() as u32)) {
+            if let Some(seen) = mapping.permits.get_mut(&flow.2.address) {
                 *seen = up;
             }
         }
@@ -128,16 +132,14 @@ impl Model {
     /// Whose an end point of ours is: by mapping, or as published.
     fn whose(&self, proto: u8, external: EndPoint, now: u32) -> Option<(Inside, bool)> {
         let by_mapping = self.mappings.iter().find(|((of, _), it)| {
-            *of == proto
-                && it.external == external
-                && !it.published
-                && now - it.seen.min(now) < longest(proto)
+            *of == proto && it.external == external && now - it.seen.min(now) < longest(proto)
         });
         if let Some(((_, inside), _)) = by_mapping {
             return Some((*inside, true));
         }
-        (self.published && proto == PROTO_UDP && external == end(ours(1), PORTS[1]))
-            .then(|| (service(), false))
+        let mut published =
+            FAMILIES.into_iter().map(service).filter(|_| self.published && proto == PROTO_UDP);
+        published.find_map(|(inside, at)| (at == external).then_some((inside, false)))
     }
 
     /// What a packet from outside meets.
@@ -149,33 +151,33 @@ impl Model {
         now: u32,
     ) -> Result<Option<(Inside, bool, bool)>, DropReason> {
         let Some((inside, mapped)) = self.whose(proto, external, now) else { return Ok(None) };
-        if self.lives(&(proto, inside, from), now).is_some() {
-            return Ok(Some((inside, mapped, true)));
+        if let Some(it) = self.lives(&(proto, inside, from), now) {
+            // What it had before it was published is another end point: its answers would come from there.
+            let same = it.external == external;
+            return if same { Ok(Some((inside, mapped, true))) } else { Err(DropReason::NatPorts) };
         }
         let permits = || &self.mappings[&(proto, inside)].permits;
         let admitted = !mapped
             || match self.filtering {
                 Filtering::Endpoint => true,
                 Filtering::AddressPort => false,
-                Filtering::Address => permits()
-                    .get(&(from.address.to_bits() as u32))
-                    .is_some_and(|seen| now - seen.min(&now) < 7440),
+                Filtering::Address => {
+                    permits().get(&from.address).is_some_and(|seen| now - seen.min(&now) < 7440)
+                }
             };
         if admitted { Ok(Some((inside, mapped, false))) } else { Err(DropReason::NatFiltered) }
     }
 }
 
 fn rules(published: bool, filtering: Filtering) -> Rules {
-    let rule = Rule {
-        proto: PROTO_UDP,
-        external: ours(1),
-        first: PORTS[1],
-        count: 1,
-        inside: service(),
-        owner: PortId(0),
+    let rule = |family| {
+        let (inside, at) = service(family);
+        let (external, first) = (at.address, at.port);
+        Rule { proto: PROTO_UDP, external, first, count: 1, inside, owner: PortId(0) }
     };
-    let published = if published { vec![rule] } else { vec![] };
-    Rules::new(vec![ours(1)], published, (filtering, false), Timeouts::default(), 7)
+    let published = if published { FAMILIES.map(rule).to_vec() } else { vec![] };
+    let ours = FAMILIES.map(|family| family.ours(1)).to_vec();
+    Rules::new(ours, published, (filtering, false), Timeouts::default(), 7)
 }
 
 /// Both, and what was outside last.
@@ -201,21 +203,26 @@ impl World {
         }
         self.model.connections.remove(&flow);
         let key = (proto, from);
+        self.last.insert(key, known.external);
+        let mut services = FAMILIES.into_iter().map(service);
+        let published =
+            services.find(|(inside, _)| self.model.published && proto == PROTO_UDP && *inside == from);
+        if let Some((_, at)) = published {
+            assert_eq!(known.external, at, "a service's own");
+            let connection = Connection { seen: up, heard: (true, false), mapped: false, external: at };
+            self.model.connections.insert(flow, connection);
+            return;
+        }
         if self.model.mappings.get(&key).is_some_and(|it| now - it.seen.min(now) >= longest(proto)) {
             self.model.remove(|it, _| *it == key);
         }
-        let published = self.model.published && proto == PROTO_UDP && from == service();
-        if published {
-            assert_eq!(known.external, end(ours(1), PORTS[1]), "a service's own");
-        }
-        let fresh = Mapping { external: known.external, seen: up, permits: HashMap::new(), published };
+        let fresh = Mapping { external: known.external, seen: up, permits: HashMap::new() };
         let mapping = self.model.mappings.entry(key).or_insert(fresh);
         assert_eq!(known.external, mapping.external, "RFC 4787 REQ-1: whoever it speaks to");
         mapping.seen = up;
         if self.model.filtering == Filtering::Address {
-            mapping.permits.insert(to.address.to_bits() as u32, up);
+            mapping.permits.insert(to.address, up);
         }
-        self.last.insert(key, known.external);
         let connection =
             Connection { seen: up, heard: (true, false), mapped: true, external: known.external };
         self.model.connections.insert(flow, connection);
@@ -270,11 +277,10 @@ impl World {
             |_, _, address| Some(address.to_bits() as u32 & 3) != moved,
             self.lab.now,
         );
-        let outside = end(ours(1), PORTS[1]);
+        // What it has when it is published goes on; what others have there does not.
         self.model.remove(|(proto, inside), it| {
-            let clashes =
-                *proto == PROTO_UDP && published && (*inside == service() || it.external == outside);
-            (if it.published { !published } else { clashes }) || Some(who(inside)) == moved
+            let clashes = FAMILIES.into_iter().any(|family| service(family).1 == it.external);
+            (*proto == PROTO_UDP && published && clashes) || Some(who(inside)) == moved
         });
         self.model
             .connections
@@ -330,13 +336,13 @@ proptest! {
         let mut world = World { lab, model, last: HashMap::new() };
         for step in steps {
             match step {
-                Step::Out(proto, who, port, to, at) => {
-                    world.out(proto, inside(v4(who), PORTS[port]), end(remote(to), at));
+                Step::Out(proto, family, who, port, to, at) => {
+                    world.out(proto, inside(family.container(who), PORTS[port]), end(family.remote(to), at));
                 }
-                Step::In(proto, who, port, from, at) => {
-                    let whose = (proto, inside(v4(who), PORTS[port]));
-                    let to = world.last.get(&whose).copied().unwrap_or(end(ours(1), PORTS[port]));
-                    world.come(proto, to, end(remote(from), at));
+                Step::In(proto, family, who, port, from, at) => {
+                    let whose = (proto, inside(family.container(who), PORTS[port]));
+                    let to = world.last.get(&whose).copied().unwrap_or(end(family.ours(1), PORTS[port]));
+                    world.come(proto, to, end(family.remote(from), at));
                 }
                 Step::Pass(millis) => world.lab.now = world.lab.now.plus_millis(millis),
                 Step::Age => world.age(),

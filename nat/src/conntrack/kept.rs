@@ -23,11 +23,12 @@ use switch::port::PortId;
 use switch::sys::shared::{self, Shared};
 use switch::table::{Handle, MAX_CAPACITY, New, Outcome, Table, TableError};
 
+use super::backlog::Backlog;
 use super::external::{Class, Use};
-use super::{Conntrack, Limits, MAPPING, Mapping, NONE, PLACE, STATIC, Tables, WORDS};
+use super::{Conntrack, Limits, MAPPING, Mapping, NONE, PLACE, Tables, WORDS};
 
 /// The first word of a file; the last byte is the version of all that is behind it.
-const MAGIC: u64 = u64::from_be_bytes(*b"vswconn\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"vswconn\x02");
 /// Words in a page.
 const PAGE: usize = 512;
 /// Words of an image before its tables.
@@ -162,7 +163,7 @@ impl Conntrack {
         let memory = Arc::new(Shared::map(&file, end)?);
         let tables = tables(&memory, &layout, &places, owners)?;
         let kept = Kept { memory, file, from, layout, before: Mutex::new(before) };
-        Ok(Self::over(tables, limits, external, Some(kept)))
+        Ok(Self::over(tables, limits, external, Backlog::new(limits, owners)?, Some(kept)))
     }
 
     /// Who has a port, in a word that is the same in all processes and is not 0; 0: nobody. Before packets are tracked for
@@ -279,18 +280,15 @@ impl Conntrack {
         let place = record.value[PLACE];
         let (index, port) = ((place >> 8) as u8, (place >> 48) as u16);
         let ports = self.external.get(usize::from(index))?;
-        let fixed = place & STATIC != 0;
         // A process that was killed may have left two of one l4 port, of which one was being removed.
-        if !fixed && ports.of(class, port) != Use::Free {
+        if ports.of(class, port) != Use::Free {
             return None;
         }
         let [first, high, low] = record.key;
         let key = [in_zone(first, zone), high, low];
         let new = New { key, value: [place, 0], owner: owner.0, pinned: false, seen: record.seen };
         let Outcome::New(at) = table.insert(&new).outcome else { return None };
-        if !fixed {
-            ports.settle(class, port, at);
-        }
+        ports.settle(class, port, at);
         Some(at)
     }
 }

@@ -2,7 +2,8 @@
 //! that (RFC 4787, 5382, 5508, 6888, 7857).
 //!
 //! - A **mapping** is endpoint-independent: an end point of a container is one and the same end point outside,
-//!   whomever it speaks to (RFC 4787 section 4.1 REQ-1). A published end point has its mapping by configuration.
+//!   whomever it speaks to (RFC 4787 section 4.1 REQ-1). A published end point has its place by configuration, and no
+//!   mapping; one that it had when it was published stays for the connections that use it.
 //! - A **connection** is the flow entry, one for both directions. Its key is what the container sees; its value is what
 //!   its packets become, the deltas of their checksums, the state. From outside it is found by the mapping or rule.
 //! - A **permit** says that an end point has spoken to an address: who may come in (section 5 REQ-8).
@@ -11,10 +12,12 @@
 //! [`Conntrack::age`] runs, but how soon an l4 port can be used again. A mapping whose last connection is over stays usable
 //! until then, or for as long as the longest timeout of its protocol.
 
+mod backlog;
 mod external;
 mod kept;
 mod note;
 mod open;
+mod room;
 mod rules;
 mod tcp;
 mod types;
@@ -31,8 +34,10 @@ use switch::port::PortId;
 use switch::table::{Handle, Record, Table, TableError};
 use switch::tick::Tick;
 
+use backlog::Backlog;
 use external::{Class, External, Use};
 use kept::{Kept, Layout};
+use room::Sweeps;
 use tcp::State;
 
 pub use tcp::Way;
@@ -62,12 +67,10 @@ const NONE: u64 = 0xff << 24;
 /// Flag: it was opened from outside.
 const INBOUND: u64 = 1;
 
-/// Of a mapping: `external port:16 mark of its address:32 index:8 flags:8`, and the pass of the sweeper that met a
+/// Of a mapping: `external port:16 mark of its address:32 index:8 0:8`, and the pass of the sweeper that met a
 /// connection of it.
 const PLACE: usize = 0;
 const MARK: usize = 1;
-/// Flag: the l4 port is a published one, and not claimed.
-const STATIC: u64 = 1;
 
 type Connection = Record<5, WORDS>;
 type Mapping = Record<3, 2>;
@@ -85,6 +88,9 @@ pub struct Conntrack {
     /// Protocols without l4 ports: whose is what comes from there.
     others: Table<3, 1>,
     external: Box<[External]>,
+    /// Who may have to go.
+    backlog: Backlog,
+    sweeps: Sweeps,
     limits: Limits,
     /// Where it outlives the process; `None`: it does not.
     kept: Option<Kept>,
@@ -122,10 +128,10 @@ impl Conntrack {
             permits: Table::new(layout.connections, owners)?,
             others: Table::new(layout.others, owners)?,
         };
-        Ok(Self::over(tables, limits, external, None))
+        Ok(Self::over(tables, limits, external, Backlog::new(limits, owners)?, None))
     }
 
-    fn over(tables: Tables, limits: &Limits, external: usize, kept: Option<Kept>) -> Self {
+    fn over(tables: Tables, limits: &Limits, external: usize, backlog: Backlog, kept: Option<Kept>) -> Self {
         let Tables { connections, mappings, permits, others } = tables;
         Self {
             connections,
@@ -133,6 +139,8 @@ impl Conntrack {
             permits,
             others,
             external: (0..external).map(|_| External::new()).collect(),
+            backlog,
+            sweeps: Sweeps::default(),
             limits: *limits,
             kept,
             seed: {
@@ -320,13 +328,7 @@ impl Conntrack {
     }
 
     fn mappings_of(&self, class: Class, address: Ipv6Addr) -> &Table<3, 2> {
-        let [v4, v6] = match class {
-            Class::Tcp => &self.mappings[0],
-            Class::Udp => &self.mappings[1],
-            Class::Icmp => &self.mappings[2],
-            Class::Sctp => &self.mappings[3],
-        };
-        if address.to_ipv4_mapped().is_some() { v4 } else { v6 }
+        of_class(&self.mappings, class, address)
     }
 
     /// Whether a connection is not over, by time or with its mapping.
@@ -346,6 +348,21 @@ impl Conntrack {
         let word = record.value[MAPPING];
         (word & NONE == 0).then(|| Handle::from_u64(word))
     }
+}
+
+/// By class, and by family.
+const fn of_class<T>(
+    [tcp, udp, icmp, sctp]: &[[T; 2]; Class::ALL.len()],
+    class: Class,
+    address: Ipv6Addr,
+) -> &T {
+    let [v4, v6] = match class {
+        Class::Tcp => tcp,
+        Class::Udp => udp,
+        Class::Icmp => icmp,
+        Class::Sctp => sctp,
+    };
+    if address.to_ipv4_mapped().is_some() { v4 } else { v6 }
 }
 
 /// Whose an end point of ours is.

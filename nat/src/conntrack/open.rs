@@ -16,9 +16,8 @@ use super::rules::{Rules, mix};
 use super::tcp::{self, Side, Way};
 use super::types::{EndPoint, Entering, Filtering, Inside, Known};
 use super::{
-    BACK, Conntrack, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, STATIC,
-    WORDS, halves, inside_of, known, longest, mapping_key, mark, other, permit, remote, source, target, word,
-    words,
+    BACK, Conntrack, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, WORDS,
+    halves, inside_of, known, longest, mapping_key, mark, other, permit, remote, source, target, word, words,
 };
 
 /// What is to be opened.
@@ -50,10 +49,13 @@ impl Conntrack {
         }
         let (inside, remote) = (Inside { zone: key.zone, end: source(key) }, target(key));
         let (external, mapping) = match Class::of(key.proto) {
-            Some(class) => {
-                let (at, external) = self.map(rules, class, key.proto, &inside, owner, now)?;
-                (external, Some(at))
-            }
+            Some(class) => match rules.find_inside(key.proto, &inside) {
+                Some(external) => (external, None),
+                None => {
+                    let (at, external) = self.map(rules, class, key.proto, &inside, owner, now)?;
+                    (external, Some(at))
+                }
+            },
             None => {
                 let address = rules.external_for(inside.zone, inside.end.address);
                 (EndPoint { address: address.ok_or(DropReason::NatPorts)?, port: 0 }, None)
@@ -77,7 +79,7 @@ impl Conntrack {
         {
             self.allow(class, at, &opening);
         }
-        if mapping.is_none() {
+        if Class::of(key.proto).is_none() {
             self.claim_remote(&opening, known.at)?;
         }
         Ok(known)
@@ -114,7 +116,6 @@ impl Conntrack {
 
     fn open(&self, opening: &Opening<'_>) -> Result<Known, DropReason> {
         let Opening { rules, proto, inside, remote, owner, meta, now, .. } = *opening;
-        let most = self.limits.connections_per_port;
         let key = words(inside.zone, proto, inside.end, remote);
         if let Some(old) = self.connections.lookup(&key) {
             let same = |known: &Known| known.external == opening.external && self.lives(&old, rules, now);
@@ -125,7 +126,7 @@ impl Conntrack {
             }
             self.connections.take(&old);
         }
-        if most != 0 && self.connections.owner_len(owner.0) >= most as usize {
+        if !self.room(rules, owner, now) {
             self.over_quota.fetch_add(1, Ordering::Relaxed);
             return Err(DropReason::NatQuota);
         }
@@ -136,6 +137,7 @@ impl Conntrack {
         let record = match inserted.outcome {
             Outcome::New(at) => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
+                self.note_unanswered(opening, at);
                 self.connections.get(at).ok_or(DropReason::NatQuota)?
             }
             // Or a moment earlier.
@@ -149,6 +151,17 @@ impl Conntrack {
             }
         };
         known(&record, rules).ok_or(DropReason::NatPorts)
+    }
+
+    /// Of what anybody outside can open, or makes a container open who does not find it here any more, a container has
+    /// as much as its backlog holds.
+    fn note_unanswered(&self, opening: &Opening<'_>, at: Handle) {
+        let published = opening.mapping.is_none() && Class::of(opening.proto).is_some();
+        if (opening.way == Way::In || published)
+            && let Some(first) = self.backlog.push(opening.owner.0, at)
+        {
+            self.end_if_unanswered(first);
+        }
     }
 
     /// The end point outside of a container's, which is there or is made.
@@ -173,26 +186,24 @@ impl Conntrack {
                 None => self.unmap(class, &record, now),
             }
         }
-        if mappings.owner_len(owner.0) >= self.limits.mappings_per_port as usize {
+        if !self.room_for_mapping(rules, class, proto, inside, owner, now) {
             self.over_quota.fetch_add(1, Ordering::Relaxed);
             return Err(DropReason::NatQuota);
         }
-        let (external, fixed) = self.choose(rules, class, proto, inside, now).ok_or_else(|| {
+        let external = self.choose(rules, class, proto, inside, now).ok_or_else(|| {
             self.no_port.fetch_add(1, Ordering::Relaxed);
             DropReason::NatPorts
         })?;
         let index = rules.index(external.address).ok_or(DropReason::NatPorts)?;
-        let place = u64::from(external.port) << 48
-            | u64::from(mark(external.address)) << 16
-            | u64::from(index) << 8
-            | if fixed { STATIC } else { 0 };
+        let place =
+            u64::from(external.port) << 48 | u64::from(mark(external.address)) << 16 | u64::from(index) << 8;
         let new = New { key, value: [place, 0], owner: owner.0, pinned: false, seen: now.secs_up() };
         let inserted = mappings.insert(&new);
         if let Some(victim) = inserted.evicted {
             self.evicted.fetch_add(1, Ordering::Relaxed);
             self.release(class, &victim, now);
         }
-        let ports = self.external.get(usize::from(index)).filter(|_| !fixed);
+        let ports = self.external.get(usize::from(index));
         match inserted.outcome {
             Outcome::New(at) => {
                 if let Some(ports) = ports {
@@ -221,18 +232,8 @@ impl Conntrack {
         }
     }
 
-    /// Where a container's end point is to be outside; true: published there.
-    fn choose(
-        &self,
-        rules: &Rules,
-        class: Class,
-        proto: u8,
-        inside: &Inside,
-        now: Tick,
-    ) -> Option<(EndPoint, bool)> {
-        if let Some(external) = rules.find_inside(proto, inside) {
-            return Some((external, true));
-        }
+    /// Where a container's end point is to be outside, claimed for it.
+    fn choose(&self, rules: &Rules, class: Class, proto: u8, inside: &Inside, now: Tick) -> Option<EndPoint> {
         let address = rules.external_for(inside.zone, inside.end.address)?;
         let ports = self.external.get(usize::from(rules.index(address)?))?;
         let wish = Wish {
@@ -244,7 +245,7 @@ impl Conntrack {
         // Whatever is published is nobody else's, however he asks for it.
         let taken = |port| rules.find(proto, EndPoint { address, port }).is_some();
         let port = ports.claim(class, &wish, now, taken)?;
-        Some((EndPoint { address, port }, false))
+        Some(EndPoint { address, port })
     }
 
     fn hash(&self, inside: &Inside) -> u64 {
@@ -273,9 +274,7 @@ impl Conntrack {
     /// The l4 port of a mapping that is gone is free.
     fn release(&self, class: Class, record: &Mapping, now: Tick) {
         let word = record.value[PLACE];
-        if word & STATIC == 0
-            && let Some(ports) = self.external.get(usize::from((word >> 8) as u8))
-        {
+        if let Some(ports) = self.external.get(usize::from((word >> 8) as u8)) {
             let hash = self.hash(&inside_of(record));
             ports.free(class, (word >> 48) as u16, record.at, hash, now.secs_up());
         }

@@ -145,11 +145,21 @@ impl Rules {
 
     /// What is published at an end point of ours.
     pub fn find(&self, proto: u8, at: EndPoint) -> Option<(&Rule, Inside)> {
-        let key = (proto, at.address, at.port);
-        let after = self.published.partition_point(|rule| (rule.proto, rule.external, rule.first) <= key);
-        let rule = self.published.get(after.checked_sub(1)?)?;
+        let rule = self.published.get(self.before(proto, at)?)?;
         let same = (rule.proto, rule.external) == (proto, at.address);
         Some((rule, rule.inside(at.port).filter(|_| same)?))
+    }
+
+    /// Of all entries the last that does not begin behind an end point.
+    fn before(&self, proto: u8, at: EndPoint) -> Option<usize> {
+        let key = (proto, at.address, at.port);
+        let after = self.published.partition_point(|rule| (rule.proto, rule.external, rule.first) <= key);
+        after.checked_sub(1)
+    }
+
+    /// Which of [`Rules::published`] it is.
+    pub(super) fn which(&self, proto: u8, at: EndPoint) -> Option<usize> {
+        self.find(proto, at).and_then(|_| self.before(proto, at))
     }
 
     /// Where a container's end point is published, if it is.

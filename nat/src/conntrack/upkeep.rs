@@ -8,12 +8,12 @@ use switch::table::Handle;
 use switch::tick::Tick;
 
 use super::external::{Class, External};
-use super::rules::Rules;
+use super::rules::{Rule, Rules};
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
 use super::{
-    Connection, Conntrack, INBOUND, MAPPING, MARK, Mapping, RECEIVED, SENT, STATE, STATIC, ends, inside_of,
-    known, mark, named, whole,
+    Connection, Conntrack, INBOUND, MAPPING, MARK, Mapping, RECEIVED, SENT, STATE, ends, inside_of, known,
+    mark, named, whole,
 };
 
 impl Conntrack {
@@ -89,14 +89,10 @@ impl Conntrack {
             let inside = inside_of(&mapping);
             let proto = (mapping.key[0] >> 32) as u8;
             let place = self.place(&mapping, rules);
-            let stands = place.is_some_and(|place| match mapping.value[super::PLACE] & STATIC {
-                // What is published is nobody else's any more.
-                0 => {
-                    rules.find(proto, place).is_none()
-                        && rules.find_inside(proto, &inside).is_none()
-                        && rules.external_for(inside.zone, inside.end.address) == Some(place.address)
-                }
-                _ => rules.find_inside(proto, &inside) == Some(place),
+            // What is published is nobody else's any more. Whose own end point is, keeps what he began before that.
+            let stands = place.is_some_and(|place| {
+                rules.find(proto, place).is_none()
+                    && rules.external_for(inside.zone, inside.end.address) == Some(place.address)
             });
             if !stands || !keeps(PortId(mapping.owner), inside.zone, inside.end.address) {
                 self.unmap(class, &mapping, now);
@@ -157,7 +153,20 @@ impl Conntrack {
         )
     }
 
-    /// All mappings, published ones that are in use among them.
+    /// Each published entry, with how many connections there are that came in by it.
+    pub fn clients(&self, rules: &Rules, now: Tick) -> Vec<(Rule, u64)> {
+        let mut clients: Vec<_> = rules.published().iter().map(|rule| (*rule, 0)).collect();
+        for row in self.connections(rules, now).filter(|row| row.inbound) {
+            if let Some((_, count)) =
+                rules.which(row.proto, row.external).and_then(|which| clients.get_mut(which))
+            {
+                *count += 1;
+            }
+        }
+        clients
+    }
+
+    /// All mappings.
     pub fn mappings<'a>(&'a self, rules: &'a Rules, now: Tick) -> impl Iterator<Item = MappingRow> + 'a {
         self.all_mappings().filter_map(move |(_, record)| {
             Some(MappingRow {

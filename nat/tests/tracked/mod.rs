@@ -27,6 +27,31 @@ pub fn remote(which: u32) -> Ipv6Addr {
     Ipv4Addr::from_bits(0xcb00_7100 + which).to_ipv6_mapped()
 }
 
+/// The same of both families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn container(self, which: u32) -> Ipv6Addr {
+        if self == Self::V4 { v4(which) } else { v6(1, which) }
+    }
+
+    pub fn ours(self, which: u32) -> Ipv6Addr {
+        if self == Self::V4 { ours(which) } else { v6(9, which) }
+    }
+
+    pub fn remote(self, which: u32) -> Ipv6Addr {
+        if self == Self::V4 { remote(which) } else { v6(0xdb8, which) }
+    }
+}
+
+fn v6(network: u16, last: u32) -> Ipv6Addr {
+    Ipv6Addr::from_bits(Ipv6Addr::new(0xfd00, network, 0, 0, 0, 0, 0, 0).to_bits() + u128::from(last))
+}
+
 pub fn end(address: Ipv6Addr, port: u16) -> EndPoint {
     EndPoint { address, port }
 }

@@ -384,6 +384,14 @@ impl<const K: usize, const V: usize> Table<K, V> {
         (0..self.slab.fresh()).filter_map(|index| self.slab.record(index))
     }
 
+    /// The entries of a part of the table, of so many places: the next part is that of the next number, and behind the
+    /// last one comes the first. All of them meet every entry that is there meanwhile.
+    pub fn part(&self, number: u32, places: u32) -> impl Iterator<Item = Record<K, V>> + '_ {
+        let (fresh, places) = (self.slab.fresh(), places.max(1));
+        let from = (number % fresh.div_ceil(places).max(1)).saturating_mul(places);
+        (from..from.saturating_add(places).min(fresh)).filter_map(|index| self.slab.record(index))
+    }
+
     /// Changes the head of the record's entry while it is in the table as the record says.
     fn change(&self, record: &Record<K, V>, next: impl Fn(slab::Head) -> slab::Head) -> bool {
         let Some(entry) = self.slab.entry(record.at.index) else { return false };

@@ -360,6 +360,7 @@ fn what_is_published_comes_in(host: Host) {
     let rows = daemon.rows("nat");
     let range = rows.iter().find(|row| row["ports"] == "8080-8081").unwrap();
     assert_eq!((&range["address"], &range["state"]), (&"198.18.0.10".into(), &"up".into()), "{range}");
+    assert_eq!(range["clients"], 2, "one of each family: {range}");
     // With an address of the host's it is a socket, and its client is shown as the gateway.
     let output =
         std::process::Command::new(PYTHON).args(["-c", asks, "127.0.0.1", "18080"]).output().unwrap();

@@ -46,7 +46,7 @@ impl Control {
             Request::Containers => Ok(Answer::Containers(self.container_rows())),
             Request::Target { container } => return self.target(&container, reply),
             Request::Drops { ports } => Ok(Answer::Drops(self.drop_rows(ports))),
-            Request::Nat => Ok(Answer::Nat(self.nat_rows())),
+            Request::Nat => return self.nat(reply),
             Request::Connections(filter) => return self.connections(&filter, reply),
             Request::Publish(wanted) => return self.publish(wanted, reply),
             Request::Unpublish(gone) => self.unpublish(&gone),

@@ -52,7 +52,7 @@ impl Control {
             let its = wanted.publish.iter().any(|publish| publish.to_string() == row.publish);
             row.container == wanted.container && row.iface == interface && its
         };
-        Ok(Answer::Nat(self.nat_rows().into_iter().filter(is_its).collect()))
+        Ok(Answer::Nat(self.nat_rows(&[]).into_iter().filter(is_its).collect()))
     }
 
     pub(super) fn unpublish(&mut self, gone: &Publishing) -> Reply {
@@ -80,6 +80,15 @@ impl Control {
         let entries: Vec<String> = publish.iter().map(ToString::to_string).collect();
         let text = format!("{container}: {} not published any more{until}", entries.join(", "));
         Ok(done(publish.len() as u64, text))
+    }
+
+    /// Clients of what is translated are counted on another thread: it goes through all connections.
+    pub(super) fn nat(&mut self, reply: oneshot::Sender<Reply>) {
+        let translation = self.snapshot.load().tables.nat.clone();
+        self.jobs.spawn_blocking(move || {
+            let count = |nat: Translation| nat.conntrack.clients(&nat.rules, Tick::now());
+            Outcome::Clients { clients: translation.map(count).unwrap_or_default(), reply }
+        });
     }
 
     /// Asks the workers, which answer when they have the time.

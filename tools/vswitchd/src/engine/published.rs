@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use nat::conntrack::Rule;
 
 use super::control::Control;
 use super::keeper::Keeper;
@@ -332,7 +334,22 @@ impl Control {
         }
     }
 
-    pub(super) fn nat_rows(&self) -> Vec<NatRow> {
+    /// Those of an entry, of both families.
+    fn clients_of(
+        &self,
+        clients: &[(Rule, u64)],
+        (container, interface, publish): (&str, &str, &Publish),
+        first: u16,
+    ) -> u64 {
+        let Some(port) = self.ports.find(container, interface) else { return 0 };
+        let entry = (port, number(publish.protocol), first, publish.port);
+        let its =
+            |(rule, _): &&(Rule, u64)| (rule.owner, rule.proto, rule.first, rule.inside.end.port) == entry;
+        clients.iter().filter(its).map(|(_, count)| count).sum()
+    }
+
+    /// `clients`: how many there are of what packets are rewritten for.
+    pub(super) fn nat_rows(&self, clients: &[(Rule, u64)]) -> Vec<NatRow> {
         let of_packets = self.desired.outside.iter().flat_map(|outside| chosen(&self.desired, outside));
         let chosen: HashMap<Key, u16> = of_packets
             .map(|(container, interface, publish, first)| {
@@ -373,7 +390,10 @@ impl Control {
                 target: interface.ips().next().map(|ip| ip.addr()),
                 target_ports: Range(publish.port, publish.count).to_string(),
                 state,
-                clients: record.map_or(0, |record| record.clients.load(std::sync::atomic::Ordering::Relaxed)),
+                clients: match record {
+                    Some(record) if !by_packets => record.clients.load(Ordering::Relaxed),
+                    _ => self.clients_of(clients, (&container.name, &interface.name, publish), first),
+                },
                 publish: publish.to_string(),
                 origin: if in_file { Origin::File } else { Origin::Api },
                 reason,

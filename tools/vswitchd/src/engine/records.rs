@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nat::conntrack::ConnectionRow as Tracked;
+use nat::conntrack::{ConnectionRow as Tracked, Rule};
 use nat::sockets::Connection;
 use switch::port::PortId;
 use tokio::sync::oneshot;
@@ -137,6 +137,13 @@ pub enum Outcome {
         result: Result<Vec<u8>, Refusal>,
         /// Who asked; `None`: a signal.
         reply: Option<oneshot::Sender<Reply>>,
+    },
+    /// Who has come in by what is published.
+    Clients {
+        /// By each entry of packets' translation.
+        clients: Vec<(Rule, u64)>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Reply>,
     },
     /// What the worker has of connections.
     Connections {

@@ -54,6 +54,10 @@ impl Control {
             Outcome::Identified { port, result } => self.identified(port, result),
             Outcome::Prepared(name, result) => self.prepared(&name, result),
             Outcome::FileRead { result, reply } => self.file_read(result, reply),
+            Outcome::Clients { clients, reply } => {
+                // The caller may have given up.
+                let _ = reply.send(Ok(ApiAnswer::Nat(self.nat_rows(&clients))));
+            }
             Outcome::Connections { rows, tracked, container, reply } => {
                 let rows = self.connection_rows(&rows, &tracked, container.as_deref());
                 // The caller may have given up.

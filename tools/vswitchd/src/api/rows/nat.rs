@@ -67,7 +67,8 @@ pub struct NatRow {
     pub target_ports: String,
     /// State.
     pub state: NatState,
-    /// Clients so far: connections, or for UDP flows.
+    /// Clients, which is connections, or for UDP flows: of a listening socket those so far, where packets are rewritten
+    /// those that are there.
     pub clients: u64,
     /// The entry, as `unpublish` takes it.
     pub publish: String,
