@@ -14,17 +14,15 @@ fn who_opens_everything_leaves_the_others_their_share(host: Host) {
         (Place::Outside, format!("strangers {US} 8080 100000 0242c612000a 0242c6120001 198.18.1.0")),
     ];
     for (by, words) in floods {
-        // Eight flows each time: TCP and UDP, of both families.
+        // Four flows each time: TCP and UDP, of both families.
         stage.neighbor.tell("open 50");
         stage.flood(by, &words);
         assert_eq!(stage.neighbor.line(), "0", "of the neighbour's flows failed: {words}");
         stage.check();
     }
-    // A container has no more than its share of l4 ports, and is told.
+    // A container has no more than its share of l4 ports.
     let drops = stage.drops();
     assert!(drops["nat_quota"] > 20_000, "{drops:?}");
-    let rows = stage.daemon.rows("status")[0]["uplink"].clone();
-    eprintln!("{rows}");
     let grown = resident(stage.engine).saturating_sub(memory);
     assert!(grown < 256 << 20, "the engine grew by {grown} bytes");
     // Its own flows go on: what it has it may use.

@@ -73,8 +73,11 @@ fn fragments_cost_no_other_his(host: Host) {
     for (by, to, macs, own) in ways {
         stage.flood(by, &format!("chain {to} 8000 {macs} {own}"));
         stage.check();
+        // Of a container the firsts fill a table, of who is outside the later ones wait for theirs.
+        let many = if by == Place::Inside { "first" } else { "later" };
         for which in ["first", "later"] {
-            stage.flood(by, &format!("open_packets {to} 50000 {which} {macs} {own}"));
+            let count = if which == many { 50_000 } else { 10_000 };
+            stage.flood(by, &format!("open_packets {to} {count} {which} {macs} {own}"));
             stage.check();
             // The neighbour's long pings go out and come back in fragments meanwhile.
             stage

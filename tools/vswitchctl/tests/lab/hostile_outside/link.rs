@@ -224,7 +224,8 @@ fn a_lie_about_the_next_hop_lasts_until_that_speaks(host: Host) {
 
 /// H12, H13.
 fn who_looks_for_everybody_finds_nobodys_place(host: Host) {
-    let mut stage = Stage::new(host);
+    let configuration = super::lab(&host, "").replace("routes_to", "snooping = true\nroutes_to");
+    let mut stage = Stage::of(host, &configuration);
     let (gateway, own) = ("02420a010001", "02420a010002");
     for (to, src) in [("10.2.0.0", A), ("198.18.0.0", A), ("fd00:2::", A6), ("fd00:9::", A6)] {
         stage.flood(Place::Inside, &format!("hosts {to} 256 20000 {gateway} {own} {src}"));
@@ -242,6 +243,8 @@ fn who_looks_for_everybody_finds_nobodys_place(host: Host) {
         );
         stage.check();
     }
+    let groups = stage.daemon.rows("groups").len();
+    assert!((1000..8192 + 16).contains(&groups), "{groups} groups are known");
     // Outside everybody is looked for as well, and only we are found.
     let (us, far) = ("0242c612000a", "0242c6120001");
     for (to, src) in [("198.18.0.0", FAR), ("fd00:9::", FAR6)] {

@@ -200,7 +200,12 @@ impl Stage {
     #[track_caller]
     fn with(host: Host, publish: &str) -> Self {
         let configuration = lab(&host, publish);
-        let daemon = host.start(&configuration);
+        Self::of(host, &configuration)
+    }
+
+    #[track_caller]
+    fn of(host: Host, configuration: &str) -> Self {
+        let daemon = host.start(configuration);
         daemon.wait_state("-outside", "up");
         for (from, address) in [("far", FAR6), ("a", A6), ("b", B6)] {
             wait_for("an address that nobody else has", || {
