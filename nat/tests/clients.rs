@@ -79,7 +79,7 @@ proptest! {
         world.until(|world| world.tcp(handle).state() == State::Established);
         let (mut container, mut remote) = (Side::new(out, 1), Side::new(back, 2));
         world.until(|world| {
-            container.play_container(world, handle);
+            container.play_container(world.tcp(handle));
             remote.play_peer(&mut peer);
             container.is_done() && remote.is_done()
         });

@@ -51,7 +51,7 @@ fn exchange(world: &mut World, ip: IpAddr, out: usize, back: usize) {
     let (handle, mut peer) = establish(world, ip);
     let (mut container, mut remote) = (Side::new(out, 1), Side::new(back, 2));
     world.until(|world| {
-        container.play_container(world, handle);
+        container.play_container(world.tcp(handle));
         remote.play_peer(&mut peer);
         container.is_done() && remote.is_done()
     });
@@ -190,7 +190,7 @@ fn a_container_that_does_not_read_stops_the_peer_and_goes_on_when_it_does() {
     assert_eq!(world.sockets.len(), 1);
     let mut container = Side::new(0, 0);
     world.until(|world| {
-        container.play_container(world, handle);
+        container.play_container(world.tcp(handle));
         remote.play_peer(&mut peer);
         container.got.len() == 2_000_000
     });
@@ -205,13 +205,13 @@ fn a_peer_that_does_not_read_stops_the_container_and_goes_on_when_it_does() {
     let mut container = Side::new(20_000_000, 3);
     let until = world.now + 20_000;
     world.until(|world| {
-        container.play_container(world, handle);
+        container.play_container(world.tcp(handle));
         world.now > until
     });
     assert!(container.at < 20_000_000, "somebody kept it all");
     let mut remote = Side::new(0, 0);
     world.until(|world| {
-        container.play_container(world, handle);
+        container.play_container(world.tcp(handle));
         remote.play_peer(&mut peer);
         remote.got.len() == 20_000_000
     });
@@ -225,7 +225,7 @@ fn frames_that_a_port_does_not_take_are_made_again() {
     world.wire.out.full = 7;
     let (mut container, mut remote) = (Side::new(100_000, 4), Side::new(400_000, 5));
     world.until(|world| {
-        container.play_container(world, handle);
+        container.play_container(world.tcp(handle));
         remote.play_peer(&mut peer);
         container.is_done() && remote.is_done()
     });

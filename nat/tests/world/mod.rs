@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod byhand;
+pub mod line;
 pub mod published;
 pub mod side;
 
@@ -28,6 +29,8 @@ use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use zerocopy::FromBytes;
 
+pub use line::Line;
+
 pub const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 pub const GATEWAY_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 254]);
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -38,40 +41,6 @@ pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 254);
 pub const LOCALHOST6: Ipv6Addr = Ipv6Addr::new(0xfd09, 1, 0, 0, 0, 0, 0, 1);
 pub const PORT: PortId = PortId(3);
 pub const LINK: Link = Link { port: PORT, mac: MAC, gateway_mac: GATEWAY_MAC, mtu: 1500 };
-
-/// What is wrong with the line, in percent of frames.
-#[derive(Clone, Copy, Default)]
-pub struct Line {
-    pub lost: u32,
-    pub twice: u32,
-    pub late: u32,
-    pub seed: u64,
-}
-
-impl Line {
-    fn dice(&mut self) -> u32 {
-        self.seed ^= self.seed << 13;
-        self.seed ^= self.seed >> 7;
-        self.seed ^= self.seed << 17;
-        (self.seed >> 33) as u32 % 100
-    }
-
-    /// Puts a frame into a queue, perhaps.
-    fn carry(&mut self, frame: Vec<u8>, queue: &mut VecDeque<Vec<u8>>) {
-        if self.seed == 0 {
-            return queue.push_back(frame);
-        }
-        if self.dice() < self.lost {
-            return;
-        }
-        if self.dice() < self.twice {
-            queue.push_back(frame.clone());
-        }
-        let late = self.dice() < self.late && !queue.is_empty();
-        let at = if late { queue.len() - 1 } else { queue.len() };
-        queue.insert(at, frame);
-    }
-}
 
 /// The frames for the container, and what was said of them.
 pub struct Out {

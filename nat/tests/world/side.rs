@@ -3,10 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp::State;
-
-use super::World;
+use smoltcp::socket::tcp::{Socket, State};
 
 /// One side of a stream under test: what it still has to send, and what came.
 pub struct Side {
@@ -48,8 +45,8 @@ impl Side {
         }
     }
 
-    pub fn play_container(&mut self, world: &mut World, handle: SocketHandle) {
-        let socket = world.tcp(handle);
+    /// By its socket in a host that smoltcp plays.
+    pub fn play_container(&mut self, socket: &mut Socket<'_>) {
         if socket.can_send() {
             self.at += socket.send_slice(&self.send[self.at..]).unwrap();
         }
@@ -66,7 +63,8 @@ impl Side {
                 })
                 .unwrap();
         }
-        if !socket.may_recv() && socket.state() != State::SynSent {
+        let opening = matches!(socket.state(), State::Listen | State::SynSent | State::SynReceived);
+        if !socket.may_recv() && !opening {
             self.ended = true;
         }
     }
