@@ -23,6 +23,8 @@ const ICMP_CHECKSUM: usize = 2;
 const ICMP_IDENTIFIER: usize = 4;
 /// Offset of the header checksum in an IPv4 header.
 const V4_CHECKSUM: usize = 10;
+/// Offset of the identification in it.
+const V4_IDENTIFICATION: usize = 4;
 
 /// Writes what `nat` says into the frame of a packet.
 ///
@@ -36,6 +38,9 @@ pub fn rewrite(frame: &mut [u8], meta: &Meta, nat: &Nat) -> Result<(), DropReaso
     }
     let l3 = usize::from(meta.l3_off);
     addresses(frame, l3, meta.l3, (nat.src, nat.dst), nat.address).ok_or(DropReason::MalformedL4)?;
+    if let Some(id) = nat.id {
+        identification(frame, l3, meta.l3, id).ok_or(DropReason::MalformedL4)?;
+    }
     if meta.fragment == Fragment::Later {
         return Ok(());
     }
@@ -61,6 +66,21 @@ fn addresses(
     let header: &mut [u8; 40] = frame.get_mut(at..)?.first_chunk_mut()?;
     *field(header, 8)? = src.octets();
     *field(header, 24)? = dst.octets();
+    Some(())
+}
+
+/// The identification of the IPv4 header at `at`, and its checksum.
+#[cold]
+fn identification(frame: &mut [u8], at: usize, l3: L3, id: u16) -> Option<()> {
+    if l3 != L3::V4 {
+        return Some(());
+    }
+    let header: &mut [u8; 20] = frame.get_mut(at..)?.first_chunk_mut()?;
+    let place = field(header, V4_IDENTIFICATION)?;
+    let old = u16::from_be_bytes(*place);
+    *place = id.to_be_bytes();
+    let checksum = field(header, V4_CHECKSUM)?;
+    *checksum = Delta::word(old, id).full(u16::from_be_bytes(*checksum)).to_be_bytes();
     Some(())
 }
 

@@ -18,6 +18,7 @@ pub mod mss;
 pub mod multipath;
 pub mod nd;
 pub mod neighbor;
+pub mod options;
 pub mod pending;
 mod querier;
 pub mod query;

@@ -14,13 +14,13 @@ use switch::port::PortId;
 use switch::punt::Service;
 use switch::snapshot::Network;
 use switch::tick::Tick;
-use switch::verdict::{Action, Hop, Task, Unreachable, Verdict};
+use switch::verdict::{Action, Hop, Stamp, Task, Unreachable, Verdict};
 
 use crate::explain::Step;
 use crate::fib::{Next, Route};
 use crate::neighbor::Known;
 use crate::tables::{Gateway, Tables};
-use crate::{martian, multipath, source};
+use crate::{martian, multipath, options, source};
 
 /// `ff02::1`, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -286,8 +286,16 @@ fn forward(
         cut: (!fits).then_some(mtu),
         opens: next.opens && here.snapshot.tables.returns.is_some() && next.network != here.id,
         nat: None,
+        stamp: if options::are_there(meta) { stamp(there, dst, here.now) } else { None },
     };
     Verdict::Forward(Action { out, hop: Some(hop) })
+}
+
+/// RFC 791 section 3.1: as whom we are known where it goes.
+#[cold]
+fn stamp(there: &Gateway, dst: Ipv6Addr, now: Tick) -> Option<Stamp> {
+    let address = there.source(dst)?.to_ipv4_mapped()?;
+    Some(Stamp { address, millis: now.millis() as u32 })
 }
 
 /// What the next network takes, or a link behind it that the route knows of (RFC 1191 section 3).

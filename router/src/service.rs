@@ -18,7 +18,7 @@ use switch::policy::{Desk, Fate, Here, To};
 use switch::port::PortId;
 use switch::snapshot::View;
 use switch::tick::Tick;
-use switch::verdict::{Hop, Task, Unreachable};
+use switch::verdict::{Hop, Stamp, Task, Unreachable};
 use switch::vnet::VnetHdr;
 
 use crate::advertise::{Advertiser, Says};
@@ -28,7 +28,7 @@ use crate::icmp::{NotSent, echo};
 use crate::pending::Pending;
 use crate::querier::{Querier, ask_again};
 use crate::tables::{Gateway, Tables};
-use crate::{forward, fragment};
+use crate::{forward, fragment, options};
 
 /// ICMP errors that one port can make us send (Linux: `icmp_ratelimit`, one destination a second; traceroute asks for
 /// three at once).
@@ -287,7 +287,14 @@ fn echo<I: Io>(
         let reply = buffer.get_mut(..about.len())?;
         reply.copy_from_slice(about);
         match echo::reply(reply, packet) {
-            Ok(()) => Some(about.len()),
+            Ok(()) => {
+                // RFC 1122 section 3.2.2.6: the reply has the options of the request, and us in them.
+                if let Some(address) = packet.key.dst.to_ipv4_mapped() {
+                    let millis = place.here.now.millis() as u32;
+                    options::record(reply, &packet.meta, &Stamp { address, millis });
+                }
+                Some(about.len())
+            }
             Err(why) => {
                 refused = Some(why);
                 None
@@ -318,6 +325,9 @@ fn fragments<I: Io>(
     checksum::complete(desk.bytes_mut(frame), &mut meta);
     if !forward::rewrite(desk.bytes_mut(frame), &meta, hop.src, hop.dst) {
         return Err(DropReason::TtlExceeded);
+    }
+    if let Some(stamp) = &hop.stamp {
+        options::record(desk.bytes_mut(frame), &meta, stamp);
     }
     let count = fragment::count(desk.bytes(frame), &meta, mtu as usize);
     for index in 0..count {

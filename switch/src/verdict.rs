@@ -1,6 +1,6 @@
 //! What `decide` says: plain data, so that it can be tabled in a test and printed by a trace.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::checksum::Delta;
 use crate::drop::DropReason;
@@ -50,6 +50,17 @@ pub struct Hop {
     pub opens: bool,
     /// Its addresses and l4 ports become others on the way.
     pub nat: Option<Nat>,
+    /// It has IPv4 options, in which this may be asked for.
+    pub stamp: Option<Stamp>,
+}
+
+/// What a router may write into IPv4 options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The gateway's address where the packet goes.
+    pub address: Ipv4Addr,
+    /// A clock of our own, milliseconds.
+    pub millis: u32,
 }
 
 /// What a packet's addresses and l4 ports become, and on whose account.
@@ -72,6 +83,8 @@ pub struct Nat {
     pub address: Delta,
     /// What the change of l4 ports adds to them.
     pub l4: Delta,
+    /// The identification that an IPv4 packet in fragments has from there on; `None`: its own.
+    pub id: Option<u16>,
     /// Its source becomes another: it leaves a container.
     pub from: Side,
     /// Its destination becomes another: it comes to a container.

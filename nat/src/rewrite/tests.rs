@@ -123,6 +123,7 @@ fn change(from: &Sent, to: &Sent) -> Nat {
         dport: to.dport,
         address: Delta::address(from.src, to.src).and(Delta::address(from.dst, to.dst)),
         l4: if query { l4 } else { l4.and(Delta::word(from.dport, to.dport)) },
+        id: None,
         from: Side::New,
         to: Side::No,
     }
@@ -234,6 +235,15 @@ proptest! {
     }
 
     #[test]
+    fn of_a_fragment_the_identification_changes_where_it_must((from, to) in pair().prop_filter("IPv4", |(it, _)| it.v4()), id: u16, field in prop::sample::select(&[0x2000 | 7, 100][..])) {
+        let mut frame = from.framed(&from.ip(&[7; 64], field));
+        let meta = parsed(&frame, &VnetHdr::default()).meta;
+        rewrite(&mut frame, &meta, &Nat { id: Some(id), ..change(&from, &to) }).unwrap();
+        prop_assert_eq!(sum(&frame[ETHERNET..usize::from(meta.l4_off)]), 0xffff);
+        prop_assert_eq!(&frame[ETHERNET + 4..ETHERNET + 6], &id.to_be_bytes());
+    }
+
+    #[test]
     fn of_a_later_fragment_the_addresses_change_and_nothing_else((from, to) in pair().prop_filter("IPv4", |(it, _)| it.v4()), bytes in proptest::collection::vec(any::<u8>(), 1..60)) {
         let bytes = &bytes[..];
         let mut frame = from.framed(&from.ip(bytes, 100));
@@ -310,6 +320,7 @@ proptest! {
             dport: at_sender.dport,
             address,
             l4: Delta::NONE,
+            id: None,
             from: Side::No,
             to: Side::No,
         };

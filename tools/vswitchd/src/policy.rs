@@ -25,7 +25,7 @@ use nat::waiting::Waiting;
 use router::explain::Step;
 use router::route::{self, Way};
 use router::service::Service;
-use router::{forward, mss};
+use router::{forward, mss, options};
 use switch::decide::bridge;
 use switch::drop::DropReason;
 use switch::flow::{Fragment, Meta, Packet};
@@ -157,6 +157,9 @@ impl Policy for House {
         }
         if let Some(nat) = &hop.nat {
             rewrite(frame, meta, nat)?;
+        }
+        if let Some(stamp) = &hop.stamp {
+            options::record(frame, meta, stamp);
         }
         if forward::rewrite(frame, meta, hop.src, hop.dst) { Ok(()) } else { Err(DropReason::TtlExceeded) }
     }

@@ -294,6 +294,7 @@ fn translated(packet: &Packet, source: Option<&Source>, to: Option<&Entering>) -
         dport: key.dport,
         address: Delta::NONE,
         l4: Delta::NONE,
+        id: None,
         from: Side::No,
         to: Side::No,
     };
@@ -316,7 +317,7 @@ fn translated(packet: &Packet, source: Option<&Source>, to: Option<&Entering>) -
 fn rest_of(packet: &Packet, rest: &Rest) -> Nat {
     let key = &packet.key;
     let address = Delta::address(key.src, rest.src).and(Delta::address(key.dst, rest.dst));
-    Nat { src: rest.src, dst: rest.dst, address, ..translated(packet, None, None) }
+    Nat { src: rest.src, dst: rest.dst, address, id: rest.id, ..translated(packet, None, None) }
 }
 
 /// What becomes of an ICMP error about a packet that came in (`outside` is what that had been sent to), that went out
@@ -355,6 +356,7 @@ fn with(mut verdict: Verdict, nat: Nat) -> Verdict {
 /// # Errors
 /// Why it goes no further ([`refused`]).
 pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> Result<(), DropReason> {
+    let cut = action.hop.is_some_and(|hop| hop.cut.is_some());
     let Some((part, nat)) =
         action.hop.as_mut().and_then(|hop| hop.nat.as_mut()).zip(here.snapshot.tables.nat.as_ref())
     else {
@@ -378,7 +380,9 @@ pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> 
     }
     if packet.meta.fragment == Fragment::First {
         let to = (part.to != Side::No).then_some(action.out);
-        nat.fragments.expect(packet, part, to, now);
+        part.id = nat.fragments.expect(packet, part, to, now);
+    } else if cut && packet.meta.fragment == Fragment::No {
+        part.id = nat.fragments.identification(packet, part);
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ pub static ROWS: &[Row] = &[
     Row { id: "R13", level: Should, requirement: "A source that does not lead back to where it came from is dropped", section: "RFC 1812 5.3.8, BCP 38", check: source },
     Row { id: "R14", level: Must, requirement: "Redirects of networks are never sent", section: "RFC 1812 5.2.7.2", check: redirects },
     Row { id: "R15", level: Must, requirement: "Unknown options pass unchanged", section: "RFC 1812 4.2.2.6", check: options },
+    Row { id: "R15b", level: Must, requirement: "Record route and timestamp options are filled in where there is room", section: "RFC 1812 5.3.13.4-5", check: recorded },
     Row { id: "R15a", level: Practice, requirement: "Source routes are dropped", section: "RFC 7126 4.3", check: source_routes },
     Row { id: "R16", level: Must, requirement: "ARP: entries age, one request a second, a packet waits for the answer", section: "RFC 1122 2.3.2", check: arp },
     Row { id: "R17", level: Must, requirement: "Checksums updated are what they would be computed anew; UDP without stays so", section: "RFC 1624, RFC 768", check: checksums },
@@ -166,7 +167,8 @@ fn too_big() -> Outcome {
     assert_eq!((first.field, rest.field), (MORE, (first.l4.len() / 8) as u16));
     assert_eq!(first.l4.len() % 8, 0);
     assert_eq!([&first.l4[..], &rest.l4].concat(), long.l4);
-    assert_eq!((&first.options, &rest.options[..4]), (&long.options, &[148, 4, 0, 0][..]));
+    let recorded = [148, 4, 0, 0, 7, 7, 8, 10, 2, 0, 1, 0];
+    assert_eq!((&first.options[..], &rest.options[..4]), (&recorded[..], &[148, 4, 0, 0][..]));
     assert!(!rest.options.contains(&7), "{:?}", rest.options);
     Passes
 }
@@ -254,10 +256,32 @@ fn redirects() -> Outcome {
 
 fn options() -> Outcome {
     let mut lab = Lab::new();
-    for options in [[222, 8, 1, 2, 3, 4, 5, 6], [7, 7, 4, 0, 0, 0, 0, 0], [148, 4, 0, 0, 1, 1, 1, 0]] {
+    for options in [[222, 8, 1, 2, 3, 4, 5, 6], [130, 4, 9, 9, 0, 0, 0, 0], [148, 4, 0, 0, 1, 1, 1, 0]] {
         assert_eq!(lab.one(A, &to_c(8).options(&options), C).options, options);
     }
     Passes
+}
+
+fn recorded() -> Outcome {
+    let mut lab = Lab::new();
+    let record = [7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    // The address that we have where it goes.
+    let out = lab.one(A, &to_c(8).options(&record), C);
+    assert_eq!(out.options, [7, 11, 8, 10, 2, 0, 1, 0, 0, 0, 0, 0]);
+    let full = [7, 7, 8, 9, 9, 9, 9, 0];
+    assert_eq!(lab.one(A, &to_c(8).options(&full), C).options, full);
+    // Also of what is translated, in fragments, and answered by us.
+    let outside = Ip::udp((IP_A, 1000), (OTHER, 2000), b"x").options(&record);
+    let Ip { options, .. } = lab.one(A, &outside, WORLD);
+    assert_eq!(options[..7], [7, 11, 8, 198, 18, 0, 10]);
+    let pieces = lab.send(A, &to_c(1400).options(&record));
+    assert_eq!((pieces.len(), &pieces[0].ip.options[2..7]), (2, &[8, 10, 2, 0, 1][..]));
+    let reply = lab.one(A, &Ip::echo(IP_A, BLUE, true, 1).options(&record), A);
+    assert_eq!((reply.kind(), &reply.options[2..7]), ((0, 0), &[8, 10, 1, 0, 1][..]));
+    let time = lab.one(A, &to_c(8).options(&[68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0]), C).options;
+    assert_eq!(time[..8], [68, 12, 13, 1, 10, 2, 0, 1]);
+    assert!(time[8] >= 0x80, "not counted from midnight: {time:?}");
+    Chosen("the time is of a clock of our own, and marked as such; RFC 7126 would drop these packets")
 }
 
 fn source_routes() -> Outcome {

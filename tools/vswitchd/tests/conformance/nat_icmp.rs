@@ -28,6 +28,7 @@ pub static ROWS: &[Row] = &[
     Row { id: "I9", level: Must, requirement: "Options in the quoted packet are walked past; its checksum need not be right", section: "RFC 5508 4.1 REQ-3b, c", check: quoted_options },
     Row { id: "W2", level: Should, requirement: "Answers to what nobody asked for do not refresh", section: "RFC 7857 7", check: no_answer_refreshes },
     Row { id: "W3", level: Should, requirement: "An l4 port that is not kept cannot be guessed", section: "RFC 7857 9, RFC 6056", check: unpredictable },
+    Row { id: "W3a", level: Should, requirement: "Two packets in fragments from one address have not the same identification", section: "RFC 7857 10, RFC 6864 5.1", check: identifications },
     Row { id: "C1", level: Must, requirement: "One container cannot take the l4 ports of all", section: "RFC 6888 3 REQ-4", check: quota },
     Row { id: "C2", level: Should, requirement: "A freed l4 port is not another's for 120 s", section: "RFC 6888 3 REQ-8", check: quarantine },
 ];
@@ -202,12 +203,34 @@ fn unpredictable() -> Outcome {
     };
     let chosen: BTreeSet<u16> = (0..8).map(|_| other()).collect();
     assert!(chosen.len() >= 7 && !chosen.contains(&5001), "{chosen:?}");
-    // RFC 6864: what may be put together again keeps its identification, which is its sender's.
+    Chosen("the container's own where it is free, else by a keyed hash")
+}
+
+fn identifications() -> Outcome {
     let mut lab = Lab::new();
+    let mut seen = BTreeSet::new();
+    for round in 0..20 {
+        for (port, own) in [(A, IP_A), (B, IP_B)] {
+            let mut pieces = Ip::udp((own, 5000), (REMOTE, 1), &[7; 100]).id(round).cut(40);
+            if round % 2 == 1 {
+                pieces.reverse();
+            }
+            let out: Vec<_> = pieces.iter().flat_map(|piece| lab.send(port, piece)).collect();
+            assert_eq!(out.len(), 2);
+            assert_eq!(out[0].ip.id, out[1].ip.id, "both are of one packet");
+            seen.insert(out[0].ip.id);
+        }
+    }
+    assert_eq!(seen.len(), 40, "no two packets have the same one");
+    // RFC 6864 section 4.1: of what is not in fragments, and may not be, it says nothing.
     let out = lab.one(A, &Ip::udp((IP_A, 5000), (REMOTE, 1), b"x").field(DF).id(77), WORLD);
     assert_eq!(out.id, 77);
+    // What somebody outside cut is his.
+    let back = Ip::udp((REMOTE, 1), (US, 5000), &[9; 100]).id(78).cut(8);
+    let out: Vec<_> = back.iter().flat_map(|piece| lab.send(WORLD, piece)).collect();
+    assert!(out.len() == 2 && out.iter().all(|got| got.ip.id == 78), "{out:?}");
     Chosen(
-        "the container's own where it is free, else by a keyed hash; identifications are the containers' own",
+        "counted anew for what leaves in fragments; what leaves whole keeps its own, though others may cut it",
     )
 }
 

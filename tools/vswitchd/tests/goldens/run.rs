@@ -24,6 +24,8 @@ use super::script::{port_names, vnet_comment, vnet_of};
 
 /// Frame buffers, as many as the engine gives a worker.
 const SLOTS: u16 = 128;
+/// The port outside.
+const OUTSIDE: &str = "-outside/vsw0";
 
 /// How the frames of a capture are handed to the switch.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,7 @@ struct Lab {
     worker: Worker<MemIo, House>,
     snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     out: Vec<Packet>,
+    identifications: Vec<u16>,
 }
 
 impl Lab {
@@ -88,7 +91,7 @@ impl Lab {
         let io = MemIo::new(names.len() as u16);
         let worker =
             Worker::new(io, SLOTS, names.len(), Arc::clone(&snapshot), House::new(names.len(), None));
-        Self { networks, names, worker, snapshot, out: Vec::new() }
+        Self { networks, names, worker, snapshot, out: Vec::new(), identifications: Vec::new() }
     }
 
     fn port(&self, name: &str) -> PortId {
@@ -122,12 +125,32 @@ impl Lab {
         while self.worker.step(Wait::Poll).unwrap() > 0 {}
         assert_eq!(self.worker.counters().worker.unaccounted(), 0, "frame {number} was lost without a name");
         for interface in 0..self.names.len() {
-            for (vnet, bytes) in self.worker.io.take(PortId(interface as u16)) {
+            for (vnet, mut bytes) in self.worker.io.take(PortId(interface as u16)) {
+                if self.names[interface] == OUTSIDE {
+                    self.identify(&mut bytes);
+                }
                 let mut comments = vec![format!("of {number}")];
                 comments.extend(vnet_comment(&vnet));
                 self.out.push(Packet { interface, at: self.worker.io.now.millis(), bytes, comments });
             }
         }
+    }
+
+    /// Where identifications of ours begin is drawn by lot: instead they are counted, from 0x1000.
+    fn identify(&mut self, frame: &mut [u8]) {
+        let ours = frame[12..14] == [8, 0] && frame[26..30] == [198, 18, 0, 10];
+        if !ours || frame[20] & 0x3f == 0 && frame[21] == 0 {
+            return;
+        }
+        assert_eq!(switch::checksum::sum(&frame[14..34]), 0xffff);
+        let id = u16::from_be_bytes([frame[18], frame[19]]);
+        let known = self.identifications.iter().position(|known| *known == id);
+        let index = known.unwrap_or(self.identifications.len());
+        self.identifications.extend(known.is_none().then_some(id));
+        frame[18..20].copy_from_slice(&(0x1000 + index as u16).to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = !switch::checksum::sum(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
     }
 
     fn finish(self) -> Outcome {

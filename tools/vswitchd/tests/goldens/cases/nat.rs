@@ -207,6 +207,16 @@ fn in_fragments(s: &mut Script<'_>) {
     for (index, part) in fragments(&udp(a, far, &[0x55; 100]), 1, 64).iter().enumerate() {
         say(s, "a", &format!("in order: fragment {index}"), part);
     }
+    let others = fragments(&udp((s.ip("b"), 7000), far, &[0x44; 100]), 9, 64);
+    for (index, part) in fragments(&udp(a, far, &[0x55; 100]), 9, 64).iter().enumerate() {
+        say(s, "a", &format!("at the same time as another with its identification: fragment {index}"), part);
+        say(
+            s,
+            "b",
+            &format!("at the same time as another with its identification: fragment {index}"),
+            &others[index],
+        );
+    }
     let parts = fragments(&udp(far, us, &[0x66; 100]), 2, 64);
     for (index, part) in parts.iter().enumerate().rev() {
         say(s, OUTSIDE, &format!("the last one first: fragment {index}"), part);
