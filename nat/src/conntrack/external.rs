@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 use switch::table::Handle;
 use switch::tick::Tick;
+use zerocopy::FromZeros;
 
 /// l4 ports of an address and protocol.
 const PORTS: usize = 1 << 16;
@@ -82,8 +83,9 @@ pub(super) struct External {
 
 impl External {
     pub(super) fn new() -> Self {
-        // All 0: memory is touched as it is used.
-        let words = || (0..PORTS).map(|_| AtomicU64::new(0)).collect();
+        // All 0: the kernel's pages, which are touched as they are used. Of an address it is 2 MiB.
+        let zeroed = || <[AtomicU64]>::new_box_zeroed_with_elems(PORTS);
+        let words = || zeroed().unwrap_or_else(|_| (0..PORTS).map(|_| AtomicU64::new(0)).collect());
         Self { classes: [words(), words(), words(), words()] }
     }
 

@@ -151,6 +151,7 @@ struct World<'l> {
     firsts: HashSet<(Ipv6Addr, Ipv6Addr, u32)>,
     heard: VecDeque<(u16, Vec<u8>)>,
     injected: u64,
+    thorough: bool,
     came: Came,
 }
 
@@ -160,6 +161,7 @@ pub fn check(input: &[u8]) -> Came {
         let mut choices = Choices::new(input);
         let first = choices.below(labs.len());
         let mut world = World::new(labs, first);
+        world.thorough = input.len() % 16 == 0;
         (0..PORTS).for_each(|port| world.introduce(port));
         world.run();
         for _ in 0..STEPS {
@@ -203,6 +205,7 @@ impl<'l> World<'l> {
             firsts: HashSet::new(),
             heard: VecDeque::new(),
             injected: 0,
+            thorough: false,
             came: Came::default(),
         }
     }
@@ -572,6 +575,10 @@ impl<'l> World<'l> {
         assert_eq!(self.worker.free_slots(), usize::from(SLOTS), "a buffer is lost");
         let snapshot = self.published.load_full();
         let nat = snapshot.tables.nat.as_ref().unwrap();
+        // To look at all l4 ports takes longer than all the rest.
+        if !self.thorough {
+            return;
+        }
         let (ports, mappings) = (nat.conntrack.l4_ports() as u64, nat.conntrack.counts().mappings);
         assert!(ports <= mappings, "{ports} l4 ports of {mappings} mappings");
         nat.conntrack.forget(|_| true, self.worker.io.now);
