@@ -13,7 +13,7 @@ mod translated;
 #[test]
 fn nothing_comes_in_that_nobody_asked_for() {
     let (mut out, mut inside, mut hairpins) = (0, 0, 0);
-    replay::all("translated", (2500, 2000), |input| {
+    replay::all("translated", (2000, 2000), |input| {
         let came = translated::check(input);
         (out, inside, hairpins) = (out + came.out, inside + came.inside, hairpins + came.hairpins);
         true

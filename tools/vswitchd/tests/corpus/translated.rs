@@ -161,7 +161,7 @@ pub fn check(input: &[u8]) -> Came {
         let mut choices = Choices::new(input);
         let first = choices.below(labs.len());
         let mut world = World::new(labs, first);
-        world.thorough = input.len() % 16 == 0;
+        world.thorough = input.len().is_multiple_of(16);
         (0..PORTS).for_each(|port| world.introduce(port));
         world.run();
         for _ in 0..STEPS {
