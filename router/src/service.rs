@@ -23,18 +23,12 @@ use switch::vnet::VnetHdr;
 
 use crate::advertise::{Advertiser, Says};
 use crate::icmp::error::{self, Problem};
-use crate::icmp::limit::{Limiter, Rate};
+use crate::icmp::limit::{Limiter, Rates};
 use crate::icmp::{NotSent, echo};
 use crate::pending::Pending;
 use crate::querier::{Querier, ask_again};
 use crate::tables::{Gateway, Tables};
 use crate::{forward, fragment, options};
-
-/// ICMP errors that one port can make us send (Linux: `icmp_ratelimit`, one destination a second; traceroute asks for
-/// three at once).
-const PER_PORT: Rate = Rate { per_second: 100, burst: 50 };
-/// The same for all ports together (Linux: `icmp_msgs_per_sec`, `icmp_msgs_burst`).
-const ALL_PORTS: Rate = Rate { per_second: 1000, burst: 200 };
 
 /// A gateway's services in one worker.
 pub struct Service {
@@ -72,19 +66,17 @@ impl Service {
         Self {
             pending: Pending::default(),
             speaker: Some(Speaker::default()),
-            limit: Limiter::new(ports, PER_PORT, ALL_PORTS),
+            limit: Limiter::new(ports, Rates::default(), 1),
             others: None,
         }
     }
 
     /// Services for ports `0..ports` in worker `me` of several. What all ports may have together is shared out.
     pub fn beside(ports: usize, news: Arc<News>, me: usize) -> Self {
-        let workers = u32::try_from(news.workers()).unwrap_or(u32::MAX).max(1);
-        let share = |all: u32| (all / workers).max(1);
-        let all = Rate { per_second: share(ALL_PORTS.per_second), burst: share(ALL_PORTS.burst) };
+        let workers = u32::try_from(news.workers()).unwrap_or(u32::MAX);
         Self {
             speaker: (me == 0).then(Speaker::default),
-            limit: Limiter::new(ports, PER_PORT, all),
+            limit: Limiter::new(ports, Rates::default(), workers),
             others: Some(Others { news, me }),
             ..Self::new(0)
         }
@@ -98,6 +90,7 @@ impl Service {
 
     /// After each batch: the snapshot may be a new one.
     pub fn follow<I: Io>(&mut self, snapshot: View<'_, Tables>, now: Tick, desk: &mut Desk<'_, I>) {
+        self.limit.follow(snapshot.tables.errors);
         if let Some(Speaker { advertiser, querier }) = &mut self.speaker {
             advertiser.follow(snapshot, now, desk);
             querier.follow(snapshot, now, desk);

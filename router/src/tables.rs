@@ -10,6 +10,7 @@ use switch::port::{NetworkId, PortId};
 use crate::build::Origin;
 use crate::egress::{self, Rule};
 use crate::fib::{Fib, Next};
+use crate::icmp::limit::Rates;
 use crate::neighbor::Neighbors;
 use crate::returns::Returns;
 
@@ -27,6 +28,8 @@ pub struct Tables {
     pub egress: Egress,
     /// The next hops of routes that have several, route by route ([`crate::fib::Hops`]).
     pub hops: Box<[Ipv6Addr]>,
+    /// How many ICMP errors are sent.
+    pub errors: Rates,
 }
 
 /// Rules by [`PortId`].

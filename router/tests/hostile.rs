@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use router::icmp::limit::{Limiter, Rate};
+use router::icmp::limit::{Limiter, Rate, Rates};
 use router::icmp::{echo, error};
 use router::{Origin, arp, forward, fragment, martian, mss, nd};
 use switch::flow::{Body, Packet};
@@ -152,7 +152,7 @@ fn the_templates_get_everywhere() {
 #[test]
 fn nothing_allocates() {
     let (mut out, mut edited) = ([0; 2000], Vec::with_capacity(2000));
-    let mut limiter = Limiter::new(4, RATE, RATE);
+    let mut limiter = Limiter::new(4, Rates { port: RATE, all: RATE }, 1);
     for mut frame in templates() {
         mend(&mut frame);
         let packet = parse(&frame, &VnetHdr::default(), PortId(0), 0).unwrap();

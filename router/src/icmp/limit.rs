@@ -19,6 +19,36 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// How many ICMP errors gateways send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rates {
+    /// For what comes in by one port.
+    pub port: Rate,
+    /// For all ports together, in all workers.
+    pub all: Rate,
+}
+
+impl Rates {
+    /// So many a second; at once half as many, of all a fifth. 0: none.
+    pub fn new(port: u32, all: u32) -> Self {
+        let rate = |per_second: u32, part: u32| Rate { per_second, burst: per_second.div_ceil(part) };
+        Self { port: rate(port, 2), all: rate(all, 5) }
+    }
+
+    /// What one of `workers` may send: they have what is of all together.
+    fn share(self, workers: u32) -> Self {
+        let share = |all: u32| all.div_ceil(workers.max(1));
+        let all = Rate { per_second: share(self.all.per_second), burst: share(self.all.burst) };
+        Self { all, ..self }
+    }
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self::new(100, 1000)
+    }
+}
+
 /// Which limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Limited {
@@ -59,18 +89,31 @@ impl Bucket {
 pub struct Limiter {
     ports: Box<[Bucket]>,
     total: Bucket,
+    workers: u32,
+    rates: Rates,
     port_rate: Rate,
     total_rate: Rate,
 }
 
 impl Limiter {
-    /// Full buckets for the ports 0 to `ports - 1`. Allocates here and never again.
-    pub fn new(ports: usize, port_rate: Rate, total_rate: Rate) -> Self {
+    /// Full buckets for the ports 0 to `ports - 1`, in one of `workers`. Allocates here and never again.
+    pub fn new(ports: usize, rates: Rates, workers: u32) -> Self {
+        let Rates { port, all } = rates.share(workers);
         Self {
-            ports: vec![Bucket::full(port_rate); ports].into_boxed_slice(),
-            total: Bucket::full(total_rate),
-            port_rate,
-            total_rate,
+            ports: vec![Bucket::full(port); ports].into_boxed_slice(),
+            total: Bucket::full(all),
+            workers,
+            rates,
+            port_rate: port,
+            total_rate: all,
+        }
+    }
+
+    /// Other rates from now on. Buckets keep what is in them, as far as it fits.
+    pub fn follow(&mut self, rates: Rates) {
+        if rates != self.rates {
+            let Rates { port, all } = rates.share(self.workers);
+            (self.rates, self.port_rate, self.total_rate) = (rates, port, all);
         }
     }
 
@@ -108,9 +151,27 @@ mod tests {
     }
 
     #[test]
+    fn rates_can_change_and_none_is_none() {
+        let mut limiter = Limiter::new(2, Rates::default(), 1);
+        assert_eq!(sent(&mut limiter, GREEDY, 0..1), 1);
+        limiter.follow(Rates::new(10, 1000));
+        let all: usize = (0..100).filter(|_| limiter.take(GREEDY, Tick::from_millis(1)).is_ok()).count();
+        assert_eq!(all, 5, "half a second's at once");
+        assert_eq!(sent(&mut limiter, GREEDY, 1..1002), 10);
+        limiter.follow(Rates::new(0, 1000));
+        assert_eq!(sent(&mut limiter, GREEDY, 2000..9000), 0);
+        limiter.follow(Rates::new(1000, 1000));
+        assert!(sent(&mut limiter, GREEDY, 9000..10_000) > 900);
+        // Several workers have together what one would have.
+        let mut shares: Vec<_> = (0..4).map(|_| Limiter::new(1, Rates::new(100, 40), 4)).collect();
+        let all: usize = shares.iter_mut().map(|limiter| sent(limiter, GREEDY, 10_000..11_000)).sum();
+        assert!((40..=52).contains(&all), "{all}");
+    }
+
+    #[test]
     fn a_burst_and_then_the_rate() {
         let (port, total) = (Rate { per_second: 10, burst: 5 }, Rate { per_second: 1000, burst: 1000 });
-        let mut limiter = Limiter::new(2, port, total);
+        let mut limiter = Limiter::new(2, Rates { port, all: total }, 1);
         assert_eq!(sent(&mut limiter, GREEDY, 0..100), 5);
         assert_eq!(sent(&mut limiter, GREEDY, 100..10_100), 100);
         assert_eq!(limiter.take(GREEDY, Tick::from_millis(10_099)), Err(Limited::Port));
@@ -122,7 +183,11 @@ mod tests {
 
     #[test]
     fn the_total_holds_and_is_charged_only_for_what_is_sent() {
-        let mut limiter = Limiter::new(2, Rate { per_second: 0, burst: 4 }, Rate { per_second: 0, burst: 5 });
+        let mut limiter = Limiter::new(
+            2,
+            Rates { port: Rate { per_second: 0, burst: 4 }, all: Rate { per_second: 0, burst: 5 } },
+            1,
+        );
         assert_eq!(sent(&mut limiter, GREEDY, 0..100), 4);
         assert_eq!(sent(&mut limiter, MODEST, 0..100), 1);
         assert_eq!(limiter.take(MODEST, Tick::default()), Err(Limited::Total));
@@ -137,7 +202,7 @@ mod tests {
             steps in prop::collection::vec(0u64..50, 1..400),
         ) {
             let rate = Rate { per_second, burst };
-            let mut limiter = Limiter::new(1, rate, Rate { per_second: u32::MAX, burst: u32::MAX });
+            let mut limiter = Limiter::new(1, Rates { port: rate, all: Rate { per_second: u32::MAX, burst: u32::MAX } }, 1);
             let (mut now, mut sent) = (1_000_000, 0);
             for step in &steps {
                 now += step;
@@ -149,7 +214,7 @@ mod tests {
 
         #[test]
         fn no_time_overflows_or_runs_backwards_into_more(ticks: Vec<u64>) {
-            let mut limiter = Limiter::new(1, Rate { per_second: u32::MAX, burst: 3 }, Rate { per_second: 0, burst: 7 });
+            let mut limiter = Limiter::new(1, Rates { port: Rate { per_second: u32::MAX, burst: 3 }, all: Rate { per_second: 0, burst: 7 } }, 1);
             let sent = ticks.iter().filter(|at| limiter.take(GREEDY, Tick::from_millis(**at)).is_ok()).count();
             prop_assert!(sent <= 7);
         }

@@ -96,6 +96,8 @@ fn create_body(create: Create) -> NetworkCreate {
         snooping: create.snooping.then_some(true),
         mtu: create.mtu,
         icc: create.icc,
+        nat: create.nat,
+        nat6: create.nat6,
         internal: create.internal.then_some(true),
         dhcp: create.dhcp.then_some(true),
         ageing: create.ageing,

@@ -272,6 +272,12 @@ pub struct Create {
     /// Whether its containers may talk to each other
     #[arg(long, value_name = "true|false")]
     pub icc: Option<bool>,
+    /// What leaves by an uplink of kind tap or nic has the uplink's address
+    #[arg(long, value_name = "true|false")]
+    pub nat: Option<bool>,
+    /// The same of IPv6 [default: as --nat]
+    #[arg(long, value_name = "true|false")]
+    pub nat6: Option<bool>,
     /// No uplink, no other network
     #[arg(long)]
     pub internal: bool,

@@ -54,13 +54,14 @@ fn changes_ask_for_what_they_say() {
             Request::FdbFlush(FdbFlush { network: Some(blue()), ..FdbFlush::default() }),
         ),
         (
-            "network create green --subnet 10.3.0.0/24 --mtu 9000 --icc false --internal --dhcp --spoof strict --storm 0",
+            "network create green --subnet 10.3.0.0/24 --mtu 9000 --icc false --nat6 false --internal --dhcp --spoof strict --storm 0",
             "green\n",
             Request::NetworkCreate(NetworkCreate {
                 name: "green".into(),
                 subnet: Some("10.3.0.0/24".parse().unwrap()),
                 mtu: Some(9000),
                 icc: Some(false),
+                nat6: Some(false),
                 internal: Some(true),
                 dhcp: Some(true),
                 spoof: Some(Spoof::Strict),

@@ -236,6 +236,12 @@ pub struct NetworkCreate {
     pub mtu: Option<u32>,
     /// Whether its containers may talk to each other.
     pub icc: Option<bool>,
+    /// What leaves by an uplink with an address has that address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<bool>,
+    /// The same of IPv6; default as `nat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat6: Option<bool>,
     /// No uplink, no other network.
     pub internal: Option<bool>,
     /// Addresses by DHCP.

@@ -10,6 +10,7 @@ use switch::mac::MacAddr;
 
 use super::Publish;
 use super::model::{Config, Container, Daemon, Interface, Network, Route};
+use super::outside::{Limits, Outside};
 use crate::wire::NetnsRef;
 
 /// What turns one configuration into another. Removals are in the old one's order, the rest in the new one's.
@@ -31,7 +32,11 @@ pub struct Diff {
     pub containers_added: Vec<String>,
     /// Whether containers may reach the host's loopback now and could not before, or the other way round.
     pub host_loopback: bool,
-    /// Whether anything about an uplink that takes packets is new.
+    /// Whether other numbers of ICMP errors are sent.
+    pub icmp_errors: bool,
+    /// Whether there is other room for what is translated, at the next start.
+    pub limits: bool,
+    /// Whether anything else about an uplink that takes packets is new.
     pub outside: bool,
     /// Whether static routes came or went.
     pub routes: bool,
@@ -218,7 +223,9 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         networks_removed: owned(&networks.removed),
         networks_added: owned(&networks.added),
         host_loopback: old.daemon.host_loopback != new.daemon.host_loopback,
-        outside: old.outside != new.outside,
+        icmp_errors: old.daemon.icmp_errors != new.daemon.icmp_errors,
+        limits: limits(old) != limits(new),
+        outside: outside(old) != outside(new),
         routes: routes(old) != routes(new),
         containers_removed: owned(&containers.removed),
         containers_added: owned(&containers.added),
@@ -245,6 +252,16 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         }
     }
     diff
+}
+
+// What it is beside its limits.
+fn outside(config: &Config) -> Option<Outside> {
+    config.outside.clone().map(|outside| Outside { limits: Limits::default(), ..outside })
+}
+
+// Of an uplink that takes packets now and did not before, or the other way round, its kind says so.
+fn limits(config: &Config) -> Limits {
+    config.outside.as_ref().map_or_else(Limits::default, |outside| outside.limits)
 }
 
 // Their order does not matter either.

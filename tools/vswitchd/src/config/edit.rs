@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::aliases::{Taken, alias};
-use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo};
+use super::model::{Config, Container, Daemon, Interface, Network, RoutesTo, Uplink};
 use super::plan::{in_network, interface};
 use super::problem::{Advice, Owner, Place, Problem, What, clip, nearest};
 use super::registry::{Ips, Registry, needs_gateway4};
 use super::resolve::{default_routes, unknown_network, way_out};
 use super::routing::AddressPlan;
-use super::uplink::beside;
+use super::uplink::{beside, plain};
 use super::value::{self, Number};
 use super::vlan::{Vlans, vid};
 use super::zones::{overlap_problem, overlaps, zones_of};
@@ -37,6 +37,10 @@ pub struct NetworkOptions {
     pub mtu: Option<i64>,
     /// Containers may talk to each other.
     pub icc: Option<bool>,
+    /// Masquerade what leaves by the uplink.
+    pub nat: Option<bool>,
+    /// The same of IPv6; as `nat` if `None`.
+    pub nat6: Option<bool>,
     /// Addresses by DHCP.
     pub dhcp: Option<bool>,
     /// Seconds.
@@ -107,6 +111,8 @@ impl Network {
             problems.extend(value6::mtu6(network.mtu).err());
         }
         take(&mut problems, &mut network.icc, options.icc.map(Ok));
+        network.nat = options.nat.unwrap_or(true);
+        network.nat6 = options.nat6.unwrap_or(network.nat);
         take(&mut problems, &mut network.dhcp, options.dhcp.map(Ok));
         take(&mut problems, &mut network.ageing, within(&value::AGEING, options.ageing));
         take(&mut problems, &mut network.fdb_limit, within(&value::FDB_LIMIT, options.fdb_limit));
@@ -143,7 +149,8 @@ impl Config {
     ///
     /// # Errors
     /// [`Problem::Duplicate`], [`Problem::TooMany`]; [`Problem::ZoneOverlap`] and [`Problem::RouteToSubnet`] where
-    /// another network's `routes_to` takes it in.
+    /// another network's `routes_to` takes it in; [`Problem::PlainOverlap`], [`Problem::Invalid`] where it cannot leave
+    /// with its own addresses.
     pub fn add_network(&mut self, network: Network) -> Result<(), Problem> {
         if self.network(&network.name).is_some() {
             let first = Place(None);
@@ -154,6 +161,12 @@ impl Config {
         }
         if let Some(outside) = &self.outside {
             beside(outside, &network, Place(None))?;
+            if let Some(problem) = plain(&network, self.networks.iter()) {
+                return Err(problem);
+            }
+        }
+        if self.daemon.uplink == Uplink::Sockets && !(network.nat && network.nat6) {
+            return Err(Problem::not_by_sockets(if network.nat { "nat6" } else { "nat" }));
         }
         self.networks.push(network);
         let fits = self.fits_its_zone();

@@ -120,7 +120,7 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     }
     let uplink = settings.uplink;
     for section in root.sections("limits", &LIMITS, reporter) {
-        uplink::limits(&section, uplink, outside.as_mut(), reporter);
+        uplink::limits(&section, &mut settings, outside.as_mut(), reporter);
     }
     for section in root.sections("timeouts", &TIMEOUTS, reporter) {
         uplink::timeouts(&section, uplink, outside.as_mut(), reporter);
@@ -300,9 +300,7 @@ fn nat(
     for (key, at) in [("nat", nat), ("nat6", nat6)] {
         let Some(At { value: false, span }) = at else { continue };
         if uplink == Uplink::Sockets {
-            let why = "what leaves by sockets has the host's address: remove it, set `internal` = true, or take \
-                       `kind` = \"tap\" or \"nic\" in [uplink]";
-            reporter.add(&span, || Problem::Invalid { key, found: "false".into(), why: why.into() });
+            reporter.add(&span, || Problem::not_by_sockets(key));
         }
         plain = plain.or(Some(span));
     }

@@ -44,7 +44,9 @@ pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
 pub use egress::Egress;
 pub use family::Family;
 pub use host::{HOST, LEG};
-pub use model::{Config, Container, Daemon, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers};
+pub use model::{
+    Config, Container, Daemon, IcmpErrors, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers,
+};
 pub use outside::{Device, Filtering, Limits, OUTSIDE, Outside, Timeouts, UPLINK};
 pub use paths::Paths;
 pub use problem::{Advice, Owner, Place, Problem, ProblemKind, What};

@@ -48,6 +48,24 @@ pub struct Daemon {
     /// `[uplink] host_loopback`: to containers their gateway's address stands for the host's loopback. Unlike the
     /// others it takes effect at once.
     pub host_loopback: bool,
+    /// ICMP errors that are sent. They take effect at once, too.
+    pub icmp_errors: IcmpErrors,
+}
+
+/// `[limits] icmp_errors`: how many ICMP errors gateways send, a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct IcmpErrors {
+    /// All together; 0: none.
+    pub all: u32,
+    /// For what comes from one container's interface; 0: none.
+    pub per_container: u32,
+}
+
+impl Default for IcmpErrors {
+    /// Linux: `icmp_msgs_per_sec`; and three at once for traceroute, where its `icmp_ratelimit` is one a second.
+    fn default() -> Self {
+        Self { all: 1000, per_container: 100 }
+    }
 }
 
 impl Daemon {
@@ -60,6 +78,7 @@ impl Daemon {
             io: Io::Auto,
             uplink: Uplink::Sockets,
             host_loopback: false,
+            icmp_errors: IcmpErrors::default(),
         }
     }
 }

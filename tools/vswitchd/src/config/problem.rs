@@ -635,6 +635,13 @@ impl Problem {
         Self::Invalid { key, found: format!("\"{}\"", clip(found)), why: why.into() }
     }
 
+    // What leaves as a socket of the host has the host's address.
+    pub(super) fn not_by_sockets(key: &'static str) -> Self {
+        let why = "what leaves by sockets has the host's address: remove it, set `internal` = true, or take `kind` = \
+                   \"tap\" or \"nic\" in [uplink]";
+        Self::Invalid { key, found: "false".into(), why: why.into() }
+    }
+
     pub(super) fn not_supported(what: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
         Self::NotSupported { what: what.into(), advice: advice.into() }
     }

@@ -289,6 +289,8 @@ pub(super) static LIMITS: Schema = Schema {
         key("mappings", Kind::Number, "`mappings = 60000`"),
         key("mappings_per_container", Kind::Number, "`mappings_per_container = 32768`"),
         key("fragments", Kind::Number, "`fragments = 1024`"),
+        key("icmp_errors", Kind::Number, "`icmp_errors = 1000`"),
+        key("icmp_errors_per_container", Kind::Number, "`icmp_errors_per_container = 100`"),
     ],
     synonyms: &[("conntrackmax", "connections"), ("flows", "connections")],
 };

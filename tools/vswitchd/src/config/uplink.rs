@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::Family;
 use super::family::PerFamily;
 use super::load::{Setting, addresses, fill, setting};
-use super::model::{Network, Uplink, mac_from_address};
+use super::model::{Daemon, Network, Uplink, mac_from_address};
 use super::outside::{Device, Filtering, Limits, Outside, Timeouts, UPLINK};
 use super::problem::{Place, Problem};
 use super::registry::hosts;
@@ -42,6 +42,10 @@ const OF_KINDS: [(&str, &[&str]); 14] = [
     ("filtering", &["tap", "nic"]),
     ("parity", &["tap", "nic"]),
 ];
+
+/// Keys of `[limits]` that are about what is translated.
+const OF_CONNECTIONS: [&str; 5] =
+    ["connections", "connections_per_container", "mappings", "mappings_per_container", "fragments"];
 
 /// An uplink that takes packets, as far as it can be judged by itself.
 #[derive(Debug)]
@@ -326,12 +330,22 @@ fn gateways(section: &Section<'_>, outside: &mut Outside, reporter: &mut Reporte
 /// `[limits]`.
 pub(super) fn limits(
     section: &Section<'_>,
-    kind: Uplink,
+    settings: &mut Daemon,
     outside: Option<&mut RawOutside>,
     reporter: &mut Reporter<'_>,
 ) {
     let mut limits = Limits::default();
     let bounds = |key, low, high, why| Bounds { key, low, high, why };
+    let errors = &mut settings.icmp_errors;
+    let second = "ICMP errors a second; 0: none";
+    numbers(
+        section,
+        [
+            (bounds("icmp_errors", 0, 1_000_000, second), &mut errors.all),
+            (bounds("icmp_errors_per_container", 0, 1_000_000, second), &mut errors.per_container),
+        ],
+        reporter,
+    );
     let connections = "connections, all of them held in memory";
     let mappings = "an address has 64512 l4 ports for each protocol that are not reserved";
     numbers(
@@ -350,7 +364,16 @@ pub(super) fn limits(
     );
     match outside {
         Some(raw) => raw.outside.limits = limits,
-        None => without_effect("[limits]", section, kind, reporter),
+        // A wrong uplink has been reported.
+        None if settings.uplink.takes_packets() => {}
+        None => {
+            for key in OF_CONNECTIONS {
+                if let Some(span) = section.place(key) {
+                    let (kinds, kind) = (&["tap", "nic"][..], word(settings.uplink));
+                    reporter.add(&span, || Problem::OtherKind { key, kinds, kind });
+                }
+            }
+        }
     }
 }
 
@@ -467,7 +490,7 @@ fn beside_of(outside: &Outside, network: &Network, family: Family, place: Place)
 }
 
 // Networks that leave with their own addresses are told apart by these.
-fn plain<'n>(this: &Network, mut others: impl Iterator<Item = &'n Network>) -> Option<Problem> {
+pub(super) fn plain<'n>(this: &Network, mut others: impl Iterator<Item = &'n Network>) -> Option<Problem> {
     let leaves = |network: &Network, family| {
         !network.internal && !(if family == Family::V4 { network.nat } else { network.nat6 })
     };

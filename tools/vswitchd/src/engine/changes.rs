@@ -424,6 +424,8 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
         snooping: create.snooping,
         mtu: create.mtu.map(i64::from),
         icc: create.icc,
+        nat: create.nat,
+        nat6: create.nat6,
         dhcp: create.dhcp,
         ageing: create.ageing.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX)),
         fdb_limit: create.fdb_limit.map(i64::from),

@@ -15,6 +15,12 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     if diff.host_loopback {
         say("host_loopback changed".into());
     }
+    if diff.limits {
+        say("limits: what is translated has as much room as before; it takes effect at the next start".into());
+    }
+    if diff.icmp_errors {
+        say("icmp_errors changed".into());
+    }
     if diff.outside {
         say("uplink changed".into());
     }

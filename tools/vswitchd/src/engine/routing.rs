@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use router::egress::Rule;
 use router::fib::{Fib, Next, Route};
+use router::icmp::limit::Rates;
 use router::neighbor::{GONE, REACHABLE};
 use router::tables::{Advertises, Egress, Gateway, Services, Tables};
 use switch::mac::MacAddr;
@@ -20,7 +21,7 @@ use super::multipath::{Ways, by, hops};
 use super::networks::Networks;
 use super::ports::Ports;
 use crate::api::rows::{NeighborRow, NeighborState, RouteRow, RouteType};
-use crate::config::{self, Config, Family, GatewayBy, Network, RoutesTo, Spoof, Uplink};
+use crate::config::{self, Config, Family, GatewayBy, IcmpErrors, Network, RoutesTo, Spoof, Uplink};
 
 /// A gateway of ours.
 #[derive(Clone)]
@@ -175,7 +176,9 @@ pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[O
     let egress = egress(config, ports);
     let remembers = links.has_one_way() || !egress.is_empty() || super::outside::is_seen(config);
     let returns = remembers.then(|| networks.returns().cloned()).flatten();
-    Tables { gateways: by_network.into_boxed_slice(), returns, egress, hops: hops(config).collect() }
+    let IcmpErrors { all, per_container } = config.daemon.icmp_errors;
+    let errors = Rates::new(per_container, all);
+    Tables { gateways: by_network.into_boxed_slice(), returns, egress, hops: hops(config).collect(), errors }
 }
 
 /// Whether what is for no network of ours leaves from this one by sockets.

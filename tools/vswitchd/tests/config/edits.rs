@@ -421,3 +421,42 @@ fn other_names_are_given_with_a_connection() {
     assert!(config.container("d").is_none(), "nothing is half done");
     assert!(config.connect("red", &container("d"), &named(&["www"])).is_ok(), "another network");
 }
+
+const TAP: &str = "[uplink]\nkind = \"tap\"\naddress = \"198.18.0.10/24\"\nhost = \"198.18.0.1/24\"\n";
+
+#[test]
+fn a_network_made_at_run_time_may_leave_with_its_own_addresses_where_the_file_may() {
+    let made = |nat, nat6| {
+        let subnet = Some("10.1.0.0/24".into());
+        let asked = NetworkOptions { subnet, nat, nat6, ..NetworkOptions::default() };
+        Network::new_checked("green", &asked).unwrap()
+    };
+    let both = |network: &Network| (network.nat, network.nat6);
+    assert_eq!(both(&made(None, None)), (true, true));
+    assert_eq!(both(&made(Some(false), None)), (false, false), "nat6 is as nat");
+    assert_eq!(both(&made(None, Some(false))), (true, false));
+    valid(TAP).add_network(made(Some(false), None)).unwrap();
+    // By sockets nothing leaves so; of two that are seen outside the addresses differ.
+    for (nat, key) in [(Some(false), "`nat`"), (None, "`nat6`")] {
+        let said = valid("").add_network(made(nat, Some(false))).unwrap_err().to_string();
+        assert!(said.contains(key) && said.contains("sockets"), "{said}");
+    }
+    let plain = "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/16\"\nnat = false\n";
+    let mut config = valid(&format!("{TAP}{plain}"));
+    let said = config.add_network(made(Some(false), None)).unwrap_err();
+    assert!(matches!(said, Problem::PlainOverlap { .. }), "{said}");
+    config.add_network(made(None, None)).unwrap();
+}
+
+#[test]
+fn limits_wait_for_the_next_start_and_icmp_errors_do_not() {
+    let with = |limits: &str| valid(&format!("{TAP}[limits]\n{limits}\n"));
+    let old = with("connections = 1000");
+    let more = diff(&old, &with("connections = 2000"));
+    assert!(more.limits && !more.outside && !more.icmp_errors);
+    let errors = diff(&old, &with("connections = 1000\nicmp_errors = 10"));
+    assert!(errors.icmp_errors && !errors.limits && !errors.outside);
+    let other = format!("{TAP}filtering = \"endpoint\"\n[limits]\nconnections = 1000\n");
+    let other = diff(&old, &valid(&other));
+    assert!(other.outside && !other.limits);
+}

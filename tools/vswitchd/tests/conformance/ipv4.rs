@@ -2,10 +2,11 @@
 
 use switch::drop::DropReason;
 
-use crate::lab::{A, B, BLUE, C, IP_A, IP_B, IP_C, Lab, OTHER, REMOTE, US, WORLD, narrow, packets};
+use crate::common::outside::Outside;
+use crate::lab::{A, B, BLUE, C, IP_A, IP_B, IP_C, Lab, OTHER, REMOTE, TEXT, US, WORLD, narrow, packets};
 use crate::packet::{self, DF, ICMP, Ip, MORE, UDP};
 use crate::row::Level::{Must, Practice, Should};
-use crate::row::Outcome::{Chosen, Differs, Passes};
+use crate::row::Outcome::{Chosen, Passes};
 use crate::row::{Outcome, Row, assert_all};
 
 #[rustfmt::skip]
@@ -125,7 +126,15 @@ fn error_rate() -> Outcome {
     lab.wait(1000);
     let later = said(&mut lab);
     assert!((1..=100).contains(&later), "{later}");
-    Differs("limited, to 50 at once and 100 a second for a port and 1,000 in all; the figures are fixed")
+    // As configured.
+    let text = format!("{TEXT}[limits]\nicmp_errors_per_container = 20\nicmp_errors = 25\n");
+    let mut lab = Lab::with(&Outside::default(), &text);
+    assert_eq!(said(&mut lab), 5, "a fifth of a second's");
+    let seconds: usize = (0..10).map(|_| (lab.wait(100), said(&mut lab)).1).sum();
+    assert_eq!(seconds, 20);
+    let none = format!("{TEXT}[limits]\nicmp_errors_per_container = 0\n");
+    assert_eq!(said(&mut Lab::with(&Outside::default(), &none)), 0);
+    Passes
 }
 
 fn error_quote() -> Outcome {
