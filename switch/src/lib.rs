@@ -30,7 +30,7 @@ pub mod punt;
 pub mod segment;
 pub mod snapshot;
 pub mod stats;
-mod sync;
+pub mod sync;
 pub mod sys;
 pub mod table;
 pub mod tag;

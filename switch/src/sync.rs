@@ -1,14 +1,14 @@
 //! The atomics of everything that workers share: std's, or loom's under `--cfg loom`, which tries every interleaving.
 //!
-//! Only [`crate::table`] and what is made of it is modelled; the rest of the crate uses std as it is.
+//! Only [`crate::table`] and what is made of it is modelled, in this crate and in others; the rest uses std as it is.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::fence;
+pub use loom::sync::atomic::fence;
 #[cfg(loom)]
 pub use modelled::AtomicU64;
-pub(crate) use std::sync::atomic::Ordering;
+pub use std::sync::atomic::Ordering;
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU64, fence};
+pub use std::sync::atomic::{AtomicU64, fence};
 
 /// loom's atomic, and beside it a pulse that every access beats first.
 ///
@@ -55,6 +55,14 @@ mod modelled {
             self.beat().fetch_or(bits, order)
         }
 
+        pub fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+            self.beat().fetch_and(bits, order)
+        }
+
+        pub fn fetch_max(&self, word: u64, order: Ordering) -> u64 {
+            self.beat().fetch_max(word, order)
+        }
+
         pub fn compare_exchange(
             &self,
             from: u64,
@@ -88,7 +96,7 @@ mod modelled {
 pub(crate) const LINE: usize = 8;
 
 /// A run of words that all start as zero, at the start of a cache line, and take no memory until they are written.
-pub(crate) struct Words {
+pub struct Words {
     raw: Raw,
     skip: usize,
 }
@@ -107,7 +115,7 @@ impl Words {
     /// The allocator is asked for ordinary alignment and the first few words are skipped: asked for 64 bytes it would
     /// clear the memory by hand, and the pages of an empty table would all be resident.
     #[cfg(not(loom))]
-    pub(crate) fn zeroed(len: usize) -> Option<Self> {
+    pub fn zeroed(len: usize) -> Option<Self> {
         use zerocopy::FromZeros;
         let raw = <[AtomicU64]>::new_box_zeroed_with_elems(len.checked_add(LINE - 1)?).ok()?;
         let skip = raw.as_ptr().align_offset(LINE * size_of::<u64>()).min(LINE - 1);
@@ -135,26 +143,26 @@ impl Words {
 
     /// `len` words; loom's are larger than a word and lie anywhere.
     #[cfg(loom)]
-    pub(crate) fn zeroed(len: usize) -> Option<Self> {
+    pub fn zeroed(len: usize) -> Option<Self> {
         Some(Self { raw: Raw::Own((0..len).map(|_| AtomicU64::new(0)).collect()), skip: 0 })
     }
 
     /// The words `at..at + len`; none if they are not all there.
     #[inline(always)]
-    pub(crate) fn run(&self, at: usize, len: usize) -> &[AtomicU64] {
+    pub fn run(&self, at: usize, len: usize) -> &[AtomicU64] {
         let from = at.saturating_add(self.skip);
         self.all().get(from..from.saturating_add(len)).unwrap_or_default()
     }
 
     /// The `N` words from `at`, if they are all there.
     #[inline(always)]
-    pub(crate) fn array<const N: usize>(&self, at: usize) -> Option<&[AtomicU64; N]> {
+    pub fn array<const N: usize>(&self, at: usize) -> Option<&[AtomicU64; N]> {
         self.all().get(at.saturating_add(self.skip)..)?.first_chunk()
     }
 
     /// The word at `at`.
     #[inline(always)]
-    pub(crate) fn get(&self, at: usize) -> Option<&AtomicU64> {
+    pub fn get(&self, at: usize) -> Option<&AtomicU64> {
         self.all().get(at.saturating_add(self.skip))
     }
 }

@@ -5,15 +5,13 @@
 //! say that he is anybody: so it is these of which there are as many as somebody wants. There may be [`Backlog::len`] of a
 //! container. What had to go is no loss where it was meant: to what is published the next packet opens it again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use switch::sync::{AtomicU64, Ordering, Words};
 use switch::table::{Handle, TableError};
-use zerocopy::FromZeros;
 
 use super::Limits;
 
 /// Between these, and in this proportion to all connections.
-const LEAST: usize = 16;
+const LEAST: usize = if cfg!(loom) { 1 } else { 16 };
 const MOST: usize = 4096;
 const SHARE: usize = 64;
 /// How many came, and how many of them have gone.
@@ -26,24 +24,23 @@ const TAG: u64 = 1 << 24;
 
 pub(super) struct Backlog {
     /// Of each owner the two numbers, and a ring of handles.
-    words: Box<[AtomicU64]>,
+    words: Words,
+    owners: usize,
     len: usize,
 }
 
 impl Backlog {
     pub(super) fn new(limits: &Limits, owners: usize) -> Result<Self, TableError> {
         let len = (limits.connections as usize / SHARE).clamp(LEAST, MOST);
-        let words = owners.saturating_mul(len + HEAD);
-        // All 0: memory is touched as it is used.
-        let words = <[AtomicU64]>::new_box_zeroed_with_elems(words).map_err(|_| TableError::Memory(words))?;
-        Ok(Self { words, len })
+        let (owners, stride) = (owners.max(1), len + HEAD);
+        let words = Words::zeroed(owners.saturating_mul(stride)).ok_or(TableError::Memory(owners))?;
+        Ok(Self { words, owners, len })
     }
 
     fn of(&self, owner: u16) -> Option<(&[AtomicU64; HEAD], &[AtomicU64])> {
         let stride = self.len + HEAD;
-        let last = (self.words.len() / stride).checked_sub(1)?;
-        let from = usize::from(owner).min(last) * stride;
-        self.words.get(from..from + stride)?.split_first_chunk()
+        let from = usize::from(owner).min(self.owners - 1) * stride;
+        self.words.run(from, stride).split_first_chunk()
     }
 
     /// One that nobody has answered yet; it takes the place of the one given back.

@@ -2,17 +2,15 @@
 //! share one (RFC 4787 section 4.2.1 REQ-3, RFC 5382 section 7.1 REQ-7) is so because a word is claimed by one
 //! compare-and-swap.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
-use switch::table::Handle;
+use switch::sync::{AtomicU64, Ordering, Words, fence};
+use switch::table::{Handle, TableError};
 use switch::tick::Tick;
-use zerocopy::FromZeros;
 
-/// l4 ports of an address and protocol.
-const PORTS: usize = 1 << 16;
+/// l4 ports of an address and protocol. The models have few of them, to have fewer interleavings.
+const PORTS: u32 = if cfg!(loom) { 3 } else { 1 << 16 };
 /// The first l4 port that is not a system one (RFC 6335 section 6).
-const USER: u16 = 1024;
+const USER: u16 = if cfg!(loom) { 1 } else { 1024 };
 /// How many are looked at for one that was nobody's for a while, before one that was is as good: a claim must not take
 /// longer the more have been given up.
 const PATIENCE: usize = 1024;
@@ -78,15 +76,13 @@ fn scattered((first, count): (u16, u32), hash: u64) -> impl Iterator<Item = u16>
 
 /// The l4 ports of one address.
 pub(super) struct External {
-    classes: [Box<[AtomicU64]>; Class::ALL.len()],
+    classes: [Words; Class::ALL.len()],
 }
 
 impl External {
-    pub(super) fn new() -> Self {
-        // All 0: the kernel's pages, which are touched as they are used. Of an address it is 2 MiB.
-        let zeroed = || <[AtomicU64]>::new_box_zeroed_with_elems(PORTS);
-        let words = || zeroed().unwrap_or_else(|_| (0..PORTS).map(|_| AtomicU64::new(0)).collect());
-        Self { classes: [words(), words(), words(), words()] }
+    pub(super) fn new() -> Result<Self, TableError> {
+        let words = || Words::zeroed(PORTS as usize).ok_or(TableError::Memory(PORTS as usize));
+        Ok(Self { classes: [words()?, words()?, words()?, words()?] })
     }
 
     fn word(&self, class: Class, port: u16) -> Option<&AtomicU64> {
@@ -132,9 +128,9 @@ impl External {
         if wish.only {
             return None;
         }
-        let user = (USER, (1 << 16) - u32::from(USER));
+        let user = (USER, PORTS - u32::from(USER));
         let range = match class {
-            Class::Icmp => (0, 1 << 16),
+            Class::Icmp => (0, PORTS),
             _ if wish.port < USER => (1, u32::from(USER) - 1),
             _ => user,
         };

@@ -23,9 +23,8 @@ use switch::port::PortId;
 use switch::sys::shared::{self, Shared};
 use switch::table::{Handle, MAX_CAPACITY, New, Outcome, Table, TableError};
 
-use super::backlog::Backlog;
 use super::external::{Class, Use};
-use super::{Conntrack, Limits, MAPPING, Mapping, NONE, PLACE, Tables, WORDS};
+use super::{Conntrack, Layout, Limits, MAPPING, Mapping, NONE, PLACE, Tables, WORDS};
 
 /// The first word of a file; the last byte is the version of all that is behind it.
 const MAGIC: u64 = u64::from_be_bytes(*b"vswconn\x02");
@@ -43,16 +42,6 @@ pub enum KeptError {
     /// The file cannot be used.
     #[error("the memory file of connections: {0}")]
     File(#[from] Errno),
-}
-
-/// How many entries each table of an image has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) connections: usize,
-    pub(super) mappings: usize,
-    pub(super) others: usize,
-    /// Ports.
-    owners: usize,
 }
 
 /// Where they are, words.
@@ -85,12 +74,6 @@ struct Before {
 }
 
 impl Layout {
-    pub(super) fn of(limits: &Limits, owners: usize) -> Self {
-        let connections = (limits.connections as usize).clamp(1, MAX_CAPACITY);
-        let mappings = (limits.mappings as usize).clamp(1, MAX_CAPACITY);
-        Self { connections, mappings, others: (connections / 16).max(256), owners: owners.max(1) }
-    }
-
     /// `None`: more than there can be.
     fn places(&self, from: usize) -> Option<Places> {
         let mut at = from.checked_add(HEAD)?;
@@ -163,7 +146,7 @@ impl Conntrack {
         let memory = Arc::new(Shared::map(&file, end)?);
         let tables = tables(&memory, &layout, &places, owners)?;
         let kept = Kept { memory, file, from, layout, before: Mutex::new(before) };
-        Ok(Self::over(tables, limits, external, Backlog::new(limits, owners)?, Some(kept)))
+        Ok(Self::over(tables, limits, (external, owners), Some(kept))?)
     }
 
     /// Who has a port, in a word that is the same in all processes and is not 0; 0: nobody. Before packets are tracked for

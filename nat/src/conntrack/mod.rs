@@ -14,7 +14,10 @@
 
 mod backlog;
 mod external;
+#[cfg(not(loom))]
 mod kept;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod note;
 mod open;
 mod room;
@@ -24,24 +27,28 @@ mod types;
 mod upkeep;
 
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
+// Of what is modelled there is none here: these only count.
+use std::sync::atomic::AtomicU64;
 
 use switch::checksum::Delta;
 use switch::drop::DropReason;
 use switch::flow::{FlowKey, Meta, Packet, TcpMeta};
 use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 use switch::port::PortId;
-use switch::table::{Handle, Record, Table, TableError};
+use switch::table::{Handle, MAX_CAPACITY, Record, Table, TableError};
 use switch::tick::Tick;
 
 use backlog::Backlog;
 use external::{Class, External, Use};
-use kept::{Kept, Layout};
+#[cfg(not(loom))]
+use kept::Kept;
 use room::Sweeps;
 use tcp::State;
 
 pub use tcp::Way;
 
+#[cfg(not(loom))]
 pub use kept::KeptError;
 pub use rules::{MAX_EXTERNAL, Rule, Rules};
 pub use types::{
@@ -93,6 +100,7 @@ pub struct Conntrack {
     sweeps: Sweeps,
     limits: Limits,
     /// Where it outlives the process; `None`: it does not.
+    #[cfg_attr(loom, allow(dead_code))]
     kept: Option<Kept>,
     seed: u64,
     pass: AtomicU32,
@@ -101,6 +109,29 @@ pub struct Conntrack {
     over_quota: AtomicU64,
     no_port: AtomicU64,
     other_port: AtomicU64,
+}
+
+/// No file of a model outlives it.
+#[cfg(loom)]
+type Kept = std::convert::Infallible;
+
+/// How many entries each table has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    connections: usize,
+    mappings: usize,
+    others: usize,
+    /// Ports.
+    owners: usize,
+}
+
+impl Layout {
+    fn of(limits: &Limits, owners: usize) -> Self {
+        const OTHERS: usize = if cfg!(loom) { 1 } else { 256 };
+        let connections = (limits.connections as usize).clamp(1, MAX_CAPACITY);
+        let mappings = (limits.mappings as usize).clamp(1, MAX_CAPACITY);
+        Self { connections, mappings, others: (connections / 16).max(OTHERS), owners: owners.max(1) }
+    }
 }
 
 /// What lives in memory that may outlive the process.
@@ -128,32 +159,35 @@ impl Conntrack {
             permits: Table::new(layout.connections, owners)?,
             others: Table::new(layout.others, owners)?,
         };
-        Ok(Self::over(tables, limits, external, Backlog::new(limits, owners)?, None))
+        Self::over(tables, limits, (external, owners), None)
     }
 
-    fn over(tables: Tables, limits: &Limits, external: usize, backlog: Backlog, kept: Option<Kept>) -> Self {
+    fn over(
+        tables: Tables,
+        limits: &Limits,
+        (external, owners): (usize, usize),
+        kept: Option<Kept>,
+    ) -> Result<Self, TableError> {
+        let external: Result<Vec<_>, _> = (0..external).map(|_| External::new()).collect();
         let Tables { connections, mappings, permits, others } = tables;
-        Self {
+        Ok(Self {
             connections,
             mappings,
             permits,
             others,
-            external: (0..external).map(|_| External::new()).collect(),
-            backlog,
+            external: external?.into_boxed_slice(),
+            backlog: Backlog::new(limits, owners)?,
             sweeps: Sweeps::default(),
             limits: *limits,
             kept,
-            seed: {
-                use std::hash::{BuildHasher, RandomState};
-                RandomState::new().hash_one(0u8)
-            },
+            seed: random(),
             pass: AtomicU32::new(1),
             opened: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             over_quota: AtomicU64::new(0),
             no_port: AtomicU64::new(0),
             other_port: AtomicU64::new(0),
-        }
+        })
     }
 
     /// What a packet of a container leaves as, if its connection is there. Changes nothing.
@@ -365,6 +399,19 @@ const fn of_class<T>(
     if address.to_ipv4_mapped().is_some() { v4 } else { v6 }
 }
 
+/// Nobody can guess it.
+#[cfg(not(loom))]
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u8)
+}
+
+/// A model must do the same each time.
+#[cfg(loom)]
+const fn random() -> u64 {
+    7
+}
+
 /// Whose an end point of ours is.
 struct Found {
     inside: Inside,
@@ -450,6 +497,7 @@ fn named(name: u64) -> (Option<Class>, Handle) {
 }
 
 /// The same table, another mapping.
+#[cfg(not(loom))]
 const fn renamed(name: u64, mapping: Handle) -> u64 {
     mapping.to_u64() | name & 0xff << 24
 }

@@ -1,10 +1,10 @@
 //! Noting the packets of connections that are there.
 
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use switch::drop::DropReason;
 use switch::flow::{Meta, TcpMeta};
+use switch::sync::{AtomicU64, Ordering};
 use switch::table::Handle;
 use switch::tick::Tick;
 

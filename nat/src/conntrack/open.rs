@@ -165,7 +165,7 @@ impl Conntrack {
     }
 
     /// The end point outside of a container's, which is there or is made.
-    fn map(
+    pub(super) fn map(
         &self,
         rules: &Rules,
         class: Class,

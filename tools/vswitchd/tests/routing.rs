@@ -435,8 +435,9 @@ fn errors_are_few_however_many_are_asked_for() {
 }
 
 #[test]
-fn options_pass_as_they_are_and_source_routes_do_not() {
-    // RFC 1812 section 5.2.4.1: what is not understood is left alone; record route among it, which we do not fill in.
+fn options_pass_and_source_routes_do_not() {
+    // RFC 1812 section 5.2.4.1: what is not understood is left alone. Section 5.3.13.4: a recorded route has the address
+    // by which we are known where it goes.
     let with = |options: [u8; 8]| {
         let plain = datagram(A, B, [1, 2]);
         let mut frame = [&plain[..34], &options, &plain[34..]].concat();
@@ -448,9 +449,11 @@ fn options_pass_as_they_are_and_source_routes_do_not() {
         frame
     };
     let mut worker = routed("");
-    for options in [[7, 7, 4, 0, 0, 0, 0, 0], [148, 4, 0, 0, 1, 1, 1, 1], [222, 8, 1, 2, 3, 4, 5, 6]] {
+    let route = ([7, 7, 4, 0, 0, 0, 0, 0], [7, 7, 8, 10, 2, 0, 1, 0]);
+    let others = [[148, 4, 0, 0, 1, 1, 1, 1], [222, 8, 1, 2, 3, 4, 5, 6]].map(|options| (options, options));
+    for (options, expected) in [&[route][..], &others].concat() {
         let out = plain(&mut worker, 0, &with(options));
-        assert_eq!((out.len(), out[0].0, &out[0].1[34..42]), (1, 2, &options[..]));
+        assert_eq!((out.len(), out[0].0, &out[0].1[34..42]), (1, 2, &expected[..]));
     }
     for kind in [131, 137] {
         assert_eq!(plain(&mut worker, 0, &with([kind, 7, 4, 10, 2, 0, 2, 0])), []);
