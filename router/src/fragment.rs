@@ -13,6 +13,11 @@ const V4_LEN: usize = 20;
 const V4_MAX: usize = 60;
 /// Bytes of the LLC and SNAP headers between an 802.3 length and the packet.
 const SNAP_LEN: usize = 8;
+/// Bytes of an IPv6 header, and of a fragment header.
+const V6_LEN: usize = 40;
+const V6_FRAGMENT: usize = 8;
+/// The number of the fragment header.
+const FRAGMENT_HEADER: u8 = 44;
 const MORE: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 /// The flags that are not the fragment's own: reserved and Don't Fragment.
@@ -52,6 +57,60 @@ pub fn fragment(frame: &[u8], meta: &Meta, mtu: usize, index: usize, out: &mut [
     *field(header_out, 10)? = [0, 0];
     *field(header_out, 10)? = (!sum(header_out)).to_be_bytes();
     Some(len)
+}
+
+/// How many fragments a packet of our own becomes, IPv4 or IPv6, without options or extension headers.
+pub fn count_of_ours(frame: &[u8], meta: &Meta, mtu: usize) -> usize {
+    if meta.l3 == L3::V4 {
+        return count(frame, meta, mtu);
+    }
+    let len = (meta.l3_end as usize).saturating_sub(usize::from(meta.l4_off));
+    match room_v6(mtu) {
+        _ if len.saturating_add(V6_LEN) <= mtu => 1,
+        Some(room) => len.div_ceil(room),
+        None => 0,
+    }
+}
+
+/// Writes one of them, as [`fragment`] does. Of IPv6 the identification is given.
+pub fn of_ours(
+    frame: &[u8],
+    meta: &Meta,
+    (mtu, id): (usize, u32),
+    index: usize,
+    out: &mut [u8],
+) -> Option<usize> {
+    if meta.l3 == L3::V4 {
+        return fragment(frame, meta, mtu, index, out);
+    }
+    let (head, data) = frame.get(..meta.l3_end as usize)?.split_at_checked(usize::from(meta.l4_off))?;
+    if data.len().checked_add(V6_LEN)? <= mtu {
+        let whole = frame.get(..meta.l3_end as usize)?;
+        out.get_mut(..whole.len())?.copy_from_slice(whole);
+        return Some(whole.len());
+    }
+    let room = room_v6(mtu)?;
+    let at = index.checked_mul(room)?;
+    let end = data.len().min(at.checked_add(room)?);
+    let piece = data.get(at..end)?;
+    let len = head.len().checked_add(V6_FRAGMENT)?.checked_add(piece.len())?;
+    let (head_out, rest) = out.get_mut(..len)?.split_at_mut_checked(head.len())?;
+    let (fragment_out, data_out) = rest.split_at_mut_checked(V6_FRAGMENT)?;
+    head_out.copy_from_slice(head);
+    let ip = head_out.get_mut(usize::from(meta.l3_off)..)?;
+    *field(ip, 4)? = u16::try_from(piece.len().checked_add(V6_FRAGMENT)?).ok()?.to_be_bytes();
+    // RFC 8200 section 4.5: the fragment header says what comes behind it.
+    let next = std::mem::replace(ip.get_mut(6)?, FRAGMENT_HEADER);
+    let [o0, o1] = (u16::try_from(at).ok()? | u16::from(end < data.len())).to_be_bytes();
+    let [i0, i1, i2, i3] = id.to_be_bytes();
+    fragment_out.copy_from_slice(&[next, 0, o0, o1, i0, i1, i2, i3]);
+    data_out.copy_from_slice(piece);
+    Some(len)
+}
+
+/// Bytes of data in each IPv6 fragment but the last.
+fn room_v6(mtu: usize) -> Option<usize> {
+    Some(mtu.checked_sub(V6_LEN)?.checked_sub(V6_FRAGMENT)? & !7).filter(|room| *room > 0)
 }
 
 /// An 802.3 length, where there is one (LLC and SNAP before the packet), must be the fragment's.
@@ -251,6 +310,32 @@ mod tests {
             prop_assert!(end);
             prop_assert_eq!(joined(data, 0), &frame[42..]);
         }
+    }
+
+    #[test]
+    fn a_packet_of_our_own_is_cut_by_us() {
+        let payload: Vec<u8> = (0..5000).map(|index| (index * 7 % 251) as u8).collect();
+        let frame = udp6(&payload);
+        let meta = parse(&frame).meta;
+        let mut data = Vec::new();
+        let count = count_of_ours(&frame, &meta, 1280);
+        assert_eq!(count, 5);
+        let mut out = vec![0; 2000];
+        for index in 0..count {
+            let len = of_ours(&frame, &meta, (1280, 7), index, &mut out).unwrap();
+            let piece = parse(&out[..len]);
+            assert!(len <= 14 + 1280);
+            assert_eq!(piece.meta.fragment_id, 7);
+            assert_eq!(piece.meta.fragment == Fragment::First, index == 0);
+            assert_eq!((piece.key.src, piece.key.dst), (parse(&frame).key.src, parse(&frame).key.dst));
+            data.extend_from_slice(&out[usize::from(meta.l4_off) + 8..len]);
+        }
+        assert_eq!(data, frame[usize::from(meta.l4_off)..]);
+        assert_eq!(of_ours(&frame, &meta, (1280, 7), count, &mut out), None);
+        let small = udp6(b"small");
+        let meta = parse(&small).meta;
+        let len = of_ours(&small, &meta, (1280, 7), 0, &mut out).unwrap();
+        assert_eq!((count_of_ours(&small, &meta, 1280), &out[..len]), (1, &small[..]));
     }
 
     #[test]

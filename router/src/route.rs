@@ -356,17 +356,18 @@ fn host(packet: &Packet, gateway: &Gateway) -> Verdict {
     let (key, meta) = (&packet.key, &packet.meta);
     match (key.proto, meta.l3) {
         (PROTO_ICMP, L3::V4) | (PROTO_ICMPV6, L3::V6) => {
-            // Type and code; of a fragment nothing is reassembled.
-            let request = if meta.l3 == L3::V4 { 8 } else { 128 };
-            if key.dport == request << 8 && meta.fragment == Fragment::No {
-                Verdict::Local(Task::Echo)
-            } else {
-                Verdict::Drop(DropReason::NoService)
+            // Type and code, which a later fragment has not.
+            let request = key.dport == if meta.l3 == L3::V4 { 8 } else { 128 } << 8;
+            match meta.fragment {
+                Fragment::No if request => Verdict::Local(Task::Echo),
+                Fragment::First if request => Verdict::Local(Task::Reassemble),
+                Fragment::Later => Verdict::Local(Task::Reassemble),
+                Fragment::No | Fragment::First => Verdict::Drop(DropReason::NoService),
             }
         }
         (PROTO_TCP | PROTO_UDP, _) => match service(packet, gateway) {
             None => Verdict::Local(Task::Unreachable(Unreachable::Port)),
-            // Of a fragment nothing is reassembled.
+            // What is asked fits in a packet; whatever is in fragments is none.
             Some(_) if meta.fragment != Fragment::No => Verdict::Drop(DropReason::NoService),
             Some(service) => Verdict::Local(Task::Punt(service)),
         },

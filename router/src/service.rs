@@ -2,6 +2,7 @@
 //! on. One of these lives in each worker. What concerns neighbours is in `service/neighbors.rs`.
 
 mod neighbors;
+mod pieces;
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use switch::news::News;
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, Here, To};
 use switch::port::PortId;
+use switch::reassembly::Fragments;
 use switch::snapshot::View;
 use switch::tick::Tick;
 use switch::verdict::{Hop, Stamp, Task, Unreachable};
@@ -30,12 +32,17 @@ use crate::querier::{Querier, ask_again};
 use crate::tables::{Gateway, Tables};
 use crate::{forward, fragment, options};
 
+/// Requests in fragments that may be incomplete at a time, and those of one port.
+const PLACES: usize = 8;
+const PLACES_OF_PORT: usize = 2;
+
 /// A gateway's services in one worker.
 pub struct Service {
     pending: Pending,
     /// Of the first worker: gateways speak once.
     speaker: Option<Speaker>,
     limit: Limiter,
+    fragments: Fragments,
     others: Option<Others>,
 }
 
@@ -67,6 +74,7 @@ impl Service {
             pending: Pending::default(),
             speaker: Some(Speaker::default()),
             limit: Limiter::new(ports, Rates::default(), 1),
+            fragments: Fragments::new(PLACES, PLACES_OF_PORT),
             others: None,
         }
     }
@@ -118,6 +126,7 @@ impl Service {
             Task::Neighbor => self.neighbor(packet, &place, desk),
             Task::Solicited => Ok(advertise(packet, &place, desk)),
             Task::Echo => echo(frame, packet, &place, desk),
+            Task::Reassemble => self.reassemble(frame, packet, &place, desk),
             Task::Expired => {
                 self.error(Problem::TimeExceeded, DropReason::TtlExceeded, frame, packet, &place, desk)
             }
@@ -231,6 +240,7 @@ impl Service {
             desk.give_up(&frame, DropReason::PortGone);
         }
         self.limit.reset(port);
+        self.fragments.forget(port);
     }
 
     /// An ICMP error about `frame`, unless the rules or the rate forbid it; the packet is dropped in any case.

@@ -149,6 +149,8 @@ drop_reasons! {
     NatPorts = "nat_ports",
     /// a later fragment to be translated whose first one did not come, or came too late
     NatFragment = "nat_fragment",
+    /// fragment for a gateway that overlaps or contradicts another one of its packet, or of a packet that asks nothing
+    GatewayFragment = "gateway_fragment",
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod parse;
 pub mod policy;
 pub mod port;
 pub mod punt;
+pub mod reassembly;
 pub mod segment;
 pub mod snapshot;
 pub mod stats;

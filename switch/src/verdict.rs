@@ -111,6 +111,8 @@ pub enum Task {
     Solicited,
     /// An echo request to a gateway.
     Echo,
+    /// A fragment of what may be one: put together first.
+    Reassemble,
     /// TTL or hop limit used up: ICMP time exceeded.
     Expired,
     /// ICMP destination unreachable.

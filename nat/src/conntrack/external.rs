@@ -92,7 +92,7 @@ impl External {
     /// How many are not free.
     pub(super) fn used(&self) -> usize {
         let taken = |word: &&AtomicU64| matches!(word.load(Ordering::Relaxed) & TAG, MAPPED | RESERVED);
-        self.classes.iter().flatten().filter(taken).count()
+        self.classes.iter().flat_map(|words| words.run(0, PORTS as usize)).filter(taken).count()
     }
 
     /// Who has it.

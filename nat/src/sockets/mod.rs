@@ -21,7 +21,6 @@ mod burst;
 mod cx;
 mod echo;
 mod flows;
-mod fragments;
 mod inbox;
 mod list;
 mod mapping;
@@ -54,6 +53,7 @@ use switch::drop::DropReason;
 use switch::flow::{FlowKey, Fragment, Packet};
 use switch::parse::{PROTO_TCP, parse};
 use switch::port::PortId;
+use switch::reassembly::{Added, Fragments};
 use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
@@ -61,7 +61,6 @@ use switch::vnet::VnetHdr;
 use burst::Burst;
 use cx::{Bytes, Cutter, Cx, Fate, Watch};
 use flows::{Flow, Flows, Kind};
-use fragments::{Added, Fragments};
 use mapping::Mappings;
 use own::OwnAddresses;
 use publish::{LISTENER, Listener};
@@ -73,6 +72,9 @@ use wheel::Wheel;
 pub use settings::{End, Published, Settings, Target};
 pub use types::{Connection, Counters, Emit, Fault, Limits, Link, Outcome, Query, Unreachable, Way};
 
+/// Packets in fragments that may be incomplete at a time, and those of one port.
+const PLACES: usize = 16;
+const PLACES_OF_PORT: usize = 4;
 /// Events taken at once.
 const EVENTS: usize = 64;
 /// The largest window a container can use where peeks cannot skip (before Linux 6.9), bytes.
@@ -135,7 +137,7 @@ impl Sockets {
             cutter: Cutter { bytes: vec![0; DATAGRAM].into_boxed_slice(), id: u32::from_ne_bytes(id) },
             sequence: Sequence::new(),
             burst: Burst::new(),
-            fragments: Fragments::new(),
+            fragments: Fragments::new(PLACES, PLACES_OF_PORT),
             mappings: Mappings::new(limits.flows),
             room: Room::new(limits.flows_per_port, now),
             resting: None,

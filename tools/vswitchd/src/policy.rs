@@ -140,6 +140,10 @@ impl Policy for House {
             }
             return verdict;
         }
+        if verdict == Verdict::Local(Task::Reassemble) && packet.meta.fragment == Fragment::First {
+            translate::is_for_us(packet, here);
+            self.waiting.first_came(packet);
+        }
         if verdict == Verdict::Drop(DropReason::NatFiltered) {
             translate::went_out(packet, here);
         }

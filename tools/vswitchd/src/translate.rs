@@ -129,7 +129,7 @@ pub fn enter(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step
     }
     let At { nat, .. } = &at;
     if packet.meta.fragment == Fragment::Later {
-        return Some(rest(packet, &at, why));
+        return rest(packet, &at, why);
     }
     if let Body::IcmpError(quoted) = &packet.meta.body {
         // RFC 5508 section 4.2.1 REQ-4: of no mapping, it is dropped.
@@ -154,7 +154,7 @@ pub fn enter(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step
 fn hairpin(packet: &Packet, at: &At<'_>, why: &mut impl FnMut(Step)) -> Option<Verdict> {
     let At { nat, here, .. } = at;
     if packet.meta.fragment == Fragment::Later {
-        return Some(rest(packet, at, why));
+        return rest(packet, at, why);
     }
     if let Body::IcmpError(quoted) = &packet.meta.body {
         return Some(hairpinned_error(packet, quoted, at, why));
@@ -210,15 +210,15 @@ fn asks_us(packet: &Packet) -> bool {
     }
 }
 
-/// A later fragment to one of our addresses.
-fn rest(packet: &Packet, at: &At<'_>, why: &mut impl FnMut(Step)) -> Verdict {
+/// A later fragment to one of our addresses. `None`: of a packet that is for us.
+fn rest(packet: &Packet, at: &At<'_>, why: &mut impl FnMut(Step)) -> Option<Verdict> {
     let Some(rest) = at.nat.fragments.find(packet, at.here.now) else {
-        return Verdict::Local(Task::AwaitFirst);
+        return Some(Verdict::Local(Task::AwaitFirst));
     };
-    let Some(owner) = rest.to else { return Verdict::Drop(DropReason::NatFragment) };
+    let owner = rest.to?;
     let zone = at.here.snapshot.home(owner).map_or(0, |network| network.zone);
     let to = EndPoint { address: rest.dst, port: 0 };
-    with(deliver(packet, zone, to, owner, at, why), rest_of(packet, &rest))
+    Some(with(deliver(packet, zone, to, owner, at, why), rest_of(packet, &rest)))
 }
 
 /// To a container, by a connection that is there or is made.
@@ -385,6 +385,14 @@ pub fn commit(action: &mut Action, packet: &Packet, here: &Here<'_, Tables>) -> 
         part.id = nat.fragments.identification(packet, part);
     }
     Ok(())
+}
+
+/// The first fragment of a packet to one of our addresses that we answer ourselves: so do its others come to us.
+#[cold]
+pub fn is_for_us(packet: &Packet, here: &Here<'_, Tables>) {
+    if let Some(At { nat, .. }) = At::new(here).filter(|at| at.nat.rules.is_external(packet.key.dst)) {
+        nat.fragments.expect(packet, &translated(packet, None, None), None, here.now);
+    }
 }
 
 /// What another container does not admit has left this one all the same: who it was for may answer. Without that two

@@ -358,6 +358,9 @@ impl Teller<'_> {
             Task::Neighbor => "the gateway learns from it, and answers what it is asked".into(),
             Task::Solicited => "the gateway advertises itself".into(),
             Task::Echo => "the gateway replies".into(),
+            Task::Reassemble => {
+                "put together with the rest of its packet, to which the gateway replies".into()
+            }
             Task::Expired => "the gateway says: time exceeded".into(),
             Task::Unreachable(why) => {
                 let why = match why {

@@ -61,8 +61,9 @@ fn a_network_made_at_run_time_is_one_of_the_file() {
     .unwrap_err();
     assert_eq!(problems.len(), 4);
     assert!(problems.iter().all(|problem| problem.kind() == ProblemKind::Invalid));
-    let unknown = serde_json::from_str::<NetworkOptions>("{\"vni\": 7}").unwrap_err().to_string();
-    assert!(unknown.starts_with("unknown field `vni`"), "{unknown}");
+    let unknown =
+        serde_json::from_str::<NetworkOptions>("{\"gateway\": \"10.1.0.1\"}").unwrap_err().to_string();
+    assert!(unknown.starts_with("unknown field `gateway`"), "{unknown}");
 }
 
 #[test]

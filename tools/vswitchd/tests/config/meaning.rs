@@ -361,7 +361,8 @@ fn shown_as_json_with_texts_as_users_write_them() {
         serde_json::to_value(valid(&text)).unwrap(),
         json!({
             "daemon": { "control": "/test/control.sock", "state": "/test/state", "workers": 1, "io": "auto",
-                        "uplink": "sockets", "host_loopback": false },
+                        "uplink": "sockets", "host_loopback": false,
+                        "icmp_errors": { "all": 1000, "per_container": 100 } },
             "networks": [network("blue", json!("10.1.0.0/24"), "claimed"), network("l2", Value::Null, "off")],
             "containers": [{
                 "name": "a", "netns": "a", "create": false, "command": [], "egress": [],

@@ -3,7 +3,10 @@
 use switch::drop::DropReason;
 
 use crate::common::outside::Outside;
-use crate::lab::{A, B, BLUE, C, IP_A, IP_B, IP_C, Lab, OTHER, REMOTE, TEXT, US, WORLD, narrow, packets};
+use crate::lab::{
+    A, B, BLUE, BLUE6, C, IP_A, IP_B, IP_C, IP6_A, Lab, OTHER, REMOTE, REMOTE6, TEXT, US, US6, WORLD, narrow,
+    packets,
+};
 use crate::packet::{self, DF, ICMP, Ip, MORE, UDP};
 use crate::row::Level::{Must, Practice, Should};
 use crate::row::Outcome::{Chosen, Passes};
@@ -28,6 +31,7 @@ pub static ROWS: &[Row] = &[
     Row { id: "R15", level: Must, requirement: "Unknown options pass unchanged", section: "RFC 1812 4.2.2.6", check: options },
     Row { id: "R15b", level: Must, requirement: "Record route and timestamp options are filled in where there is room", section: "RFC 1812 5.3.13.4-5", check: recorded },
     Row { id: "R15a", level: Practice, requirement: "Source routes are dropped", section: "RFC 7126 4.3", check: source_routes },
+    Row { id: "R15c", level: Must, requirement: "An echo request in fragments is put together and answered, within bounds", section: "RFC 1122 3.3.2, RFC 8200 4.5", check: put_together },
     Row { id: "R16", level: Must, requirement: "ARP: entries age, one request a second, a packet waits for the answer", section: "RFC 1122 2.3.2", check: arp },
     Row { id: "R17", level: Must, requirement: "Checksums updated are what they would be computed anew; UDP without stays so", section: "RFC 1624, RFC 768", check: checksums },
 ];
@@ -130,8 +134,8 @@ fn error_rate() -> Outcome {
     let text = format!("{TEXT}[limits]\nicmp_errors_per_container = 20\nicmp_errors = 25\n");
     let mut lab = Lab::with(&Outside::default(), &text);
     assert_eq!(said(&mut lab), 5, "a fifth of a second's");
-    let seconds: usize = (0..10).map(|_| (lab.wait(100), said(&mut lab)).1).sum();
-    assert_eq!(seconds, 20);
+    let mut second = || (0..10).map(|_| (lab.wait(100), said(&mut lab)).1).sum::<usize>();
+    assert_eq!((second(), second()), (25, 20), "what is left at once goes first");
     let none = format!("{TEXT}[limits]\nicmp_errors_per_container = 0\n");
     assert_eq!(said(&mut Lab::with(&Outside::default(), &none)), 0);
     Passes
@@ -299,6 +303,49 @@ fn source_routes() -> Outcome {
         lab.none(A, &to_c(8).options(&[kind, 7, 4, 10, 2, 0, 2, 0]), DropReason::SourceRoute);
     }
     Passes
+}
+
+/// An echo request of so many bytes.
+fn long_echo(src: &str, dst: &str, len: usize) -> Ip {
+    let mut ip = Ip::echo(src, dst, true, 5);
+    let (kind, code) = (ip.l4[0], ip.l4[1]);
+    ip.l4.resize(len, 0x5a);
+    Ip::new(src, dst, ip.proto, [&[kind, code, 0, 0][..], &ip.l4[4..]].concat()).id(77)
+}
+
+fn put_together() -> Outcome {
+    let mut lab = Lab::new();
+    for (port, src, dst) in [(A, IP_A, BLUE), (WORLD, REMOTE, US), (A, IP6_A, BLUE6), (WORLD, REMOTE6, US6)] {
+        let request = long_echo(src, dst, 2000);
+        for reversed in [false, true] {
+            let mut pieces = request.clone().id(77 + u16::from(reversed)).cut(1200);
+            if reversed {
+                pieces.reverse();
+            }
+            let out: Vec<_> = pieces.iter().flat_map(|piece| lab.send(port, piece)).collect();
+            assert_eq!(out.len(), 2, "{dst}: {out:?}");
+            assert!(out.iter().all(|got| got.port == port && got.ip.src == packet::addr(dst)));
+            assert!(out.iter().all(|got| got.frame.len() <= 1514));
+            let reply = [&out[0].ip.l4[..], &out[1].ip.l4].concat();
+            assert_eq!((reply[0], &reply[4..]), (request.reply_kind(), &request.l4[4..]));
+        }
+    }
+    // What overlaps is refused, and all of its packet; nobody has more than two at once.
+    let [first, rest] = long_echo(IP_A, BLUE, 2000).id(90).cut(1200);
+    let mut twice = first.clone();
+    twice.l4[100] ^= 1;
+    let out: Vec<_> = [&first, &twice, &rest].iter().flat_map(|piece| lab.send(A, piece)).collect();
+    assert_eq!((out.len(), lab.dropped(DropReason::GatewayFragment)), (0, 1));
+    let open: Vec<_> = (100..110).map(|id| long_echo(IP_A, BLUE, 2000).id(id).cut(1200)).collect();
+    open.iter().for_each(|[first, _]| assert_eq!(lab.send(A, first), []));
+    let answered = open.iter().filter(|[_, rest]| !lab.send(A, rest).is_empty()).count();
+    assert!((1..=2).contains(&answered), "{answered}");
+    // Nor for longer than 15 seconds.
+    let [first, rest] = long_echo(IP_A, BLUE, 2000).id(91).cut(1200);
+    lab.send(A, &first);
+    lab.wait(16_000);
+    assert_eq!(lab.send(A, &rest), []);
+    Chosen("pings; of names and addresses nothing that is asked is as long as that")
 }
 
 /// Requests for an address, among frames.

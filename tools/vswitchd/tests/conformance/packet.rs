@@ -91,6 +91,11 @@ impl Ip {
         Self::new(src, dst, proto, [&[kind, code, 0, 0][..], &rest.to_be_bytes(), about].concat())
     }
 
+    /// What a reply to this echo request begins with.
+    pub fn reply_kind(&self) -> u8 {
+        if self.is_v4() { 0 } else { 129 }
+    }
+
     pub fn ttl(self, ttl: u8) -> Self {
         Self { ttl, ..self }
     }

@@ -221,6 +221,13 @@ fn in_fragments(s: &mut Script<'_>) {
     for (index, part) in parts.iter().enumerate().rev() {
         say(s, OUTSIDE, &format!("the last one first: fragment {index}"), part);
     }
+    let echo = |id| fragments(&icmp(a.0, BLUE_IP, [8, 0], &[0x11; 100]), id, 64);
+    for (index, part) in echo(11).iter().enumerate() {
+        say(s, "a", &format!("a ping of the gateway: fragment {index}"), part);
+    }
+    let [first, other] = [echo(12), fragments(&icmp(a.0, BLUE_IP, [8, 0], &[0x22; 100]), 12, 64)];
+    say(s, "a", "another one", &first[0]);
+    say(s, "a", "what contradicts it", &other[0]);
     let parts = fragments(&udp(a, far, &[0x77; 100]), 3, 64);
     say(s, "a", "its first never comes", &parts[1]);
     s.wait(3_000);

@@ -1,4 +1,5 @@
-//! Packets in fragments are put together before a socket sees them (RFC 791 section 3.2, RFC 8200 section 4.5).
+//! Packets in fragments are put together before a socket sees them, or a gateway answers them (RFC 791 section 3.2, RFC 8200
+//! section 4.5, RFC 1122 section 3.3.2).
 //!
 //! Bounded: a few packets at a time, a share of them for each port. What overlaps is dropped with all that came of its
 //! packet (RFC 5722): nobody honest sends it. A packet that is not complete in time is forgotten when its place is
@@ -6,16 +7,12 @@
 
 use std::net::Ipv6Addr;
 
-use switch::checksum::sum;
-use switch::flow::{FlowKey, L3, Packet};
-use switch::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use switch::port::PortId;
-use switch::tick::Tick;
+use crate::checksum::sum;
+use crate::flow::{FlowKey, L3, Packet};
+use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::port::PortId;
+use crate::tick::Tick;
 
-/// Packets that may be incomplete at a time.
-const PLACES: usize = 16;
-/// And those of one port.
-const PLACES_OF_PORT: usize = 4;
 /// How long a packet may take to be complete, milliseconds (RFC 791 section 3.2: 15 s).
 const PATIENCE: u64 = 15_000;
 /// Offsets are in units of so many bytes.
@@ -28,7 +25,7 @@ const PACKET: usize = ETHERNET + 40 + LONGEST;
 
 /// What became of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Added {
+pub enum Added {
     /// It is kept.
     Kept,
     /// It was the last one missing: the packet is in that place, so many bytes from the Ethernet header on.
@@ -57,8 +54,10 @@ struct Place {
 }
 
 /// All packets in fragments of one worker.
-pub(super) struct Fragments {
-    places: [Place; PLACES],
+pub struct Fragments {
+    places: Box<[Place]>,
+    /// Those of one port may be so many.
+    share: usize,
     /// Packets that were given up.
     pub lost: u64,
 }
@@ -71,15 +70,16 @@ struct Piece<'a> {
 }
 
 impl Fragments {
-    pub fn new() -> Self {
-        let place = || Place {
+    /// So many packets may be incomplete at a time, of one port `share`. A place takes 64 KiB from when it is used.
+    pub fn new(places: usize, share: usize) -> Self {
+        let place = |_| Place {
             key: None,
             since: Tick::default(),
             total: None,
             units: [0; _],
             bytes: vec![0; PACKET].into_boxed_slice(),
         };
-        Self { places: std::array::from_fn(|_| place()), lost: 0 }
+        Self { places: (0..places).map(place).collect(), share, lost: 0 }
     }
 
     /// Takes the fragment in `frame`.
@@ -122,14 +122,14 @@ impl Fragments {
 
     /// The container behind a port is gone.
     pub fn forget(&mut self, port: PortId) {
-        for place in &mut self.places {
+        for place in self.places.iter_mut() {
             place.key = place.key.filter(|key| key.port != port);
         }
     }
 
     /// The place of this packet, or one for it: a free one, else the oldest of who has the most.
     fn place(&mut self, key: &Key, now: Tick) -> usize {
-        for place in &mut self.places {
+        for place in self.places.iter_mut() {
             if place.key.is_some() && place.since.plus_millis(PATIENCE) <= now {
                 place.key = None;
                 self.lost += 1;
@@ -140,7 +140,7 @@ impl Fragments {
         }
         let of = |port| self.places.iter().filter(|it| it.key.is_some_and(|key| key.port == port)).count();
         let free = self.places.iter().position(|place| place.key.is_none());
-        if let Some(free) = free.filter(|_| of(key.port) < PLACES_OF_PORT) {
+        if let Some(free) = free.filter(|_| of(key.port) < self.share) {
             return free;
         }
         let greediest = if free.is_some() {
@@ -217,6 +217,8 @@ impl Place {
                 [0x45, meta.tos, 0, 0, 0, 0, 0, 0, meta.ttl, key.proto, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             let [l0, l1] = u16::try_from(total + 20).unwrap_or(u16::MAX).to_be_bytes();
             (ip[2], ip[3]) = (l0, l1);
+            let [.., i0, i1] = meta.fragment_id.to_be_bytes();
+            (ip[4], ip[5]) = (i0, i1);
             ip[12..16].copy_from_slice(&src.octets());
             ip[16..20].copy_from_slice(&dst.octets());
             let [c0, c1] = (!sum(&ip)).to_be_bytes();
