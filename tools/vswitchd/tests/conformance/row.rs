@@ -29,6 +29,8 @@ pub enum Outcome {
     Passes,
     /// It does, by a choice where norm and practice differ or norms differ: which and why.
     Chosen(&'static str),
+    /// Another thing is done, and asserted: why.
+    Differs(&'static str),
     /// There is nothing that it could be true of: why.
     NotApplicable(&'static str),
 }
@@ -55,6 +57,8 @@ impl Row {
         match catch_unwind(AssertUnwindSafe(self.check)) {
             Ok(Outcome::Passes) => line("passes", "", true),
             Ok(Outcome::Chosen(why)) => line("passes", why, true),
+            // Every MUST is met.
+            Ok(Outcome::Differs(why)) => line("differs", why, self.level != Level::Must),
             Ok(Outcome::NotApplicable(why)) => line("not applicable", why, true),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
