@@ -6,9 +6,10 @@
 //! a published l4 port. Compared is the whole IP packet, identifier and checksums with it. What is not compared, and why:
 //!
 //! - MAC addresses, and the padding behind a packet: each link's own.
+//! - The identification of what leaves in fragments: one of ours (RFC 6864). The checksum over it must be right.
 //! - The order of packets: two workers may change that between flows.
 //! - Which l4 port is chosen where the own one is taken: here it never is, so that both keep it.
-//! - Options that a router would write into (record route, timestamps): the kernel does, we let them pass as they are.
+//! - Options that a router would write into (record route, timestamps): both do, each with its own time.
 //! - TCP that is no connection (an answer without a question, a SYN into what is under way): the kernel calls it invalid
 //!   and lets it out with the address of the container; we translate it, or drop it by name.
 
