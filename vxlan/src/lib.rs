@@ -6,8 +6,10 @@
 //! - [`wire`]: the header.
 //! - [`encap`]: a frame, or a super-frame, as datagrams of the underlay, its payload not copied.
 //! - [`decap`]: received datagrams as inner frames, checked.
+//! - [`coalesce`]: inner TCP segments of one batch put together to super-frames.
 //! - [`ecn`]: congestion marks, in and out.
 
+pub mod coalesce;
 pub mod decap;
 pub mod ecn;
 pub mod encap;

@@ -2,6 +2,8 @@
 //! their own, so that nothing is checked against itself.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+#[path = "laws/coalesce.rs"]
+mod coalesce;
 #[path = "laws/decap.rs"]
 mod decap;
 #[path = "laws/encap.rs"]
