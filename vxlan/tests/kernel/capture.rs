@@ -45,12 +45,11 @@ impl Capture {
         let mut quiet = Instant::now();
         while quiet.elapsed() < Duration::from_millis(300) {
             match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((len, _)) => {
-                    exchange.add(&buffer[..len]);
+                Err(Errno::AGAIN) => std::thread::yield_now(),
+                answer => {
+                    exchange.add(&buffer[..answer.unwrap().0]);
                     quiet = Instant::now();
                 }
-                Err(Errno::AGAIN) => std::thread::yield_now(),
-                Err(errno) => panic!("{errno}"),
             }
         }
         exchange
