@@ -1,5 +1,16 @@
-//! The overlay: VXLAN (RFC 7348) over ordinary UDP sockets.
+//! The overlay: VXLAN (RFC 7348) over ordinary UDP sockets. It uses `switch` and nothing else.
 //!
-//! Nothing lives here yet. What will: `vtep` (a remote is an output like a port), `encap` (headers, segmentation of
-//! inner super-frames into `UDP_SEGMENT` sends), `coalesce` (inner TCP merged on arrival) and `remote` (MAC to VTEP:
-//! static, told, learned). It uses `switch` and nothing else.
+//! A remote is an output like a port: frames of it are learned, aged, flooded and counted as those of any port. What is
+//! here are the bytes on the way, as functions of buffers; nothing allocates, and nothing reads a clock:
+//!
+//! - [`wire`]: the header.
+//! - [`encap`]: a frame, or a super-frame, as datagrams of the underlay, its payload not copied.
+//! - [`decap`]: received datagrams as inner frames, checked.
+//! - [`coalesce`]: inner TCP segments of one batch put together to super-frames.
+//! - [`ecn`]: congestion marks, in and out.
+
+pub mod coalesce;
+pub mod decap;
+pub mod ecn;
+pub mod encap;
+pub mod wire;

@@ -163,7 +163,7 @@ pub(super) fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 }
 
 /// Writes the address and says how long it is.
-fn write_address(name: &mut libc::sockaddr_storage, address: SocketAddr) -> libc::socklen_t {
+pub(super) fn write_address(name: &mut libc::sockaddr_storage, address: SocketAddr) -> libc::socklen_t {
     match address {
         SocketAddr::V4(v4) => {
             let raw = libc::sockaddr_in {

@@ -1,0 +1,168 @@
+//! From received datagrams to inner frames: checked, with the congestion marks of the outer header, and with the virtio
+//! header that says what a kernel's device left open.
+//!
+//! One layer is taken off, never more: VXLAN inside the frame is the payload of whoever sent it.
+
+use switch::checksum::{add, pseudo, sum};
+use switch::drop::DropReason;
+use switch::flow::{Fragment, L3, Packet};
+use switch::mac::MacAddr;
+use switch::parse::{PROTO_TCP, PROTO_UDP, parse};
+use switch::port::PortId;
+use switch::vnet::VnetHdr;
+
+use crate::ecn::{self, Ecn};
+use crate::wire::{Repr, Reserved, VxlanHdr, WireError};
+
+/// Offset of the checksum in a TCP header, bytes.
+const TCP_FIELD: u16 = 16;
+/// Offset of the checksum in a UDP header, bytes.
+const UDP_FIELD: u16 = 6;
+const CWR: u8 = 0x80;
+/// SYN and RST are never parts of a super-frame.
+const SYN_OR_RST: u8 = 0x06;
+/// Linux sends no smaller TCP segments (`tcp_min_snd_mss`), and the parser takes no large super-frames of them.
+const TCP_SIZE_MIN: u16 = 48;
+
+/// What a network takes from its remotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// What becomes of headers with reserved bits.
+    pub reserved: Reserved,
+    /// The network's MTU: the largest inner IP packet that is no super-frame, bytes.
+    pub mtu: u16,
+}
+
+/// An inner frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// What the header said.
+    pub header: Repr,
+    /// Where it begins in the buffer that was received into.
+    pub start: u32,
+    /// Its length, bytes.
+    pub len: u32,
+    /// What it is by its bytes alone; of no port and no zone.
+    pub packet: Packet,
+    /// The virtio header that belongs in front: all zero but for what a kernel's device left open.
+    pub vnet: VnetHdr,
+}
+
+/// Why there is no inner frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum DecapError {
+    /// The datagram is not VXLAN.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The packet met congestion, and its transport knows no ECN (RFC 6040 section 4.2).
+    #[error("marked as having met congestion, which its transport does not know")]
+    Congested,
+    /// The frame has a VLAN tag (RFC 7348 section 6.1: to be discarded).
+    #[error("inner frame with a VLAN tag")]
+    Tagged,
+    /// Its source is a group or all zero.
+    #[error("inner source address is a group or all zero")]
+    BadSource,
+    /// The parser refused it.
+    #[error("inner frame: {}", .0.explanation())]
+    Frame(DropReason),
+}
+
+/// The inner frames of what one call received: `buffer` has one datagram, or several of `size` bytes, the last one
+/// perhaps shorter (`UDP_GRO`), which came with `outer` in their outer headers.
+pub const fn frames(buffer: &mut [u8], size: Option<u16>, outer: Ecn, rules: Rules) -> Frames<'_> {
+    Frames { rest: Some(buffer), at: 0, size, outer, rules }
+}
+
+/// See [`frames`].
+#[derive(Debug)]
+pub struct Frames<'a> {
+    /// What is left; a datagram may be empty.
+    rest: Option<&'a mut [u8]>,
+    at: usize,
+    size: Option<u16>,
+    outer: Ecn,
+    rules: Rules,
+}
+
+impl Iterator for Frames<'_> {
+    type Item = Result<Inner, DecapError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = self.rest.take()?;
+        let size = self.size.map_or(rest.len(), |size| usize::from(size.max(1)).min(rest.len()));
+        let (datagram, rest) = rest.split_at_mut_checked(size)?;
+        self.rest = Some(rest).filter(|rest| !rest.is_empty());
+        let at = self.at;
+        self.at += size;
+        Some(open(datagram, at, self.outer, self.rules))
+    }
+}
+
+/// The frame in one datagram, which begins at `at` of its buffer.
+fn open(datagram: &mut [u8], at: usize, outer: Ecn, rules: Rules) -> Result<Inner, DecapError> {
+    let header = Repr::parse(datagram, rules.reserved)?;
+    let frame = datagram.get_mut(VxlanHdr::LEN..).unwrap_or_default();
+    ecn::combine(frame, outer).map_err(|_| DecapError::Congested)?;
+    let packet = parse(frame, &VnetHdr::default(), PortId::NOBODY, 0).map_err(DecapError::Frame)?;
+    if packet.meta.vlan.is_some() {
+        return Err(DecapError::Tagged);
+    }
+    if packet.meta.src.is_group() || packet.meta.src == MacAddr::ZERO {
+        return Err(DecapError::BadSource);
+    }
+    let vnet = left_open(frame, &packet, rules.mtu).unwrap_or_default();
+    let place =
+        |offset: usize| u32::try_from(offset).map_err(|_| DecapError::Frame(DropReason::OversizedRead));
+    Ok(Inner { header, start: place(at + VxlanHdr::LEN)?, len: place(frame.len())?, packet, vnet })
+}
+
+/// What a kernel's device left open, where it and we are on one machine. A veth hands on what the device made for a NIC
+/// with offloads: the inner checksum is the bare sum of the pseudo-header, and the inner packet may be a super-frame of
+/// up to 64 KiB in one datagram. The metadata that says so is lost at the socket.
+fn left_open(frame: &[u8], packet: &Packet, mtu: u16) -> Option<VnetHdr> {
+    let (key, meta) = (&packet.key, &packet.meta);
+    let field = match key.proto {
+        PROTO_TCP => TCP_FIELD,
+        PROTO_UDP => UDP_FIELD,
+        _ => return None,
+    };
+    let l4 = frame.get(usize::from(meta.l4_off)..meta.l3_end as usize)?;
+    let value = u16::from_be_bytes(*l4.get(usize::from(field)..)?.first_chunk()?);
+    // RFC 768: no checksum. A fragment's was completed before the packet was cut.
+    if (key.proto == PROTO_UDP && value == 0) || meta.fragment != Fragment::No || l4.len() > 0xffff {
+        return None;
+    }
+    let bare = pseudo(key.src, key.dst, key.proto, l4.len() as u32);
+    // One in 65,536 whole checksums has that value, too.
+    if value != bare || add(bare, sum(l4)) == 0xffff {
+        return None;
+    }
+    let vnet = VnetHdr {
+        flags: VnetHdr::NEEDS_CSUM,
+        csum_start: meta.l4_off.into(),
+        csum_offset: field.into(),
+        ..VnetHdr::default()
+    };
+    Some(super_frame(frame, packet, vnet, mtu).unwrap_or(vnet))
+}
+
+/// The virtio header of a TCP packet that is longer than the network allows, so that it is many.
+///
+/// How long its segments were is lost. They are made as long as the network allows: the receiver takes that, for its own
+/// MTU is what it told the sender. Datagrams of an inner UDP super-frame are lost for good, and the switch drops it as too
+/// long.
+fn super_frame(frame: &[u8], packet: &Packet, vnet: VnetHdr, mtu: u16) -> Option<VnetHdr> {
+    let meta = &packet.meta;
+    let tcp = meta.tcp?;
+    let len = (meta.l3_end as usize).checked_sub(usize::from(meta.l3_off))?;
+    if len <= usize::from(mtu) || meta.l3_end as usize != frame.len() || tcp.flags & SYN_OR_RST != 0 {
+        return None;
+    }
+    let headers = meta.headers_len.checked_sub(meta.l3_off)?;
+    let size = mtu.checked_sub(headers).filter(|size| *size >= TCP_SIZE_MIN)?;
+    let kind = if meta.l3 == L3::V6 { VnetHdr::GSO_TCPV6 } else { VnetHdr::GSO_TCPV4 };
+    let ecn = if tcp.flags & CWR != 0 { VnetHdr::GSO_ECN } else { 0 };
+    Some(VnetHdr { gso_type: kind | ecn, gso_size: size.into(), hdr_len: meta.headers_len.into(), ..vnet })
+}
