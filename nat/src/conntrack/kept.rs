@@ -24,7 +24,8 @@ use switch::sys::shared::{self, Shared};
 use switch::table::{Handle, MAX_CAPACITY, New, Outcome, Table, TableError};
 
 use super::external::{Class, Use};
-use super::{Conntrack, Layout, Limits, MAPPING, Mapping, NONE, PLACE, Tables, WORDS};
+use super::words::{MAPPING, Mapping, NONE, PLACE, WORDS, ends, inside_of, name, renamed};
+use super::{Conntrack, Layout, Limits, Tables};
 
 /// The first word of a file; the last byte is the version of all that is behind it.
 const MAGIC: u64 = u64::from_be_bytes(*b"vswconn\x02");
@@ -197,11 +198,11 @@ impl Conntrack {
         let mappings = self.take_mappings(memory, old, &places, now);
         let mut connections = Names::default();
         for record in Table::<5, WORDS>::left_in(memory, places.connections, old.connections) {
-            let (proto, inside, _) = super::ends(&record.key);
+            let (proto, inside, _) = ends(&record.key);
             let Some((owner, zone)) = now(record.owner) else { continue };
             let mut value = record.value;
             if let Some(class) = Class::of(proto).filter(|_| value[MAPPING] & NONE == 0) {
-                let name = super::name(class, inside.end.address, value[MAPPING]);
+                let name = name(class, inside.end.address, value[MAPPING]);
                 let Some(at) = mappings.get(&name) else { continue };
                 value[MAPPING] = at.to_u64();
             }
@@ -215,7 +216,7 @@ impl Conntrack {
         for record in Table::<3, 0>::left_in(memory, places.permits, old.connections) {
             let [mapping, high, low] = record.key;
             if let Some((at, (owner, _))) = mappings.get(&mapping).zip(now(record.owner)) {
-                let key = [super::renamed(mapping, *at), high, low];
+                let key = [renamed(mapping, *at), high, low];
                 let new = New { key, value: [], owner: owner.0, pinned: false, seen: record.seen };
                 self.permits.insert(&new);
             }
@@ -244,8 +245,8 @@ impl Conntrack {
                     if let Some(owner) = now(record.owner)
                         && let Some(at) = self.take_mapping(class, table, &record, owner)
                     {
-                        let inside = super::inside_of(&record);
-                        names.insert(super::name(class, inside.end.address, record.at.to_u64()), at);
+                        let inside = inside_of(&record);
+                        names.insert(name(class, inside.end.address, record.at.to_u64()), at);
                     }
                 }
             }

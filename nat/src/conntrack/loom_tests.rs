@@ -14,6 +14,8 @@ use switch::flow::{FlowKey, Packet, TcpMeta};
 use switch::parse::parse;
 use switch::vnet::VnetHdr;
 
+use super::open::Wanted;
+use super::words::{PLACE, SENT};
 use super::*;
 
 const BEGAN: Tick = Tick::from_secs(1000);
@@ -89,7 +91,15 @@ impl Lab {
     /// A place outside for an end point of a container.
     fn map(&self, who: u16) -> Option<u16> {
         let inside = Inside { zone: 0, end: source(&self.packet(PROTO_UDP, who, 0).key) };
-        let mapped = self.conntrack.map(&self.rules, Class::Udp, PROTO_UDP, &inside, PortId(who), BEGAN);
+        let wanted = Wanted {
+            rules: &self.rules,
+            class: Class::Udp,
+            proto: PROTO_UDP,
+            inside,
+            owner: PortId(who),
+            now: BEGAN,
+        };
+        let mapped = self.conntrack.map(&wanted);
         mapped.ok().map(|(_, external)| external.port)
     }
 

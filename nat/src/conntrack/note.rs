@@ -8,10 +8,11 @@ use switch::sync::{AtomicU64, Ordering};
 use switch::table::Handle;
 use switch::tick::Tick;
 
+use super::Conntrack;
 use super::external::Class;
 use super::tcp::{self, Side, State, Step, Way};
-use super::{
-    BACK, Connection, Conntrack, INBOUND, OUT, RECEIVED, REWRITE, SENT, STATE, WORDS, ends, other, permit,
+use super::words::{
+    BACK, Connection, INBOUND, OUT, RECEIVED, REWRITE, SENT, STATE, WORDS, ends, other, permit,
 };
 
 /// How often to look again at what another thread has just changed. Who loses more often has said nothing new.

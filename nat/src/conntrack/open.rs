@@ -15,10 +15,11 @@ use super::note::length;
 use super::rules::{Rules, mix};
 use super::tcp::{self, Side, Way};
 use super::types::{EndPoint, Entering, Filtering, Inside, Known};
-use super::{
-    BACK, Conntrack, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, WORDS,
-    halves, inside_of, known, longest, mapping_key, mark, other, permit, remote, source, target, word, words,
+use super::words::{
+    BACK, INBOUND, MAPPING, Mapping, NONE, OUT, PLACE, RECEIVED, REWRITE, SENT, STATE, WORDS, ends, halves,
+    inside_of, known, mapping_key, mark, other, permit, remote, source, target, target_outside, word, words,
 };
+use super::{Conntrack, longest};
 
 /// What is to be opened.
 struct Opening<'a> {
@@ -32,6 +33,16 @@ struct Opening<'a> {
     meta: &'a Meta,
     way: Way,
     now: Tick,
+}
+
+/// Whose end point is to have one outside.
+pub(super) struct Wanted<'a> {
+    pub rules: &'a Rules,
+    pub class: Class,
+    pub proto: u8,
+    pub inside: Inside,
+    pub owner: PortId,
+    pub now: Tick,
 }
 
 impl Conntrack {
@@ -52,7 +63,8 @@ impl Conntrack {
             Some(class) => match rules.find_inside(key.proto, &inside) {
                 Some(external) => (external, None),
                 None => {
-                    let (at, external) = self.map(rules, class, key.proto, &inside, owner, now)?;
+                    let wanted = Wanted { rules, class, proto: key.proto, inside, owner, now };
+                    let (at, external) = self.map(&wanted)?;
                     (external, Some(at))
                 }
             },
@@ -94,7 +106,7 @@ impl Conntrack {
         to: &Entering,
         now: Tick,
     ) -> Result<(), DropReason> {
-        let external = super::target_outside(key);
+        let external = target_outside(key);
         let opening = Opening {
             rules,
             proto: key.proto,
@@ -165,18 +177,10 @@ impl Conntrack {
     }
 
     /// The end point outside of a container's, which is there or is made.
-    pub(super) fn map(
-        &self,
-        rules: &Rules,
-        class: Class,
-        proto: u8,
-        inside: &Inside,
-        owner: PortId,
-        now: Tick,
-    ) -> Result<(Handle, EndPoint), DropReason> {
+    pub(super) fn map(&self, wanted: &Wanted<'_>) -> Result<(Handle, EndPoint), DropReason> {
+        let Wanted { rules, class, proto, inside, owner, now } = *wanted;
         let mappings = self.mappings_of(class, inside.end.address);
-        let key = mapping_key(proto, inside);
-        if let Some(record) = mappings.lookup(&key) {
+        if let Some(record) = mappings.lookup(&mapping_key(proto, &inside)) {
             let over = now.secs().saturating_sub(record.seen) >= longest(proto, rules);
             match self.place(&record, rules).filter(|_| !over && record.owner == owner.0) {
                 Some(external) => {
@@ -186,14 +190,22 @@ impl Conntrack {
                 None => self.unmap(class, &record, now),
             }
         }
-        if !self.room_for_mapping(rules, class, proto, inside, owner, now) {
+        if !self.room_for_mapping(wanted) {
             self.over_quota.fetch_add(1, Ordering::Relaxed);
             return Err(DropReason::NatQuota);
         }
-        let external = self.choose(rules, class, proto, inside, now).ok_or_else(|| {
+        let external = self.choose(wanted).ok_or_else(|| {
             self.no_port.fetch_add(1, Ordering::Relaxed);
             DropReason::NatPorts
         })?;
+        self.make(wanted, external)
+    }
+
+    /// A mapping to an end point that is claimed for it.
+    fn make(&self, wanted: &Wanted<'_>, external: EndPoint) -> Result<(Handle, EndPoint), DropReason> {
+        let Wanted { rules, class, proto, inside, owner, now } = *wanted;
+        let mappings = self.mappings_of(class, inside.end.address);
+        let key = mapping_key(proto, &inside);
         let index = rules.index(external.address).ok_or(DropReason::NatPorts)?;
         let place =
             u64::from(external.port) << 48 | u64::from(mark(external.address)) << 16 | u64::from(index) << 8;
@@ -210,7 +222,7 @@ impl Conntrack {
                     ports.settle(class, external.port, at);
                     if mappings.get(at).is_none() {
                         // Evicted, or its container forgotten, before its l4 port was known to be its.
-                        ports.free(class, external.port, at, self.hash(inside), now.secs_up());
+                        ports.free(class, external.port, at, self.hash(&inside), now.secs_up());
                         return Err(DropReason::NatQuota);
                     }
                 }
@@ -233,12 +245,13 @@ impl Conntrack {
     }
 
     /// Where a container's end point is to be outside, claimed for it.
-    fn choose(&self, rules: &Rules, class: Class, proto: u8, inside: &Inside, now: Tick) -> Option<EndPoint> {
+    fn choose(&self, wanted: &Wanted<'_>) -> Option<EndPoint> {
+        let Wanted { rules, class, proto, inside, now, .. } = *wanted;
         let address = rules.external_for(inside.zone, inside.end.address)?;
         let ports = self.external.get(usize::from(rules.index(address)?))?;
         let wish = Wish {
             port: inside.end.port,
-            hash: self.hash(inside),
+            hash: self.hash(&inside),
             parity: rules.parity() && class == Class::Udp,
             only: proto == PROTO_SCTP,
         };
@@ -311,7 +324,7 @@ impl Conntrack {
             };
             let has = self.connections.get(Handle::from_u64(old.value[0]));
             let has = has.filter(|record| self.lives(record, rules, now) && record.at != at);
-            if has.is_some_and(|record| super::ends(&record.key).1 != inside) {
+            if has.is_some_and(|record| ends(&record.key).1 != inside) {
                 break;
             }
             self.others.take(&old);

@@ -8,10 +8,11 @@ use switch::table::Handle;
 use switch::tick::Tick;
 
 use super::external::Class;
+use super::open::Wanted;
 use super::rules::Rules;
 use super::tcp::{Stage, State};
-use super::types::Inside;
-use super::{Connection, Conntrack, RECEIVED, SENT, STATE, longest, proto_of};
+use super::words::{Connection, RECEIVED, SENT, STATE, proto_of};
+use super::{Conntrack, longest};
 
 /// Places of a table that are looked at for one packet, and how often in a second that may be: who asks for more than he
 /// may have, asks all the time.
@@ -88,15 +89,8 @@ impl Conntrack {
     }
 
     /// Whether a container may have one mapping more.
-    pub(super) fn room_for_mapping(
-        &self,
-        rules: &Rules,
-        class: Class,
-        proto: u8,
-        inside: &Inside,
-        owner: PortId,
-        now: Tick,
-    ) -> bool {
+    pub(super) fn room_for_mapping(&self, wanted: &Wanted<'_>) -> bool {
+        let Wanted { rules, class, proto, inside, owner, now } = *wanted;
         let mappings = self.mappings_of(class, inside.end.address);
         let at_limit = || mappings.owner_len(owner.0) >= self.limits.mappings_per_port as usize;
         if !at_limit() {

@@ -7,12 +7,13 @@ use switch::port::PortId;
 use switch::table::Handle;
 use switch::tick::Tick;
 
+use super::Conntrack;
 use super::external::{Class, External};
 use super::rules::{Rule, Rules};
 use super::tcp::State;
 use super::types::{ConnectionRow, Counts, MappingRow};
-use super::{
-    Connection, Conntrack, INBOUND, MAPPING, MARK, Mapping, RECEIVED, SENT, STATE, ends, inside_of, known,
+use super::words::{
+    Connection, INBOUND, MAPPING, MARK, Mapping, RECEIVED, REWRITE, SENT, STATE, ends, inside_of, known,
     mark, named, whole,
 };
 
@@ -140,7 +141,7 @@ impl Conntrack {
                     external: known.external,
                     remote,
                     owner: PortId(record.owner),
-                    inbound: record.value[super::REWRITE] & INBOUND != 0,
+                    inbound: record.value[REWRITE] & INBOUND != 0,
                     state: if proto == switch::parse::PROTO_TCP {
                         State::from_word(record.value[STATE]).stage.name()
                     } else {
