@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod byhand;
+pub mod device;
 pub mod line;
 pub mod published;
 pub mod side;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant as Real};
 
 use nat::sockets::{Emit, Fault, Limits, Link, Outcome, Sockets, Way};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, DeviceCapabilities, Medium};
+use smoltcp::phy::{self, DeviceCapabilities};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
@@ -28,6 +29,8 @@ use switch::segment;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use zerocopy::FromBytes;
+
+use device::Rx;
 
 pub use line::Line;
 
@@ -112,19 +115,11 @@ pub struct Wire {
     line: Line,
 }
 
-pub struct Rx(Vec<u8>);
 pub struct Tx<'a>(&'a mut VecDeque<Vec<u8>>, &'a mut Line);
-
-impl phy::RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
 
 impl phy::TxToken for Tx<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
+        let (frame, result) = device::filled(len, f);
         self.1.carry(frame, self.0);
         result
     }
@@ -144,9 +139,7 @@ impl phy::Device for Wire {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        (capabilities.medium, capabilities.max_transmission_unit) = (Medium::Ethernet, 1514);
-        capabilities
+        device::capabilities(1500)
     }
 }
 

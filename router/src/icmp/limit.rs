@@ -44,6 +44,8 @@ impl Rates {
 }
 
 impl Default for Rates {
+    /// Linux: `icmp_ratelimit`, one destination a second (traceroute asks for three at once), and `icmp_msgs_per_sec`,
+    /// `icmp_msgs_burst`.
     fn default() -> Self {
         Self::new(100, 1000)
     }

@@ -466,3 +466,48 @@ pub fn upper_of(ip: &[u8]) -> Option<((Ipv6Addr, Ipv6Addr), u8, &[u8])> {
     let end = 40 + usize::from(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?]));
     Some(((address(8)?, address(24)?), *ip.get(6)?, ip.get(40..end)?))
 }
+
+/// The answer to a packet that was heard: its ends and l4 ports the other way round, an echo replied to; or an ICMP error
+/// about it, of this head. What it says of itself begins with `own`, whatever 16 bytes behind `mark` were there.
+#[allow(dead_code, reason = "for those that play sequences")]
+pub fn answer(heard: &[u8], refused: Option<[u8; 8]>, (mark, own): (&[u8; 12], &[u8; 16])) -> Vec<u8> {
+    let v6 = heard[0] >> 4 == 6;
+    let (addresses, len) = if v6 { (8, 16) } else { (12, 4) };
+    let (header, proto) = if v6 { (40, heard[6]) } else { (usize::from(heard[0] & 15) * 4, heard[9]) };
+    let mut ip = heard[..header].to_vec();
+    ip[if v6 { 7 } else { 8 }] = 64;
+    let (src, dst) = ip[addresses..addresses + 2 * len].split_at_mut(len);
+    src.swap_with_slice(dst);
+    if let Some(head) = refused {
+        let icmp = if v6 { 58 } else { 1 };
+        ip[if v6 { 6 } else { 9 }] = icmp;
+        let mut error = [&head[..], &heard[..heard.len().min(548)]].concat();
+        if let Some((pair, ..)) = upper_of(heard) {
+            let sum = checksum((pair.1, pair.0), icmp, &error);
+            put(&mut error, 2, sum);
+        }
+        ip.extend(error);
+    } else {
+        ip.extend(&heard[header..]);
+        match (proto, ip.get(header).copied()) {
+            (6 | 17 | 132, _) if ip.len() >= header + 4 => ip[header..header + 4].rotate_left(2),
+            (1, Some(8)) => ip[header] = 0,
+            (58, Some(128)) => ip[header] = 129,
+            _ => {}
+        }
+    }
+    // Whatever it says it says in its own name.
+    while let Some(at) = ip.windows(16).position(|bytes| bytes[..12] == *mark && bytes != own) {
+        ip[at..at + 16].copy_from_slice(own);
+    }
+    let total = ip.len() as u16;
+    if v6 {
+        put(&mut ip, 4, total - 40);
+    } else {
+        put(&mut ip, 2, total);
+        put(&mut ip, 10, 0);
+        let check = !fold(sum(&ip[..header]));
+        put(&mut ip, 10, check);
+    }
+    ip
+}

@@ -7,6 +7,8 @@
 #![allow(missing_docs, clippy::panic, clippy::unwrap_used)]
 
 mod common;
+#[path = "../../../nat/tests/world/device.rs"]
+mod device;
 #[path = "../../../nat/tests/world/line.rs"]
 mod line;
 #[path = "../../../nat/tests/world/side.rs"]
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use nat::conntrack::EndPoint;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, DeviceCapabilities, Medium};
+use smoltcp::phy::{self, DeviceCapabilities};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
@@ -38,54 +40,19 @@ use vswitchd::policy::House;
 use vswitchd::tables::Tables;
 use vswitchd::translate::Translation;
 
-use common::outside::Outside;
+use common::outside::{Outside, TEXT};
+use device::Rx;
 use line::Line;
 use side::Side;
-
-const TEXT: &str = "
-[uplink]
-kind = \"none\"
-[[network]]
-name = \"out\"
-subnet = \"198.18.0.0/24\"
-gateway = \"198.18.0.10\"
-subnet6 = \"2001:db8:0:18::/64\"
-gateway6 = \"2001:db8:0:18::10\"
-[[network]]
-name = \"blue\"
-subnet = \"10.1.0.0/24\"
-subnet6 = \"fd00:1::/64\"
-[[network]]
-name = \"red\"
-subnet = \"10.2.0.0/24\"
-subnet6 = \"fd00:2::/64\"
-[[container]]
-name = \"world\"
-[[container.interface]]
-network = \"out\"
-ip = \"198.18.0.1\"
-ip6 = \"2001:db8:0:18::1\"
-[[container]]
-name = \"a\"
-[[container.interface]]
-network = \"blue\"
-ip = \"10.1.0.2\"
-ip6 = \"fd00:1::2\"
-[[container]]
-name = \"b\"
-[[container.interface]]
-network = \"red\"
-ip = \"10.2.0.2\"
-ip6 = \"fd00:2::2\"
-";
 
 /// Hosts, which are ports: each with its addresses and its gateways.
 const WORLD: usize = 0;
 const A: usize = 1;
-const B: usize = 2;
-const HOSTS: [[&str; 4]; 3] = [
+const C: usize = 3;
+const HOSTS: [[&str; 4]; 4] = [
     ["198.18.0.1", "2001:db8:0:18::1", OURS[0], OURS[1]],
     ["10.1.0.2", "fd00:1::2", "10.1.0.1", "fd00:1::1"],
+    ["10.1.0.3", "fd00:1::3", "10.1.0.1", "fd00:1::1"],
     ["10.2.0.2", "fd00:2::2", "10.2.0.1", "fd00:2::1"],
 ];
 const OURS: [&str; 2] = ["198.18.0.10", "2001:db8:0:18::10"];
@@ -102,25 +69,17 @@ fn ip(text: &str) -> IpAddr {
 }
 
 /// smoltcp's device: what came, and what leaves.
-#[derive(Default)]
 struct Wire {
+    mtu: usize,
     came: VecDeque<Vec<u8>>,
     leaves: VecDeque<Vec<u8>>,
 }
 
-struct Rx(Vec<u8>);
 struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl phy::RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
 
 impl phy::TxToken for Tx<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
+        let (frame, result) = device::filled(len, f);
         self.0.push_back(frame);
         result
     }
@@ -139,9 +98,7 @@ impl phy::Device for Wire {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        (capabilities.medium, capabilities.max_transmission_unit) = (Medium::Ethernet, 1514);
-        capabilities
+        device::capabilities(self.mtu)
     }
 }
 
@@ -190,7 +147,8 @@ impl Host {
         let mac = HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, which as u8 + 1]));
         let mut config = Config::new(mac);
         config.random_seed = quality.seed + which as u64;
-        let mut wire = Wire::default();
+        let mtu = if which == C { 1280 } else { 1500 };
+        let mut wire = Wire { mtu, came: VecDeque::new(), leaves: VecDeque::new() };
         let mut iface = Interface::new(config, &mut wire, Instant::from_millis(BEGAN as i64));
         iface.update_ip_addrs(|addresses| {
             addresses.push(IpCidr::new(ip(v4).into(), 24)).unwrap();
@@ -379,12 +337,12 @@ fn everybody_speaks(quality: &Quality) {
     for n in (0..32).step_by(16) {
         for (family, ours) in (0..).zip(OURS) {
             let (own, port) = (ip(HOSTS[WORLD][usize::from(family)]), n + family);
-            for (container, served) in [(A, SERVED + port), (B, SERVED + 64 + port)] {
+            for (container, served) in [(A, SERVED + port), (C, SERVED + 64 + port)] {
                 streams.push(world.stream((container, 40_000 + port), own, served, (WORLD, served)));
             }
             streams.push(world.stream((WORLD, 50_000), ip(ours), PUBLISHED + port, (A, BEHIND + port)));
         }
-        streams.push(world.stream((B, 45_000), ip(OURS[0]), PUBLISHED + n + 8, (A, BEHIND + n + 8)));
+        streams.push(world.stream((C, 45_000), ip(OURS[0]), PUBLISHED + n + 8, (A, BEHIND + n + 8)));
     }
     world.transfer(&mut streams);
     for Stream { ends, sides: [client, server] } in &streams {

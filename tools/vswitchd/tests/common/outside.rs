@@ -19,6 +19,61 @@ use vswitchd::translate::{Masquerade, Translation};
 
 use super::all_up;
 
+/// `a` and `b` in `blue`, `c` in `red`, which is narrower, and `world`: ports 1, 2, 3 and 0.
+pub const TEXT: &str = "
+[uplink]
+kind = \"none\"
+[[network]]
+name = \"out\"
+subnet = \"198.18.0.0/24\"
+gateway = \"198.18.0.10\"
+subnet6 = \"2001:db8:0:18::/64\"
+gateway6 = \"2001:db8:0:18::10\"
+[[network]]
+name = \"blue\"
+subnet = \"10.1.0.0/24\"
+subnet6 = \"fd00:1::/64\"
+routes_to = [\"red\"]
+[[network]]
+name = \"red\"
+subnet = \"10.2.0.0/24\"
+subnet6 = \"fd00:2::/64\"
+mtu = 1280
+routes_to = [\"blue\"]
+[[network]]
+name = \"apart\"
+subnet = \"10.3.0.0/24\"
+subnet6 = \"fd00:3::/64\"
+[[route]]
+network = \"blue\"
+destination = \"10.8.0.0/16\"
+via = \"10.1.0.3\"
+[[container]]
+name = \"world\"
+[[container.interface]]
+network = \"out\"
+ip = \"198.18.0.1\"
+ip6 = \"2001:db8:0:18::1\"
+[[container]]
+name = \"a\"
+[[container.interface]]
+network = \"blue\"
+ip = \"10.1.0.2\"
+ip6 = \"fd00:1::2\"
+[[container]]
+name = \"b\"
+[[container.interface]]
+network = \"blue\"
+ip = \"10.1.0.3\"
+ip6 = \"fd00:1::3\"
+[[container]]
+name = \"c\"
+[[container.interface]]
+network = \"red\"
+ip = \"10.2.0.2\"
+ip6 = \"fd00:2::2\"
+";
+
 /// How translation behaves there.
 #[derive(Clone, Debug, Default)]
 pub struct Outside {

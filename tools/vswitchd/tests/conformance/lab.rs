@@ -18,6 +18,8 @@ use switch::worker::Worker;
 use vswitchd::policy::House;
 use vswitchd::tables::Tables;
 
+pub use crate::common::outside::TEXT;
+
 use crate::common::outside::Outside;
 use crate::packet::{self, Ip, addr};
 
@@ -43,60 +45,6 @@ pub const OTHER: &str = "203.0.113.77";
 pub const REMOTE6: &str = "2001:db8:9::9";
 
 const MTU_RED: u16 = 1280;
-
-pub const TEXT: &str = "
-[uplink]
-kind = \"none\"
-[[network]]
-name = \"out\"
-subnet = \"198.18.0.0/24\"
-gateway = \"198.18.0.10\"
-subnet6 = \"2001:db8:0:18::/64\"
-gateway6 = \"2001:db8:0:18::10\"
-[[network]]
-name = \"blue\"
-subnet = \"10.1.0.0/24\"
-subnet6 = \"fd00:1::/64\"
-routes_to = [\"red\"]
-[[network]]
-name = \"red\"
-subnet = \"10.2.0.0/24\"
-subnet6 = \"fd00:2::/64\"
-mtu = 1280
-routes_to = [\"blue\"]
-[[network]]
-name = \"apart\"
-subnet = \"10.3.0.0/24\"
-subnet6 = \"fd00:3::/64\"
-[[route]]
-network = \"blue\"
-destination = \"10.8.0.0/16\"
-via = \"10.1.0.3\"
-[[container]]
-name = \"world\"
-[[container.interface]]
-network = \"out\"
-ip = \"198.18.0.1\"
-ip6 = \"2001:db8:0:18::1\"
-[[container]]
-name = \"a\"
-[[container.interface]]
-network = \"blue\"
-ip = \"10.1.0.2\"
-ip6 = \"fd00:1::2\"
-[[container]]
-name = \"b\"
-[[container.interface]]
-network = \"blue\"
-ip = \"10.1.0.3\"
-ip6 = \"fd00:1::3\"
-[[container]]
-name = \"c\"
-[[container.interface]]
-network = \"red\"
-ip = \"10.2.0.2\"
-ip6 = \"fd00:2::2\"
-";
 
 /// An IP packet that came out of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -302,41 +302,9 @@ impl<'l> World<'l> {
         let Some((port, heard)) = self.heard.pop_front() else { return };
         let Some(network) = self.network_of(port) else { return };
         let v6 = heard[0] >> 4 == 6;
-        let (addresses, address_len) = if v6 { (8, 16) } else { (12, 4) };
-        let (header, proto) = if v6 { (40, heard[6]) } else { (usize::from(heard[0] & 15) * 4, heard[9]) };
-        let mut ip = heard[..header].to_vec();
-        ip[if v6 { 7 } else { 8 }] = 64;
-        let (src, dst) = ip[addresses..addresses + 2 * address_len].split_at_mut(address_len);
-        src.swap_with_slice(dst);
-        if choices.byte() & 3 == 3 {
-            ip[if v6 { 6 } else { 9 }] = if v6 { 58 } else { 1 };
-            ip.extend([if v6 { 1 } else { 3 }, 1, 0, 0, 0, 0, 0, 0]);
-            ip.extend(&heard[..heard.len().min(548)]);
-        } else {
-            ip.extend(&heard[header..]);
-            match (proto, ip.get(header).copied()) {
-                (6 | 17, _) if ip.len() >= header + 4 => {
-                    ip[header..header + 4].rotate_left(2);
-                }
-                (1, Some(8)) => ip[header] = 0,
-                (58, Some(128)) => ip[header] = 129,
-                _ => {}
-            }
-        }
-        // Whatever it says it says in its own name.
-        let own = magic(network, port.0);
-        while let Some(at) = ip.windows(16).position(|bytes| bytes[..12] == *MARK && bytes != own) {
-            ip[at..at + 16].copy_from_slice(&own);
-        }
-        let len = ip.len() as u16;
-        if v6 {
-            maker::put(&mut ip, 4, len - 40);
-        } else {
-            maker::put(&mut ip, 2, len);
-            maker::put(&mut ip, 10, 0);
-            let check = !maker::fold(maker::sum(&ip[..header]));
-            maker::put(&mut ip, 10, check);
-        }
+        let head = [if v6 { 1 } else { 3 }, 1, 0, 0, 0, 0, 0, 0];
+        let refused = (choices.byte() & 3 == 3).then_some(head);
+        let ip = maker::answer(&heard, refused, (MARK, &magic(network, port.0)));
         self.by_gateway(port, network, if v6 { 0x86dd } else { 0x0800 }, &ip);
     }
 

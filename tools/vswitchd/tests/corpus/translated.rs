@@ -288,44 +288,9 @@ impl<'l> World<'l> {
         let Some(sender) = snapshot.port(PortId(port)) else { return };
         let Some(gateway) = snapshot.tables.router.gateway(sender.network) else { return };
         let v6 = heard[0] >> 4 == 6;
-        let (at, len) = if v6 { (8, 16) } else { (12, 4) };
-        let (header, proto) = if v6 { (40, heard[6]) } else { (usize::from(heard[0] & 15) * 4, heard[9]) };
-        let mut ip = heard[..header].to_vec();
-        ip[if v6 { 7 } else { 8 }] = 64;
-        let (src, dst) = ip[at..at + 2 * len].split_at_mut(len);
-        src.swap_with_slice(dst);
-        if choices.byte() & 3 == 3 {
-            ip[if v6 { 6 } else { 9 }] = if v6 { 58 } else { 1 };
-            let mut error = vec![if v6 { 1 } else { 3 }, choices.pick(&[0, 1, 3, 4]), 0, 0, 0, 0, 5, 0];
-            error.extend(&heard[..heard.len().min(548)]);
-            if let Some((pair, ..)) = maker::upper_of(&heard) {
-                let sum = maker::checksum((pair.1, pair.0), if v6 { 58 } else { 1 }, &error);
-                maker::put(&mut error, 2, sum);
-            }
-            ip.extend(error);
-        } else {
-            ip.extend(&heard[header..]);
-            match (proto, ip.get(header).copied()) {
-                (6 | 17 | 132, _) if ip.len() >= header + 4 => ip[header..header + 4].rotate_left(2),
-                (1, Some(8)) => ip[header] = 0,
-                (58, Some(128)) => ip[header] = 129,
-                _ => {}
-            }
-        }
-        // Whatever it says it says in its own name.
-        let own = magic(port);
-        while let Some(at) = ip.windows(16).position(|bytes| bytes[..12] == *MARK && bytes != own) {
-            ip[at..at + 16].copy_from_slice(&own);
-        }
-        let total = ip.len() as u16;
-        if v6 {
-            maker::put(&mut ip, 4, total - 40);
-        } else {
-            maker::put(&mut ip, 2, total);
-            maker::put(&mut ip, 10, 0);
-            let check = !maker::fold(maker::sum(&ip[..header]));
-            maker::put(&mut ip, 10, check);
-        }
+        let refused = (choices.byte() & 3 == 3)
+            .then(|| [if v6 { 1 } else { 3 }, choices.pick(&[0, 1, 3, 4]), 0, 0, 0, 0, 5, 0]);
+        let ip = maker::answer(&heard, refused, (MARK, &magic(port)));
         let ethertype = if v6 { 0x86dd } else { 0x0800 };
         if let Some(frame) = Wrap::NONE.frame(gateway.mac.0, sender.mac.0, ethertype, &ip) {
             self.inject(port, &VnetHdr::default(), &frame);
