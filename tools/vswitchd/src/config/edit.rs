@@ -139,6 +139,7 @@ impl Config {
         Self {
             daemon: Daemon::new(paths),
             outside: None,
+            vxlan: None,
             networks: Vec::new(),
             containers: Vec::new(),
             routes: Vec::new(),

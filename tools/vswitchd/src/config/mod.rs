@@ -33,6 +33,7 @@ mod uplink;
 mod value;
 mod value6;
 mod vlan;
+mod vxlan;
 mod words;
 mod zones;
 
@@ -54,6 +55,7 @@ pub(crate) use publish::Range;
 pub use publish::{Protocol, Publish};
 pub use read::{MAX_BYTES, ReadError, read};
 pub use report::{ConfigError, ConfigErrors, MAX_ERRORS};
+pub use vxlan::{StaticMac, UdpGso, Vxlan};
 pub use zones::{Gateway, GatewayBy};
 
 pub use crate::wire::NetnsRef;

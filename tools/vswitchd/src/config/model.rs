@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
 use super::outside::Outside;
+use super::vxlan::Vxlan;
 use super::{Egress, Family, Paths, Publish};
 use crate::wire::NetnsRef;
 
@@ -22,6 +23,9 @@ pub struct Config {
     /// `[uplink]`, where it takes packets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outside: Option<Outside>,
+    /// `[vxlan]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<Vxlan>,
     /// `[[network]]`, names unique.
     pub networks: Vec<Network>,
     /// `[[container]]`, names unique.
@@ -174,8 +178,14 @@ pub struct Network {
     pub transparent: bool,
     /// Frames for multicast groups go to those who listen.
     pub snooping: bool,
+    /// The network's name on the underlay, of 24 bits and not 0; no other network has it. Without: it is on this host only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
     /// Bytes of an IP packet, 68 to 65521.
     pub mtu: u16,
+    /// Whoever made the network named its MTU.
+    #[serde(skip)]
+    pub mtu_named: bool,
     /// Whether containers of this network may talk to each other.
     pub icc: bool,
     /// What leaves by an uplink that takes packets gets an address of the uplink.
@@ -212,7 +222,9 @@ impl Network {
             vlan: None,
             transparent: false,
             snooping: false,
+            vni: None,
             mtu: 1500,
+            mtu_named: false,
             icc: true,
             nat: true,
             nat6: true,

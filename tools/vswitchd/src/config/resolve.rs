@@ -36,7 +36,7 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
     for container in &mut containers {
         default_routes(container, |name, family| way_out(known.get(name)?, family));
     }
-    Config { daemon, outside, networks, containers, routes }
+    Config { daemon, outside, vxlan: None, networks, containers, routes }
 }
 
 /// Where the default route of a container points that goes by this network, whoever answers there.
