@@ -96,13 +96,24 @@ impl Iterator for Frames<'_> {
         self.rest = Some(rest).filter(|rest| !rest.is_empty());
         let at = self.at;
         self.at += size;
-        Some(open(datagram, at, self.outer, self.rules))
+        let header = Repr::parse(datagram, self.rules.reserved);
+        let header = header.map_err(DecapError::Wire);
+        Some(header.and_then(|header| inner(datagram, at, header, self.outer, self.rules.mtu)))
     }
 }
 
-/// The frame in one datagram, which begins at `at` of its buffer.
-fn open(datagram: &mut [u8], at: usize, outer: Ecn, rules: Rules) -> Result<Inner, DecapError> {
-    let header = Repr::parse(datagram, rules.reserved)?;
+/// The frame in one datagram with this header, which begins at `at` of its buffer and came with `outer` in its outer
+/// header, for a network of this MTU.
+///
+/// # Errors
+/// Why it is refused.
+pub fn inner(
+    datagram: &mut [u8],
+    at: usize,
+    header: Repr,
+    outer: Ecn,
+    mtu: u16,
+) -> Result<Inner, DecapError> {
     let frame = datagram.get_mut(VxlanHdr::LEN..).unwrap_or_default();
     ecn::combine(frame, outer).map_err(|_| DecapError::Congested)?;
     let packet = parse(frame, &VnetHdr::default(), PortId::NOBODY, 0).map_err(DecapError::Frame)?;
@@ -112,7 +123,7 @@ fn open(datagram: &mut [u8], at: usize, outer: Ecn, rules: Rules) -> Result<Inne
     if packet.meta.src.is_group() || packet.meta.src == MacAddr::ZERO {
         return Err(DecapError::BadSource);
     }
-    let vnet = left_open(frame, &packet, rules.mtu).unwrap_or_default();
+    let vnet = left_open(frame, &packet, mtu).unwrap_or_default();
     let place =
         |offset: usize| u32::try_from(offset).map_err(|_| DecapError::Frame(DropReason::OversizedRead));
     Ok(Inner { header, start: place(at + VxlanHdr::LEN)?, len: place(frame.len())?, packet, vnet })

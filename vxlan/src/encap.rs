@@ -137,6 +137,11 @@ impl<'a> Encap<'a> {
         Ok(Self { frame, meta, header: VxlanHdr::new(vni), shape, next: 0 })
     }
 
+    /// Bytes of scratch memory that all sends together use.
+    pub const fn scratch(&self) -> usize {
+        (VxlanHdr::LEN + self.shape.rewritten as usize) * self.shape.count as usize
+    }
+
     /// Writes the headers of the next send to the start of `scratch`; `None`: there is no more to send. It has as many
     /// datagrams as one call takes, and as the scratch memory has room for.
     ///

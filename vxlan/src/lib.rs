@@ -8,9 +8,14 @@
 //! - [`decap`]: received datagrams as inner frames, checked.
 //! - [`coalesce`]: inner TCP segments of one batch put together to super-frames.
 //! - [`ecn`]: congestion marks, in and out.
+//! - [`sockets`]: the UDP sockets, and what their kernel can do.
+//! - [`overlay`]: all of it as devices of a worker, beside those of another engine.
 
 pub mod coalesce;
 pub mod decap;
 pub mod ecn;
 pub mod encap;
+mod outbox;
+pub mod overlay;
+pub mod sockets;
 pub mod wire;
