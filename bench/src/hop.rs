@@ -14,8 +14,9 @@ use switch::io::mem::MemIo;
 use switch::learn::learn;
 use switch::mac::MacAddr;
 use switch::parse::parse;
+use switch::policy::Here;
 use switch::port::{NetworkId, PortId};
-use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof};
+use switch::snapshot::{Claims, Network, Owner, Port, Snapshot, Spoof, View};
 use switch::stats::Counters;
 use switch::tick::Tick;
 use switch::track::{Storm, track};
@@ -69,6 +70,7 @@ fn network(entries: u32) -> Network {
         groups: None,
         members: Box::new([PortId(0), PortId(1)]),
         claims,
+        told: Arc::default(),
     }
 }
 
@@ -115,7 +117,9 @@ impl Hops {
     }
 
     fn learn(&mut self) {
-        learn(black_box(&self.packet.meta), &self.network, NOW, &self.counters.worker);
+        let snapshot = View { generation: 0, ports: &[], networks: &[], tables: &() };
+        let here = Here { snapshot, id: NetworkId(0), network: &self.network, now: NOW };
+        learn(black_box(&self.packet.meta), (&self.port, &here), &self.counters.worker);
     }
 
     fn decide(&mut self) {

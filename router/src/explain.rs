@@ -15,6 +15,8 @@ use crate::source::Belongs;
 /// One step. In the order in which they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// It asks for somebody on another host, or another host asks for somebody here: this MAC.
+    Told(MacAddr),
     /// The network has no gateway of ours.
     NoGateway,
     /// It is in this VLAN, and the gateway is in another; or it has a second tag.

@@ -29,5 +29,6 @@ pub mod source;
 pub mod tables;
 #[cfg(test)]
 mod testing;
+pub mod told;
 
 pub use build::Origin;

@@ -41,12 +41,30 @@ pub const fn multicast_mac(group: Ipv6Addr) -> MacAddr {
     MacAddr([0x33, 0x33, a, b, c, d])
 }
 
+/// Who an advertisement is for: RFC 4861 section 4.4, the R flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// A router.
+    Router,
+    /// A host.
+    Host,
+}
+
+impl Speaks {
+    const fn flags(self) -> NdiscNeighborFlags {
+        match self {
+            Self::Router => NdiscNeighborFlags::ROUTER,
+            Self::Host => NdiscNeighborFlags::empty(),
+        }
+    }
+}
+
 /// Writes the advertisement that answers the neighbour solicitation `solicitation`, that its target is at `mac`, to
 /// `out`; returns its length in bytes.
 ///
 /// A solicitation for duplicate address detection is answered to all nodes (RFC 4861 section 7.2.4). `None` where it
 /// is no neighbour solicitation, asks from a group MAC (the answer would go to everybody), or `out` is too short.
-pub fn advertisement(solicitation: &Packet, mac: MacAddr, out: &mut [u8]) -> Option<usize> {
+pub fn advertisement(solicitation: &Packet, mac: MacAddr, speaks: Speaks, out: &mut [u8]) -> Option<usize> {
     let Body::Nd(nd) = solicitation.meta.body else { return None };
     if nd.kind != NdKind::NeighborSolicitation {
         return None;
@@ -54,30 +72,33 @@ pub fn advertisement(solicitation: &Packet, mac: MacAddr, out: &mut [u8]) -> Opt
     let origin = Origin { mac, address: nd.target };
     let src = solicitation.key.src;
     if src.is_unspecified() {
-        return announce(&origin, out);
+        return advertise(&origin, everybody(), speaks.flags(), out);
     }
     let to = nd.source_mac.unwrap_or(solicitation.meta.src);
     if to.is_group() {
         return None;
     }
-    advertise(&origin, (src, to), NdiscNeighborFlags::SOLICITED, out)
+    advertise(&origin, (src, to), speaks.flags() | NdiscNeighborFlags::SOLICITED, out)
 }
 
 /// Writes an unsolicited advertisement of our own address to `out`, to all nodes (RFC 4861 section 7.2.6); returns its
 /// length in bytes. `None` where `out` is too short.
 pub fn announce(origin: &Origin, out: &mut [u8]) -> Option<usize> {
-    let to = (ALL_NODES, multicast_mac(ALL_NODES));
-    advertise(origin, to, NdiscNeighborFlags::empty(), out)
+    advertise(origin, everybody(), Speaks::Router.flags(), out)
+}
+
+fn everybody() -> (Ipv6Addr, MacAddr) {
+    (ALL_NODES, multicast_mac(ALL_NODES))
 }
 
 fn advertise(
     origin: &Origin,
     to: (Ipv6Addr, MacAddr),
-    solicited: NdiscNeighborFlags,
+    flags: NdiscNeighborFlags,
     out: &mut [u8],
 ) -> Option<usize> {
     let repr = NdiscRepr::NeighborAdvert {
-        flags: NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE | solicited,
+        flags: NdiscNeighborFlags::OVERRIDE | flags,
         target_addr: origin.address,
         lladdr: Some(hardware(origin.mac).into()),
     };
@@ -265,7 +286,7 @@ mod tests {
         let group = solicited_node(OURS6);
         for (option, to) in [(&SOURCE[..], MacAddr([2, 0, 0, 0, 0, 0x77])), (&[], HOST_MAC)] {
             let question = ask(HOST6, group, option);
-            let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, out));
+            let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, Speaks::Router, out));
             assert_eq!((packet.meta.src, packet.meta.dst), (OUR_MAC, to));
             assert_eq!((packet.key.src, packet.key.dst), (OURS6, HOST6));
             assert_eq!((nd.kind, nd.target, nd.flags), (NdKind::NeighborAdvertisement, OURS6, 0xe0));
@@ -276,7 +297,7 @@ mod tests {
     #[test]
     fn a_probe_for_duplicates_is_answered_to_all() {
         let question = ask(Ipv6Addr::UNSPECIFIED, solicited_node(OURS6), &[]);
-        let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, out));
+        let (_, packet, nd) = written(|out| advertisement(&question, OUR_MAC, Speaks::Router, out));
         assert_eq!((packet.key.dst, packet.meta.dst), (ALL_NODES, MacAddr([0x33, 0x33, 0, 0, 0, 1])));
         assert_eq!((nd.flags, nd.target_mac), (0xa0, Some(OUR_MAC)));
         let (_, again, nd_again) = written(|out| announce(&origin6(), out));
@@ -286,9 +307,9 @@ mod tests {
     #[test]
     fn an_answer_never_goes_to_a_group() {
         let question = ask(HOST6, solicited_node(OURS6), &[1, 1, 0x33, 0x33, 0, 0, 0, 1]);
-        assert_eq!(advertisement(&question, OUR_MAC, &mut [0; 200]), None);
+        assert_eq!(advertisement(&question, OUR_MAC, Speaks::Router, &mut [0; 200]), None);
         let echo = parse(&icmp6(HOST6, OURS6, 9, &crate::testing::echo(128, &[])));
-        assert_eq!(advertisement(&echo, OUR_MAC, &mut [0; 200]), None);
+        assert_eq!(advertisement(&echo, OUR_MAC, Speaks::Router, &mut [0; 200]), None);
     }
 
     #[test]

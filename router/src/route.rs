@@ -20,7 +20,7 @@ use crate::explain::Step;
 use crate::fib::{Next, Route};
 use crate::neighbor::Known;
 use crate::tables::{Gateway, Tables};
-use crate::{martian, multipath, options, source};
+use crate::{martian, multipath, options, source, told};
 
 /// `ff02::1`, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -47,6 +47,10 @@ pub enum Way {
 /// What the gateway of the packet's network makes of it.
 #[inline]
 pub fn route(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Step)) -> Way {
+    if let Some(mac) = told::answer(packet, here) {
+        why(Step::Told(mac));
+        return Way::Decided(Verdict::Local(Task::Tell(mac)));
+    }
     let Some(gateway) = here.snapshot.tables.gateway(here.id) else {
         why(Step::NoGateway);
         return Way::Bridge;

@@ -23,6 +23,7 @@ use switch::tick::Tick;
 use switch::verdict::{Hop, Stamp, Task, Unreachable};
 use switch::vnet::VnetHdr;
 
+use self::neighbors::tell;
 use crate::advertise::{Advertiser, Says};
 use crate::icmp::error::{self, Problem};
 use crate::icmp::limit::{Limiter, Rates};
@@ -120,9 +121,15 @@ impl Service {
         here: &Here<'_, Tables>,
         desk: &mut Desk<'_, I>,
     ) -> Result<Fate, DropReason> {
+        if let Task::Tell(mac) = task {
+            tell(packet, mac, desk);
+            return Ok(Fate::Local);
+        }
         let gateway = here.snapshot.tables.gateway(here.id).ok_or(DropReason::NoRoute)?;
         let place = Place { gateway, port: packet.meta.port, here };
         match task {
+            // Above: it needs no gateway.
+            Task::Tell(_) => Ok(Fate::Local),
             Task::Neighbor => self.neighbor(packet, &place, desk),
             Task::Solicited => Ok(advertise(packet, &place, desk)),
             Task::Echo => echo(frame, packet, &place, desk),

@@ -101,7 +101,7 @@ fn everything(
     {
         is_sound(out, len);
     }
-    if let Some(len) = nd::advertisement(packet, MAC, out) {
+    if let Some(len) = nd::advertisement(packet, MAC, nd::Speaks::Router, out) {
         is_sound(out, len);
     }
     for index in 0..fragment::count(frame, meta, mtu).min(70) {

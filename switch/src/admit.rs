@@ -94,7 +94,11 @@ impl Identity<'_> {
     }
 
     fn strict(&self) -> bool {
-        self.network.spoof == Spoof::Strict
+        self.network.spoof == Spoof::Strict && self.port.remote.is_none()
+    }
+
+    fn is_of_gateway(&self, ip: Ipv6Addr) -> bool {
+        self.network.claims.ips.get(&ip) == Some(&Owner::Gateway)
     }
 
     fn may_use_mac(&self, mac: MacAddr) -> bool {
@@ -123,7 +127,8 @@ impl Identity<'_> {
         match owner {
             None => true,
             Some(Owner::Port(port)) => port == self.id,
-            Some(Owner::Gateway) => false,
+            // It is on every host, and routes what leaves other networks there.
+            Some(Owner::Gateway) => self.port.remote.is_some(),
         }
     }
 
@@ -139,7 +144,10 @@ impl Identity<'_> {
         macs && match nd.kind {
             NdKind::NeighborAdvertisement => self.may_use_ip(nd.target),
             // RFC 6105: a host's port sends neither. Without `strict` a container may be the lab's router.
-            NdKind::RouterAdvertisement | NdKind::Redirect => !self.strict(),
+            // Nor does another host's gateway: ours has told our containers.
+            NdKind::RouterAdvertisement | NdKind::Redirect => {
+                self.network.spoof != Spoof::Strict && !self.is_of_gateway(src)
+            }
             // RFC 4862 section 5.4.3: who hears a probe for its own address that is still tentative gives it up. The
             // probe is how duplicates are found, so it is only refused where nobody needs it to find out.
             NdKind::NeighborSolicitation if src.is_unspecified() => {

@@ -81,6 +81,8 @@ drop_reasons! {
     IccDenied = "icc_denied",
     /// between two ports that are `isolated` and may talk to others only
     Isolated = "isolated",
+    /// from one host of the overlay and for another, which has it from there already (split horizon)
+    SplitHorizon = "split_horizon",
     /// a source or destination address that is never routed (RFC 6890)
     Martian = "martian",
     /// a source address that does not lead back to where the packet came from (RFC 3704): of another network, or behind another container
@@ -151,6 +153,18 @@ drop_reasons! {
     NatFragment = "nat_fragment",
     /// fragment for a gateway that overlaps or contradicts another one of its packet, or of a packet that asks nothing
     GatewayFragment = "gateway_fragment",
+    /// VXLAN datagram that is none: too short, no I flag; or with reserved bits where `strict` refuses them
+    VxlanMalformed = "vxlan_malformed",
+    /// VXLAN datagram for a VNI that no network here has
+    VxlanUnknownVni = "vxlan_unknown_vni",
+    /// VXLAN datagram from a host that is not known to be on that network
+    VxlanUnknownVtep = "vxlan_unknown_vtep",
+    /// frame in VXLAN with a VLAN tag (RFC 7348 section 6.1)
+    VxlanTagged = "vxlan_tagged",
+    /// met congestion on the underlay, and its transport would not understand that (RFC 6040 section 4.2)
+    VxlanCongested = "vxlan_congested",
+    /// more came by VXLAN at once than a batch holds
+    VxlanFull = "vxlan_full",
 }
 
 #[cfg(test)]

@@ -117,12 +117,25 @@ pub struct Port {
     pub tagging: Tagging,
     /// It may talk to the gateway and to ports that are not isolated, and to no other.
     pub isolated: bool,
+    /// It stands for another host that the network is on, with whoever is behind it.
+    pub remote: Option<Remote>,
+}
+
+/// A port that is another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Its MAC addresses are learned from what comes from there.
+    pub learns: bool,
+    /// What is for everybody goes there.
+    pub floods: bool,
+    /// Largest IP packet that gets there, where that is less than the network's: a link on the way is narrower.
+    pub mtu: Option<u32>,
 }
 
 impl Port {
     /// A port that carries all VLANs and is not isolated.
     pub const fn new(network: NetworkId, mac: MacAddr, addresses: Box<[Ipv6Addr]>) -> Self {
-        Self { network, mac, addresses, tagging: Tagging::All, isolated: false }
+        Self { network, mac, addresses, tagging: Tagging::All, isolated: false, remote: None }
     }
 }
 
@@ -151,7 +164,13 @@ pub struct Network {
     pub members: Box<[PortId]>,
     /// Who owns which address.
     pub claims: Claims,
+    /// Who has which address on other hosts, as far as that was told: IPv4 v4-mapped. Whoever asks for one is answered
+    /// here.
+    pub told: Arc<Told>,
 }
+
+/// MAC addresses by the IP addresses that have them.
+pub type Told = HashMap<Ipv6Addr, MacAddr, RandomState>;
 
 /// Who may use which address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -204,10 +204,17 @@ impl Counters {
 
     /// Counts a dropped frame, for the worker and for `port`.
     pub fn drop_frame(&self, port: PortId, reason: DropReason) {
+        self.drop_frames(port, reason, 1);
+    }
+
+    /// Counts so many of them.
+    pub fn drop_frames(&self, port: PortId, reason: DropReason, count: u64) {
         if let Some(counter) = self.worker.drops.get(reason as usize) {
-            counter.add(1);
+            counter.add(count);
         }
-        self.drop_at(port, reason);
+        if let Some(counter) = self.port(port).and_then(|port| port.drops.get(reason as usize)) {
+            counter.add(count);
+        }
     }
 
     /// Counts what `port` lost, without counting a frame (a copy of a flood).

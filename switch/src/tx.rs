@@ -133,6 +133,8 @@ struct Audience<'a> {
     network: &'a Network,
     view: View<'a>,
     isolated: bool,
+    /// It comes from another host.
+    remote: bool,
     spared: Option<PortId>,
     /// Where it does not go to all.
     listeners: Option<(&'a Groups, Reach)>,
@@ -140,13 +142,15 @@ struct Audience<'a> {
 
 impl<'a> Audience<'a> {
     fn new(packet: &'a Packet, network: &'a Network, view: View<'a>) -> Self {
-        let isolated = view.port(packet.meta.port).is_some_and(|from| from.isolated);
+        let from = view.port(packet.meta.port);
+        let isolated = from.is_some_and(|from| from.isolated);
+        let remote = from.is_some_and(|from| from.remote.is_some());
         let listeners =
             network.groups.as_deref().and_then(|groups| match groups.reach(packet, &network.members) {
                 Reach::All(_) => None,
                 reach => Some((groups, reach)),
             });
-        Self { packet, network, view, isolated, spared: network.claims.spared(packet), listeners }
+        Self { packet, network, view, isolated, remote, spared: network.claims.spared(packet), listeners }
     }
 
     /// The form in which `out` has it; or why not, where there is more to say than that it is none of its business.
@@ -161,6 +165,15 @@ impl<'a> Audience<'a> {
         let port = self.view.port(out).ok_or(None)?;
         if self.isolated && port.isolated {
             return Err(Some(DropReason::Isolated));
+        }
+        if let Some(there) = port.remote {
+            // Whoever sent it has sent it there as well.
+            if self.remote {
+                return Err(Some(DropReason::SplitHorizon));
+            }
+            if !there.floods {
+                return Err(None);
+            }
         }
         port.tagging.form(&self.packet.meta).ok_or(None)
     }

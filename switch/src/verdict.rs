@@ -109,6 +109,8 @@ pub enum Task {
     Neighbor,
     /// A router solicitation.
     Solicited,
+    /// Asks by ARP or neighbour discovery for somebody on another host, or is asked by one: this is the answer.
+    Tell(MacAddr),
     /// An echo request to a gateway.
     Echo,
     /// A fragment of what may be one: put together first.

@@ -12,11 +12,10 @@ use crate::drop::DropReason;
 use crate::flow::{Body, Packet};
 use crate::frame::{Frame, Pool};
 use crate::groups::Groups;
-use crate::io::{BATCH, Batch, Io, Wait};
+use crate::io::{BATCH, Batch, Eye, Io, Lost, Wait};
 use crate::learn::learn;
 use crate::parse::parse;
 use crate::policy::{Desk, Fate, Here, Policy};
-use crate::port::PortId;
 use crate::snapshot::{Network, Published, Snapshot};
 use crate::stats::Counters;
 use crate::tick::Tick;
@@ -94,9 +93,9 @@ impl<I: Io, P: Policy> Worker<I, P> {
             let may_leave = hops.policy.may_leave(port);
             hops.io.rested(port, may_leave);
         }
-        for (port, reason) in batch.lost.drain(..) {
-            hops.books.counters.worker.rx.add(1);
-            hops.books.counters.drop_frame(port, reason);
+        for Lost { port, reason, count } in batch.lost.drain(..) {
+            hops.books.counters.worker.rx.add(count);
+            hops.books.counters.drop_frames(port, reason, count);
         }
         for frame in batch.frames.drain(..) {
             hops.books.counters.worker.rx.add(1);
@@ -106,7 +105,7 @@ impl<I: Io, P: Policy> Worker<I, P> {
             }
             hops.finish_frame(frame);
         }
-        *more = hops.finish(frames, batch.watched);
+        *more = hops.finish(frames, batch.watched[Eye::Policy as usize]);
         Ok(frames)
     }
 }
@@ -139,7 +138,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
 
         let mut packet = parse(self.pool.bytes(frame), &self.pool.vnet(frame), frame.port, network.zone)?; // 2. parse
         admit(&mut packet, port, network)?; // 3. admit
-        learn(&packet.meta, network, self.now, &self.books.counters.worker); // 4. learn
+        learn(&packet.meta, (port, &here), &self.books.counters.worker); // 4. learn
         if let (Body::Group(_), Some(groups)) = (&packet.meta.body, &network.groups) {
             self.learn_groups(groups, frame, &packet, &here);
         }
@@ -198,8 +197,12 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         if !to.claims.may_reach(action.out, packet) {
             return Err(DropReason::NotForHost);
         }
+        let from = self.snapshot.port(packet.meta.port);
+        if out.remote.is_some() && action.hop.is_none() && from.is_some_and(|from| from.remote.is_some()) {
+            return Err(DropReason::SplitHorizon);
+        }
         // The gateway is no way around it: what it routes back into the network they are both on is stopped as well.
-        if out.isolated && there == here.id && self.is_isolated(packet.meta.port) {
+        if out.isolated && there == here.id && from.is_some_and(|from| from.isolated) {
             return Err(DropReason::Isolated);
         }
         let (hop, meta) = (action.hop.as_ref(), &mut packet.meta);
@@ -215,10 +218,6 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         // Booked there, one way or the other.
         let _ = tx::forward(self.io, self.pool, &frame, meta, (action.out, out), self.books); // 8. tx
         Ok(())
-    }
-
-    fn is_isolated(&self, port: PortId) -> bool {
-        self.snapshot.port(port).is_some_and(|port| port.isolated)
     }
 
     fn serve(

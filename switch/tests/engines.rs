@@ -445,7 +445,8 @@ mod run {
         let mut batch = switch::io::Batch::new();
         let mut watched = |io: &mut I| {
             io.rx(&mut pool, &mut batch, Wait::Poll).unwrap();
-            batch.watched
+            assert!(!batch.watched[switch::io::Eye::Around as usize]);
+            batch.watched[switch::io::Eye::Policy as usize]
         };
         assert!(!watched(&mut io));
         rustix::io::write(&theirs, b"x").unwrap();

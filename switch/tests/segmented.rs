@@ -90,6 +90,7 @@ impl Lab {
             groups: None,
             members: Box::new([PortId(0), PortId(1)]),
             claims: Claims::default(),
+            told: Arc::default(),
         };
         let snapshot = Snapshot {
             generation: 1,

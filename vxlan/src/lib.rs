@@ -8,7 +8,8 @@
 //! - [`decap`]: received datagrams as inner frames, checked.
 //! - [`coalesce`]: inner TCP segments of one batch put together to super-frames.
 //! - [`ecn`]: congestion marks, in and out.
-//! - [`sockets`]: the UDP sockets, and what their kernel can do.
+//! - [`sockets`]: the UDP sockets; [`probe`]: what their kernel can do.
+//! - [`settings`]: who the remotes are, as the control plane publishes it.
 //! - [`overlay`]: all of it as devices of a worker, beside those of another engine.
 
 pub mod coalesce;
@@ -17,5 +18,7 @@ pub mod ecn;
 pub mod encap;
 mod outbox;
 pub mod overlay;
+pub mod probe;
+pub mod settings;
 pub mod sockets;
 pub mod wire;

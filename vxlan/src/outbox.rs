@@ -12,6 +12,7 @@ use switch::sys::bulk::{MAX_BYTES, MAX_SEGMENTS};
 use switch::sys::mmsg::{self, MESSAGES, Outgoing};
 
 use crate::encap::Send;
+use crate::settings::OverlayCounters;
 use crate::sockets::Sender;
 
 /// Bytes of headers that wait, of all sockets.
@@ -68,14 +69,18 @@ struct Way {
 pub struct Outbox {
     scratch: Box<[u8]>,
     used: usize,
-    ways: Box<[Way]>,
+    ways: Vec<Way>,
 }
 
 impl Outbox {
-    /// For so many sockets.
-    pub fn new(ways: usize) -> Self {
-        let way = |_| Way { queue: Vec::with_capacity(QUEUE), failed: None };
-        Self { scratch: vec![0; SCRATCH].into_boxed_slice(), used: 0, ways: (0..ways).map(way).collect() }
+    /// For no sockets yet.
+    pub fn new() -> Self {
+        Self { scratch: vec![0; SCRATCH].into_boxed_slice(), used: 0, ways: Vec::new() }
+    }
+
+    /// From now on for so many sockets. Nothing may wait.
+    pub fn ways(&mut self, ways: usize) {
+        self.ways.resize_with(ways, || Way { queue: Vec::with_capacity(QUEUE), failed: None });
     }
 
     /// Whether a frame with so many bytes of headers can be queued.
@@ -116,26 +121,37 @@ impl Outbox {
         }
     }
 
-    /// Sends all, and books what became of it. Returns how many sockets have been found to refuse segmentation.
-    pub fn send(&mut self, senders: &mut [Sender], pool: &mut Pool, books: &mut Books) -> u64 {
-        let mut off = 0;
+    /// Sends all, and books what became of it.
+    pub fn send(
+        &mut self,
+        senders: &[Sender],
+        pool: &mut Pool,
+        books: &mut Books,
+        counters: &OverlayCounters,
+    ) {
+        if self.used == 0 {
+            return; // no frame goes without a header
+        }
         for (way, sender) in self.ways.iter_mut().zip(senders) {
             if !way.queue.is_empty() {
-                let had = sender.gso;
-                way.send(sender, &self.scratch, pool, books);
-                off += u64::from(had && !sender.gso);
+                way.send(sender, &self.scratch, pool, (books, counters));
             }
         }
         self.used = 0;
-        off
     }
 }
 
 impl Way {
-    fn send(&mut self, sender: &mut Sender, scratch: &[u8], pool: &mut Pool, books: &mut Books) {
+    fn send(
+        &mut self,
+        sender: &Sender,
+        scratch: &[u8],
+        pool: &mut Pool,
+        (books, counters): (&mut Books, &OverlayCounters),
+    ) {
         let mut done = 0;
         while let Some(left) = self.queue.get(done..).filter(|left| !left.is_empty()) {
-            let (count, answer) = if sender.gso {
+            let (count, answer) = if sender.segments() {
                 together(sender, left, scratch, pool)
             } else {
                 (1, left.first().map_or(Ok(()), |queued| one_by_one(sender, queued, scratch, pool)))
@@ -143,12 +159,14 @@ impl Way {
             let outcome = match answer {
                 Ok(()) => Ok(()),
                 // No segmentation on this way (a transform, an old kernel without checksum offload): in pieces, then.
-                Err(Errno::IO | Errno::INVAL) if sender.gso => {
-                    sender.gso = false;
+                Err(Errno::IO | Errno::INVAL) if sender.segments() => {
+                    sender.give_up_segments();
+                    counters.gso_off.add(1);
                     continue;
                 }
                 Err(errno) => Err(reason(errno)),
             };
+            counters.too_big.add(u64::from(outcome == Err(DropReason::TooBig)));
             // A socket that is full is full for the rest.
             let count = if outcome == Err(DropReason::TxFull) { left.len() } else { count };
             for index in done..done + count {

@@ -2,81 +2,63 @@
 //!
 //! A frame for a remote is queued, headers and all, and sent by [`Io::flush`]; what remotes send comes with the batch, and
 //! each frame by the port of who sent it. Only datagrams of remotes that are known, and in their own network, are believed.
+//!
+//! The inner engine sleeps for both: it has an eye on [`Overlay::eye`], which is readable when a datagram is there.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use foldhash::fast::RandomState;
+use arc_swap::Cache;
+use rustix::event::epoll;
+use rustix::io::Errno;
 use switch::books::{Books, Ticket};
 use switch::drop::DropReason;
 use switch::flow::Meta;
 use switch::frame::{FillError, Frame, Pool};
-use switch::io::{Batch, Io, IoStats, Sent, Wait};
+use switch::io::{Batch, Eye, Io, IoStats, Sent, Wait};
 use switch::port::PortId;
 use switch::sys::mmsg::{self, Incoming, MESSAGES};
 use switch::tick::Tick;
 
 use crate::coalesce::Coalescer;
-use crate::decap;
+use crate::decap::{self, DecapError};
 use crate::ecn::Ecn;
-use crate::encap::{Encap, EncapError, Underlay, way};
+use crate::encap::{Encap, EncapError, way};
 use crate::outbox::{Letter, Outbox};
+use crate::settings::{OverlayCounters, Published, Remote, Settings};
 use crate::sockets::Sockets;
-use crate::wire::{Repr, Reserved, Vni};
+use crate::wire::Repr;
 
 /// Bytes of one receive: the longest datagram, or as many as `UDP_GRO` puts together.
 const EACH: usize = 1 << 16;
 /// Inner frames of one batch; those beyond are lost.
 const FRAMES: u16 = 2048;
 
-/// A remote in a network: what a switch port needs to be one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remote {
-    /// Where its datagrams go. They come from the same address, by any l4 port.
-    pub address: SocketAddr,
-    /// The network.
-    pub vni: Vni,
-    /// What the way there takes.
-    pub underlay: Underlay,
-    /// The network's MTU.
-    pub mtu: u16,
-}
-
-/// What was received and is not for a port, and what else nobody else counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OverlayStats {
-    /// Datagrams received.
-    pub datagrams: u64,
-    /// Of a sender that is no remote, or not of this network.
-    pub unknown: u64,
-    /// No VXLAN: too short, no I flag, reserved bits where they are not accepted.
-    pub malformed: u64,
-    /// With reserved bits, accepted.
-    pub reserved: u64,
-    /// Inner frames that were refused: tags, sources, congestion, what the parser says.
-    pub refused: u64,
-    /// Inner frames beyond what a batch holds.
-    pub overflow: u64,
-    /// Sockets that may not send many datagrams at a time any more.
-    pub gso_off: u64,
-}
-
 /// An engine with remotes.
+///
+/// # Threads
+/// As the engine: one thread's. What it shares are its settings, which it looks at once a batch, and its counters.
 pub struct Overlay<I> {
     /// The engine of all other ports.
     pub io: I,
-    sockets: Sockets,
-    reserved: Reserved,
-    /// By port.
-    remotes: Box<[Option<Remote>]>,
-    /// Who a datagram is from.
-    known: HashMap<(IpAddr, Vni), PortId, RandomState>,
+    published: Cache<Published, Arc<Settings>>,
+    /// What was published last.
+    settings: Arc<Settings>,
+    /// Which worker this is.
+    me: usize,
+    /// Holds the receiving socket, while there is one.
+    eye: OwnedFd,
+    sockets: Option<Arc<Sockets>>,
     outbox: Outbox,
     inbox: Inbox,
-    /// What nobody else counts.
-    pub stats: OverlayStats,
+    /// Datagrams may be there.
+    readable: bool,
+    /// The last batch had no room for what remotes sent.
+    owed: bool,
+    counters: Arc<OverlayCounters>,
 }
 
 /// What was received and is not all handed over.
@@ -93,44 +75,91 @@ impl Inbox {
     }
 }
 
+/// What an engine must have an eye on for the overlay around it ([`Eye::Around`]).
+///
+/// # Errors
+/// When the kernel has no descriptors left.
+///
+/// # Syscalls
+/// `epoll_create1`
+pub fn eye() -> Result<OwnedFd, Errno> {
+    epoll::create(epoll::CreateFlags::CLOEXEC)
+}
+
 impl<I: Io> Overlay<I> {
-    /// Ports `0..ports` of `io`, and remotes that are reached by `sockets`.
-    pub fn new(io: I, ports: u16, sockets: Sockets, reserved: Reserved) -> Self {
+    /// Worker `me`'s, around `io`, which has an eye on `eye`.
+    pub fn new(io: I, eye: OwnedFd, published: Published, me: usize) -> Self {
         Self {
             io,
-            outbox: Outbox::new(sockets.senders.len()),
-            sockets,
-            reserved,
-            remotes: vec![None; usize::from(ports)].into_boxed_slice(),
-            known: HashMap::default(),
+            published: Cache::new(published),
+            settings: Arc::default(),
+            me,
+            eye,
+            sockets: None,
+            outbox: Outbox::new(),
             inbox: Inbox {
                 buffer: vec![0; MESSAGES * EACH].into_boxed_slice(),
                 coalescer: Coalescer::new(FRAMES),
                 done: 0,
             },
-            stats: OverlayStats::default(),
+            readable: false,
+            owed: false,
+            counters: Arc::default(),
         }
     }
 
-    /// From now on the port is this remote, or none. False: there is no such port, or another one is it.
-    pub fn set_remote(&mut self, port: PortId, remote: Option<Remote>) -> bool {
-        let Some(place) = self.remotes.get_mut(port.index()) else { return false };
-        let key = |remote: &Remote| (remote.address.ip(), remote.vni);
-        if remote.is_some_and(|it| self.known.get(&key(&it)).is_some_and(|owner| *owner != port)) {
-            return false;
+    /// Its counters, to be read by anybody.
+    pub fn counters(&self) -> &Arc<OverlayCounters> {
+        &self.counters
+    }
+
+    /// Takes in what was published since.
+    #[inline]
+    fn follow(&mut self) {
+        let settings = self.published.load();
+        if !Arc::ptr_eq(settings, &self.settings) {
+            let settings = Arc::clone(settings);
+            self.configure(settings);
         }
-        if let Some(old) = std::mem::replace(place, remote) {
-            self.known.remove(&key(&old));
+    }
+
+    #[cold]
+    fn configure(&mut self, settings: Arc<Settings>) {
+        let sockets = settings.sockets(self.me);
+        if self.sockets.as_ref().map(Arc::as_ptr) != sockets.map(Arc::as_ptr) {
+            if let Some(old) = self.sockets.take() {
+                // They may be open elsewhere, and would go on being heard of.
+                self.unwatch(&old);
+            }
+            if let Some(new) = sockets {
+                let data = epoll::EventData::new_u64(0);
+                let watched = new
+                    .receivers
+                    .iter()
+                    .try_for_each(|new| epoll::add(&self.eye, new, data, epoll::EventFlags::IN));
+                if watched.is_err() {
+                    self.unwatch(new);
+                    return; // no memory is left for it: the next batch tries again
+                }
+                self.sockets = Some(Arc::clone(new));
+            }
+            self.outbox.ways(self.sockets.as_ref().map_or(0, |sockets| sockets.senders.len()));
+            self.readable = self.sockets.is_some();
         }
-        if let Some(new) = remote {
-            self.known.insert(key(&new), port);
+        self.settings = settings;
+    }
+
+    fn unwatch(&self, sockets: &Sockets) {
+        for receiver in &sockets.receivers {
+            let _ = epoll::delete(&self.eye, receiver); // it fails only for what is not watched
         }
-        true
     }
 
     /// Sends what is queued.
     fn send(&mut self, pool: &mut Pool, books: &mut Books) {
-        self.stats.gso_off += self.outbox.send(&mut self.sockets.senders, pool, books);
+        if let Some(sockets) = &self.sockets {
+            self.outbox.send(&sockets.senders, pool, books, &self.counters);
+        }
     }
 
     /// Queues a frame to a remote.
@@ -142,8 +171,9 @@ impl<I: Io> Overlay<I> {
         frame: &Frame,
         meta: &Meta,
     ) -> Result<Sent, DropReason> {
+        let ways = self.sockets.as_ref().ok_or(DropReason::TxDown)?.senders.len();
         let bytes = pool.bytes(frame);
-        let way = way(bytes, meta, self.sockets.senders.len());
+        let way = way(bytes, meta, ways);
         let mut encap = Encap::new(bytes, meta, remote.vni, remote.underlay).map_err(reason)?;
         if !self.outbox.has_room(way, encap.scratch()) {
             return Err(DropReason::TxFull);
@@ -167,6 +197,14 @@ impl<I: Io> Overlay<I> {
         Ok(Sent::Queued)
     }
 
+    /// All that is there, as far as the batch has room.
+    fn take(&mut self, pool: &mut Pool, batch: &mut Batch) {
+        while self.deliver(pool, batch) && self.readable {
+            self.receive(batch);
+        }
+        self.owed = !batch.has_room() && (self.readable || !self.inbox.is_empty());
+    }
+
     /// Hands over what was received before; false: there is no room for more.
     fn deliver(&mut self, pool: &mut Pool, batch: &mut Batch) -> bool {
         let Inbox { buffer, coalescer, done } = &mut self.inbox;
@@ -178,68 +216,86 @@ impl<I: Io> Overlay<I> {
             match pool.fill::<()>(port, |to| coalescer.write(buffer, out, to).ok_or(())) {
                 Ok(frame) => batch.frames.push(frame),
                 Err(FillError::NoBuffer) => return false,
-                Err(_) => batch.lost.push((port, DropReason::OversizedRead)),
+                Err(_) => batch.lose(port, DropReason::OversizedRead),
             }
             *done += 1;
         }
-        coalescer.clear();
-        *done = 0;
-        true
+        if *done > 0 {
+            coalescer.clear();
+            *done = 0;
+        }
+        batch.has_room()
     }
 
-    /// Takes what is there, once. False: nothing was.
-    fn receive(&mut self) -> bool {
+    /// Takes what the sockets have, once.
+    fn receive(&mut self, batch: &mut Batch) {
         const NOTHING: Incoming =
             Incoming { start: 0, len: 0, size: None, from: None, tos: 0, truncated: false };
-        let mut incoming = [NOTHING; MESSAGES];
-        let received = mmsg::receive(&self.sockets.receiver, &mut self.inbox.buffer, EACH, &mut incoming);
-        // An error is about what was sent from there, which is nothing, or there is nothing to receive.
-        let Ok(count) = received else { return false };
-        for message in incoming.iter().take(count) {
-            self.open(message);
+        self.readable = false;
+        let Some(sockets) = self.sockets.clone() else { return };
+        let mut used = 0;
+        for receiver in &sockets.receivers {
+            let mut incoming = [NOTHING; MESSAGES];
+            let rest = self.inbox.buffer.get_mut(used * EACH..).unwrap_or_default();
+            let room = rest.len() / EACH;
+            // An error is about what was sent from there, which is nothing, or there is nothing to receive.
+            let count = mmsg::receive(receiver, rest, EACH, &mut incoming).unwrap_or(0);
+            // Fewer than it asked for is all there was; of what comes meanwhile the eye tells.
+            self.readable |= count == room;
+            for message in incoming.iter().take(count) {
+                self.open(&Incoming { start: message.start + used * EACH, ..*message }, batch);
+            }
+            used += count;
         }
-        count > 0
     }
 
     /// The inner frames of one message, to be put together.
-    fn open(&mut self, message: &Incoming) {
+    fn open(&mut self, message: &Incoming, batch: &mut Batch) {
         let Some(from) = message.from.map(|from| from.ip()) else { return };
         if message.len == 0 {
-            self.stats.datagrams += 1;
-            self.stats.malformed += 1;
+            self.counters.datagrams.add(1);
+            return batch.lose(PortId::NOBODY, DropReason::VxlanMalformed);
         }
         let end = message.start + message.len;
         let size = message.size.map_or(message.len, usize::from).max(1);
         for start in (message.start..end).step_by(size) {
-            self.stats.datagrams += 1;
+            self.counters.datagrams.add(1);
             // The last one of a message that was cut off is not whole.
-            if message.truncated && start + size >= end {
-                self.stats.malformed += 1;
-                break;
+            let whole = !(message.truncated && start + size >= end);
+            let taken = if whole {
+                self.datagram(from, start..(start + size).min(end), Ecn::of(message.tos))
+            } else {
+                Err((PortId::NOBODY, DropReason::OversizedRead))
+            };
+            if let Err((port, reason)) = taken {
+                batch.lose(port, reason);
             }
-            self.datagram(from, start..(start + size).min(end), Ecn::of(message.tos));
         }
     }
 
-    fn datagram(&mut self, from: IpAddr, range: Range<usize>, outer: Ecn) {
+    /// One datagram; or whose it is, and why there is no frame in it.
+    fn datagram(
+        &mut self,
+        from: IpAddr,
+        range: Range<usize>,
+        outer: Ecn,
+    ) -> Result<(), (PortId, DropReason)> {
         let Inbox { buffer, coalescer, .. } = &mut self.inbox;
         let start = range.start;
-        let Some(datagram) = buffer.get_mut(range) else { return };
-        let Ok(header) = Repr::parse(datagram, self.reserved) else {
-            self.stats.malformed += 1;
-            return;
-        };
+        let malformed = (PortId::NOBODY, DropReason::VxlanMalformed);
+        let datagram = buffer.get_mut(range).ok_or(malformed)?;
+        let header = Repr::parse(datagram, self.settings.reserved).map_err(|_| malformed)?;
+        let mtu = self.settings.mtu(header.vni).ok_or((PortId::NOBODY, DropReason::VxlanUnknownVni))?;
         // RFC 7348 section 7: nothing but the outer address says who it is from.
-        let Some(&port) = self.known.get(&(from.to_canonical(), header.vni)) else {
-            self.stats.unknown += 1;
-            return;
-        };
-        self.stats.reserved += u64::from(header.reserved);
-        let mtu = self.remotes.get(port.index()).copied().flatten().map_or(0, |remote| remote.mtu);
-        match decap::inner(datagram, start, header, outer, mtu) {
-            Ok(inner) if coalescer.add(buffer, u32::from(port.0), &inner) => {}
-            Ok(_) => self.stats.overflow += 1,
-            Err(_) => self.stats.refused += 1,
+        let port = self.settings.port(from, header.vni);
+        let port = port.ok_or((PortId::NOBODY, DropReason::VxlanUnknownVtep))?;
+        self.counters.reserved.add(u64::from(header.reserved));
+        let inner = decap::inner(datagram, start, header, outer, mtu);
+        let inner = inner.map_err(|error| (port, refused(error)))?;
+        if coalescer.add(buffer, u32::from(port.0), &inner) {
+            Ok(())
+        } else {
+            Err((port, DropReason::VxlanFull))
         }
     }
 }
@@ -253,15 +309,38 @@ const fn reason(error: EncapError) -> DropReason {
     }
 }
 
+/// Why there is no frame in it.
+const fn refused(error: DecapError) -> DropReason {
+    match error {
+        DecapError::Wire(_) => DropReason::VxlanMalformed,
+        DecapError::Congested => DropReason::VxlanCongested,
+        DecapError::Tagged => DropReason::VxlanTagged,
+        DecapError::BadSource => DropReason::BadSourceMac,
+        DecapError::Frame(reason) => reason,
+    }
+}
+
 impl<I: Io> Io for Overlay<I> {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch, wait: Wait) -> io::Result<Tick> {
+        self.follow();
+        if std::mem::take(&mut self.owed) {
+            // Ports that always have something do not keep remotes waiting.
+            self.take(pool, batch);
+            if !batch.frames.is_empty() {
+                return Ok(Tick::now());
+            }
+        }
         // What is here already is not waited for.
-        let wait = if self.inbox.is_empty() { wait } else { Wait::Poll };
+        let wait = if self.readable || !self.inbox.is_empty() { Wait::Poll } else { wait };
         let now = self.io.rx(pool, batch, wait)?;
-        while self.deliver(pool, batch) && self.receive() {}
+        self.readable |= batch.watched[Eye::Around as usize] && self.sockets.is_some();
+        if self.readable || !self.inbox.is_empty() {
+            self.take(pool, batch);
+        }
         Ok(now)
     }
 
+    #[inline]
     fn tx(
         &mut self,
         pool: &mut Pool,
@@ -271,7 +350,7 @@ impl<I: Io> Io for Overlay<I> {
         ticket: Ticket,
         books: &mut Books,
     ) -> Result<Sent, DropReason> {
-        let Some(remote) = self.remotes.get(out.index()).copied().flatten() else {
+        let Some(remote) = self.settings.remote(out).copied() else {
             return self.io.tx(pool, out, frame, meta, ticket, books);
         };
         match self.queue(pool, &remote, (out, ticket), frame, meta) {

@@ -2,48 +2,16 @@
 //! that flows have several source ports (RFC 7348 section 5), and with them several ways and queues.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use switch::sys::{bulk, mmsg};
 
 /// Bytes that may wait in a socket, each way. What the kernel has by default is less than four super-frames.
 const QUEUE: usize = 7 << 20;
 /// RFC 7348 section 5: "the dynamic/private port range".
 const DYNAMIC: std::ops::RangeInclusive<u16> = 49_152..=65_535;
-
-/// Whether one send may be many datagrams (`UDP_SEGMENT`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UdpGso {
-    /// Where the kernel has it, and is none of those that spoil what they cut.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never: each datagram is a message of its own.
-    Off,
-}
-
-impl UdpGso {
-    /// Whether it is used on a kernel of this release (uname(2)).
-    ///
-    /// Linux 7.0.0 to 7.1.4 writes wrong headers where the last segment is as long as the others.
-    pub fn allowed(self, release: &str) -> bool {
-        match self {
-            Self::On => true,
-            Self::Off => false,
-            Self::Auto => version(release).is_none_or(|version| !((7, 0, 0)..=(7, 1, 4)).contains(&version)),
-        }
-    }
-}
-
-/// The three numbers that a release begins with; missing ones are 0.
-fn version(release: &str) -> Option<(u32, u32, u32)> {
-    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse);
-    let first = numbers.next()?.ok()?;
-    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
-    Some((first, next(), next()))
-}
 
 /// A step on the way to the sockets, and what the kernel said.
 #[derive(Debug, thiserror::Error)]
@@ -64,45 +32,111 @@ fn at<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce(E) -> SocketEr
 pub struct Sender {
     /// The socket.
     pub socket: UdpSocket,
-    /// Whether one send may be many datagrams. Off for good once the kernel refused.
-    pub gso: bool,
+    /// Whether one send may be many datagrams.
+    gso: AtomicBool,
 }
 
-/// All of them.
+impl Sender {
+    /// Whether one send may be many datagrams.
+    pub fn segments(&self) -> bool {
+        self.gso.load(Ordering::Relaxed)
+    }
+
+    /// The kernel refused: off for good.
+    pub(crate) fn give_up_segments(&self) {
+        self.gso.store(false, Ordering::Relaxed);
+    }
+}
+
+/// All of them, of one worker.
 #[derive(Debug)]
 pub struct Sockets {
-    /// The one that receives.
-    pub receiver: UdpSocket,
+    /// Those that receive: at our address, and at a group's.
+    pub receivers: Vec<UdpSocket>,
     /// Those that send.
     pub senders: Box<[Sender]>,
 }
 
 impl Sockets {
-    /// Opens them in the calling thread's network namespace: what comes to `local` is received, and `ways` sockets send
-    /// from its address.
+    /// Opens them in the calling thread's network namespace: what comes to `local` is received, by one of all workers that
+    /// do, and `ways` sockets send from its address.
     ///
     /// # Errors
     /// The step that failed: the l4 port may be in use, by a VXLAN device of the host.
-    pub fn open(local: SocketAddr, ways: u16, gso: UdpGso) -> Result<Self, SocketError> {
-        let receiver = UdpSocket::bind(local).map_err(at("bind"))?;
-        prepare(&receiver, local.ip())?;
-        // Without it datagrams come one by one (before Linux 5.0).
-        let _ = bulk::coalesce(&receiver);
-        if local.is_ipv6() {
-            mmsg::take_without_checksum(&receiver).map_err(at("UDP_NO_CHECK6_RX"))?;
-        }
-        let gso = gso.allowed(&rustix::system::uname().release().to_string_lossy());
+    ///
+    /// # Syscalls
+    /// `socket`, `setsockopt`, `bind`
+    pub fn open(local: SocketAddr, ways: u16, gso: bool) -> Result<Self, SocketError> {
+        let receiver = receiver(local, local.ip())?;
         let mut ports = DYNAMIC;
         let sender = |_| {
             let socket = bind_one(local.ip(), &mut ports).map_err(at("bind a sender"))?;
             prepare(&socket, local.ip())?;
-            // Asks whether the kernel knows it; what is cut is said with each message.
-            let gso = gso && bulk::set_segment_size(&socket, 0).is_ok();
-            Ok(Sender { socket, gso })
+            Ok(Sender { socket, gso: AtomicBool::new(gso) })
         };
         let senders = (0..ways.max(1)).map(sender).collect::<Result<_, _>>()?;
-        Ok(Self { receiver, senders })
+        Ok(Self { receivers: vec![receiver], senders })
     }
+
+    /// Receives what is sent to a multicast group of the underlay, too, by the interface that has the address `local`, and
+    /// sends to groups by that. One worker does: each would get a copy of its own.
+    ///
+    /// # Errors
+    /// The step that failed.
+    ///
+    /// # Syscalls
+    /// `socket`, `setsockopt`, `bind`
+    pub fn join(&mut self, group: SocketAddr, local: IpAddr) -> Result<(), SocketError> {
+        let socket = receiver(group, local)?;
+        match (group.ip(), local) {
+            (IpAddr::V4(group), IpAddr::V4(local)) => socket.join_multicast_v4(&group, &local),
+            // By the route to the group: an address of IPv6 does not say which interface it is on.
+            (IpAddr::V6(group), IpAddr::V6(_)) => socket.join_multicast_v6(&group, 0),
+            _ => Err(Errno::AFNOSUPPORT.into()),
+        }
+        .map_err(at("join the group"))?;
+        self.receivers.push(socket);
+        Ok(())
+    }
+
+    /// From now on what is sent to groups leaves by the interface that has the address `local`, and does not come back.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn to_groups(&self, local: IpAddr) -> Result<(), SocketError> {
+        for sender in &self.senders {
+            match local {
+                IpAddr::V4(local) => {
+                    sockopt::set_ip_multicast_if(&sender.socket, &local).map_err(at("IP_MULTICAST_IF"))?;
+                    sender.socket.set_multicast_loop_v4(false).map_err(at("IP_MULTICAST_LOOP"))?;
+                }
+                IpAddr::V6(_) => {
+                    sender.socket.set_multicast_loop_v6(false).map_err(at("IPV6_MULTICAST_LOOP"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A socket that receives at `at_address`, of the family of `local`.
+fn receiver(address: SocketAddr, local: IpAddr) -> Result<UdpSocket, SocketError> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::DGRAM, flags, None).map_err(at("socket"))?;
+    // Of several workers each has one, and the kernel gives a flow to always the same; and whoever takes over has its own
+    // before we have let go of ours.
+    sockopt::set_socket_reuseport(&socket, true).map_err(at("SO_REUSEPORT"))?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true).map_err(at("IPV6_V6ONLY"))?;
+        mmsg::take_without_checksum(&socket).map_err(at("UDP_NO_CHECK6_RX"))?;
+    }
+    bind(&socket, &address).map_err(at("bind"))?;
+    let socket = UdpSocket::from(socket);
+    prepare(&socket, local)?;
+    // Without it datagrams come one by one (before Linux 5.0).
+    let _ = bulk::coalesce(&socket);
+    Ok(socket)
 }
 
 fn prepare(socket: &UdpSocket, local: IpAddr) -> Result<(), SocketError> {
@@ -130,32 +164,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_that_spoil_what_they_cut_are_known() {
-        for (release, allowed) in [
-            ("6.18.44-fc-v669", true),
-            ("6.12.0", true),
-            ("7.0.0-rc1", false),
-            ("7.1.4+deb14-amd64", false),
-            ("7.1.5", true),
-            ("7.2.0", true),
-            ("10.0.1", true),
-            ("", true),
-        ] {
-            assert_eq!(UdpGso::Auto.allowed(release), allowed, "{release}");
-            assert!(UdpGso::On.allowed(release) && !UdpGso::Off.allowed(release));
-        }
-    }
-
-    #[test]
     fn senders_have_ports_of_their_own() {
-        let sockets = Sockets::open(SocketAddr::from(([127, 0, 0, 1], 0)), 8, UdpGso::Auto).unwrap();
+        let sockets = Sockets::open(SocketAddr::from(([127, 0, 0, 1], 0)), 8, true).unwrap();
         let mut ports: Vec<_> =
             sockets.senders.iter().map(|it| it.socket.local_addr().unwrap().port()).collect();
         assert!(ports.iter().all(|port| DYNAMIC.contains(port)));
         ports.dedup();
         assert_eq!(ports.len(), 8);
-        let taken = sockets.receiver.local_addr().unwrap();
-        let error = Sockets::open(taken, 1, UdpGso::Auto).unwrap_err();
+        let taken = sockets.senders[0].socket.local_addr().unwrap();
+        let error = Sockets::open(taken, 1, true).unwrap_err();
         assert!(error.to_string().starts_with("bind: "), "{error}");
+        // Workers have one each.
+        Sockets::open(sockets.receivers[0].local_addr().unwrap(), 1, true).unwrap();
     }
 }

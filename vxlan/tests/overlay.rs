@@ -9,6 +9,7 @@ mod packets;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use packets::{Spec, parsed};
@@ -16,12 +17,13 @@ use switch::books::{Books, Ticket};
 use switch::drop::DropReason;
 use switch::frame::Pool;
 use switch::io::mem::MemIo;
-use switch::io::{Batch, Io, Sent, Wait};
+use switch::io::{Batch, Eye, Io, Sent, Wait};
 use switch::port::PortId;
 use switch::vnet::VnetHdr;
 use vxlan::encap::Underlay;
-use vxlan::overlay::{Overlay, OverlayStats, Remote};
-use vxlan::sockets::{Sockets, UdpGso};
+use vxlan::overlay::{self, Overlay};
+use vxlan::settings::{OverlayCounters, Published, Remote, Settings, Twice};
+use vxlan::sockets::Sockets;
 use vxlan::wire::{Reserved, Vni, VxlanHdr};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -36,22 +38,41 @@ fn vni(number: u32) -> Vni {
 /// One host.
 struct Host {
     overlay: Overlay<MemIo>,
+    published: Published,
+    sockets: Arc<Sockets>,
     pool: Pool,
     books: Books,
+    batch: Batch,
     address: SocketAddr,
 }
 
 impl Host {
-    fn new(local: SocketAddr, gso: UdpGso) -> Self {
-        let sockets = Sockets::open(local, 4, gso).unwrap();
-        let address = sockets.receiver.local_addr().unwrap();
-        let overlay = Overlay::new(MemIo::new(2), 2, sockets, Reserved::Accept);
-        Self { overlay, pool: Pool::new(64), books: Books::new(2), address }
+    fn new(local: SocketAddr, gso: bool) -> Self {
+        let sockets = Arc::new(Sockets::open(local, 4, gso).unwrap());
+        let address = sockets.receivers[0].local_addr().unwrap();
+        let published = Published::default();
+        let overlay = Overlay::new(MemIo::new(2), overlay::eye().unwrap(), Arc::clone(&published), 0);
+        let (pool, books, batch) = (Pool::new(64), Books::new(2), Batch::new());
+        Self { overlay, published, sockets, pool, books, batch, address }
     }
 
     fn remote(&self) -> Remote {
         let underlay = Underlay::new(1500, false).unwrap();
         Remote { address: self.address, vni: vni(7), underlay, mtu: 1450 }
+    }
+
+    /// Publishes who the remotes are.
+    fn knows(&mut self, remotes: &[(PortId, Remote)]) {
+        let sockets = Box::new([Arc::clone(&self.sockets)]);
+        let networks = [(vni(7), 1450), (vni(9), 1450)];
+        let settings = Settings::new(1, sockets, Reserved::Accept, networks, remotes.iter().copied());
+        self.published.store(Arc::new(settings.unwrap()));
+        let mut batch = Batch::new();
+        self.overlay.rx(&mut self.pool, &mut batch, Wait::Poll).unwrap();
+    }
+
+    fn counters(&self) -> &OverlayCounters {
+        self.overlay.counters()
     }
 
     fn tx(&mut self, vnet: &VnetHdr, frame: &[u8]) -> Result<Sent, DropReason> {
@@ -76,8 +97,9 @@ impl Host {
         let deadline = Instant::now() + PATIENCE;
         let (mut all, mut total) = (Vec::new(), 0);
         while total < bytes {
-            assert!(Instant::now() < deadline, "{total} of {bytes} bytes, {:?}", self.overlay.stats);
+            assert!(Instant::now() < deadline, "{total} of {bytes} bytes, {:?}", self.counters());
             let mut batch = Batch::new();
+            batch.watched[Eye::Around as usize] = true; // no engine around it looks
             self.overlay.rx(&mut self.pool, &mut batch, Wait::Poll).unwrap();
             for frame in batch.frames {
                 assert_eq!(frame.port, REMOTE);
@@ -90,23 +112,34 @@ impl Host {
         all
     }
 
-    /// Receives until the counters say that it is enough.
-    fn until(&mut self, enough: impl Fn(&OverlayStats) -> bool) {
+    /// Receives until so many were lost for this reason.
+    fn until(&mut self, port: PortId, reason: DropReason, count: u64) {
         let deadline = Instant::now() + PATIENCE;
-        while !enough(&self.overlay.stats) {
-            assert!(Instant::now() < deadline, "{:?}", self.overlay.stats);
-            self.overlay.rx(&mut self.pool, &mut Batch::new(), Wait::Poll).unwrap();
+        let lost = |batch: &Batch| {
+            batch
+                .lost
+                .iter()
+                .filter(|it| (it.port, it.reason) == (port, reason))
+                .map(|it| it.count)
+                .sum::<u64>()
+        };
+        while lost(&self.batch) < count {
+            assert!(Instant::now() < deadline, "{:?} {:?}", self.batch.lost, self.counters());
+            self.batch.watched[Eye::Around as usize] = true;
+            self.overlay.rx(&mut self.pool, &mut self.batch, Wait::Poll).unwrap();
         }
+        assert_eq!(lost(&self.batch), count);
+        self.batch.lost.clear();
     }
 }
 
 /// Two hosts that know each other.
-fn hosts(gso: UdpGso) -> [Host; 2] {
+fn hosts(gso: bool) -> [Host; 2] {
     let mut one = Host::new(SocketAddr::from(([127, 0, 0, 1], 0)), gso);
     // Another address of the loopback, and the same l4 port, as VTEPs have it.
     let mut two = Host::new(SocketAddr::from(([127, 0, 0, 2], one.address.port())), gso);
-    assert!(one.overlay.set_remote(REMOTE, Some(two.remote())));
-    assert!(two.overlay.set_remote(REMOTE, Some(one.remote())));
+    one.knows(&[(REMOTE, two.remote())]);
+    two.knows(&[(REMOTE, one.remote())]);
     [one, two]
 }
 
@@ -130,7 +163,7 @@ fn payloads(frames: impl IntoIterator<Item = Vec<u8>>) -> BTreeMap<u16, Vec<u8>>
     flows
 }
 
-fn many_frames(gso: UdpGso) {
+fn many_frames(gso: bool) {
     let [mut one, mut two] = hosts(gso);
     let mut want = Vec::new();
     for sport in 0..12 {
@@ -149,23 +182,22 @@ fn many_frames(gso: UdpGso) {
     assert!(largest > 10_000, "they were put together: {largest}");
     assert_eq!(payloads(got.into_iter().map(|(_, frame)| frame)), payloads(want));
     assert_eq!(two.pool.available(), 64);
-    let stats = two.overlay.stats;
-    assert_eq!((stats.unknown, stats.malformed, stats.refused, stats.overflow), (0, 0, 0, 0));
+    assert_eq!(two.batch.lost, []);
 }
 
 #[test]
 fn frames_go_through_many_at_a_time() {
-    many_frames(UdpGso::On);
+    many_frames(true);
 }
 
 #[test]
 fn frames_go_through_one_by_one() {
-    many_frames(UdpGso::Off);
+    many_frames(false);
 }
 
 #[test]
 fn frames_of_other_ports_are_not_touched() {
-    let [mut one, _two] = hosts(UdpGso::Auto);
+    let [mut one, _two] = hosts(true);
     let frame = Spec::default().frame(false);
     one.overlay.io.inject(PortId(0), &VnetHdr::default(), &frame);
     let mut batch = Batch::new();
@@ -179,51 +211,69 @@ fn frames_of_other_ports_are_not_touched() {
 
 #[test]
 fn strangers_are_not_believed() {
-    let [one, mut two] = hosts(UdpGso::Auto);
+    let [one, mut two] = hosts(true);
     let frame = Spec::default().frame(false);
     let datagram = |number| [VxlanHdr::new(vni(number)).as_bytes(), &frame].concat();
-    let to = two.address;
+    let (to, nobody) = (two.address, PortId::NOBODY);
     let stranger = UdpSocket::bind("127.0.0.3:0").unwrap();
     stranger.send_to(&datagram(7), to).unwrap();
-    two.until(|stats| stats.unknown == 1);
-    // The address of a remote, and a network that it is not in.
+    two.until(nobody, DropReason::VxlanUnknownVtep, 1);
+    // The address of a remote, a network that it is not in, and one that is nowhere.
     let known = UdpSocket::bind((one.address.ip(), 0)).unwrap();
+    known.send_to(&datagram(9), to).unwrap();
+    two.until(nobody, DropReason::VxlanUnknownVtep, 1);
     known.send_to(&datagram(8), to).unwrap();
-    two.until(|stats| stats.unknown == 2);
+    two.until(nobody, DropReason::VxlanUnknownVni, 1);
     known.send_to(&datagram(7)[..21], to).unwrap();
     known.send_to(b"", to).unwrap();
     known.send_to(&[0; 22], to).unwrap();
-    two.until(|stats| stats.malformed == 3);
+    two.until(nobody, DropReason::VxlanMalformed, 3);
     let mut tagged = datagram(7);
-    tagged[20..22].copy_from_slice(&[0x81, 0]);
+    tagged.splice(20..20, [0x81, 0, 0, 10]);
     known.send_to(&tagged, to).unwrap();
-    two.until(|stats| stats.refused == 1);
+    two.until(REMOTE, DropReason::VxlanTagged, 1);
     let mut reserved = datagram(7);
     reserved[7] = 1;
     known.send_to(&reserved, to).unwrap();
     assert_eq!(two.rx(frame.len()), [(VnetHdr::default(), frame)]);
-    assert_eq!((two.overlay.stats.reserved, two.overlay.stats.unknown), (1, 2));
+    assert_eq!((two.counters().reserved.get(), two.counters().datagrams.get()), (1, 8));
 }
 
 #[test]
 fn a_remote_is_one_port() {
-    let [mut one, two] = hosts(UdpGso::Auto);
-    assert!(!one.overlay.set_remote(PortId(0), Some(two.remote())), "another port is it");
-    assert!(!one.overlay.set_remote(PortId(9), None), "no such port");
-    assert!(one.overlay.set_remote(PortId(0), Some(Remote { vni: vni(8), ..two.remote() })));
-    assert!(one.overlay.set_remote(REMOTE, None));
-    assert!(one.overlay.set_remote(PortId(0), Some(two.remote())));
+    let [one, two] = hosts(true);
+    let sockets = || Box::new([Arc::clone(&one.sockets)]);
+    let settings = |remotes: &[(PortId, Remote)]| {
+        Settings::new(1, sockets(), Reserved::Accept, [], remotes.iter().copied()).map(drop)
+    };
+    let twice = Twice { address: two.address.ip(), vni: vni(7) };
+    assert_eq!(settings(&[(REMOTE, two.remote()), (PortId(0), two.remote())]), Err(twice));
+    let other = Remote { vni: vni(8), ..two.remote() };
+    assert_eq!(settings(&[(REMOTE, two.remote()), (PortId(0), other)]), Ok(()));
+}
+
+#[test]
+fn sockets_come_and_go() {
+    let [mut one, mut two] = hosts(true);
+    let frame = Spec::default();
+    two.published.store(Arc::default());
+    two.overlay.rx(&mut two.pool, &mut Batch::new(), Wait::Poll).unwrap();
+    assert_eq!(two.tx(&frame.vnet(0), &frame.frame(true)), Ok(Sent::Now), "no remote any more");
+    two.knows(&[(REMOTE, one.remote())]);
+    one.tx(&frame.vnet(0), &frame.frame(true)).unwrap();
+    one.flush();
+    assert_eq!(two.rx(1), [(VnetHdr::default(), frame.frame(false))]);
 }
 
 #[test]
 fn what_the_underlay_does_not_take_is_said() {
-    let [mut one, mut two] = hosts(UdpGso::Auto);
+    let [mut one, mut two] = hosts(true);
     let long = Spec { payload: vec![1; 1411], ..Spec::default() };
     assert_eq!(one.tx(&long.vnet(0), &long.frame(true)), Err(DropReason::TooBig));
     // The remote is nowhere: known when it is sent.
     let underlay = Underlay::new(1500, false).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 2], 0));
-    one.overlay.set_remote(REMOTE, Some(Remote { address, vni: vni(7), underlay, mtu: 1450 }));
+    one.knows(&[(REMOTE, Remote { address, vni: vni(7), underlay, mtu: 1450 })]);
     let (vnet, frame) = super_frame(5, false);
     assert_eq!(one.tx(&vnet, &frame), Ok(Sent::Queued));
     one.flush();
@@ -231,8 +281,8 @@ fn what_the_underlay_does_not_take_is_said() {
     let drops: u64 = worker.drops.iter().map(|drop| drop.get()).sum();
     assert_eq!((drops, worker.forwarded.get(), one.pool.available()), (1, 0, 64));
     // It was no fault of segmentation, but the kernel says the same where it is.
-    assert_eq!(one.overlay.stats.gso_off, 1);
-    one.overlay.set_remote(REMOTE, Some(two.remote()));
+    assert_eq!(one.counters().gso_off.get(), 1);
+    one.knows(&[(REMOTE, two.remote())]);
     let short = Spec { payload: vec![1; 10], ..Spec::default() };
     one.tx(&short.vnet(0), &short.frame(true)).unwrap();
     one.flush();
@@ -241,7 +291,7 @@ fn what_the_underlay_does_not_take_is_said() {
 
 #[test]
 fn nothing_is_allocated() {
-    let [mut one, mut two] = hosts(UdpGso::Auto);
+    let [mut one, mut two] = hosts(true);
     let (vnet, frame) = super_frame(5, false);
     let wire = [vnet.as_bytes(), &frame].concat();
     let meta = parsed(&vnet, &frame).meta;
@@ -260,6 +310,7 @@ fn nothing_is_allocated() {
         }
         let mut bytes = 0;
         while bytes < 4 * frame.len() && Instant::now() < deadline {
+            batch.watched[Eye::Around as usize] = true;
             two.overlay.rx(&mut two.pool, &mut batch, Wait::Poll).unwrap();
             for frame in batch.frames.drain(..) {
                 bytes += frame.len();

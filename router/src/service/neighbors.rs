@@ -16,6 +16,7 @@ use switch::tick::Tick;
 use switch::verdict::{Hop, Unreachable, Verdict};
 
 use super::{Place, Service};
+use crate::nd::Speaks;
 use crate::pending::{Due, Queued};
 use crate::route::place;
 use crate::tables::Tables;
@@ -208,9 +209,20 @@ fn answer<I: Io>(packet: &Packet, place: &Place<'_>, desk: &mut Desk<'_, I>) {
         Body::Nd(solicited)
             if solicited.kind == NdKind::NeighborSolicitation && gateway.has(solicited.target) =>
         {
-            desk.make(To::Port(port), None, |buffer, _| nd::advertisement(packet, gateway.mac, buffer));
+            desk.make(To::Port(port), None, |buffer, _| {
+                nd::advertisement(packet, gateway.mac, Speaks::Router, buffer)
+            });
         }
         _ => {}
+    }
+}
+
+/// The answer to ARP and neighbour solicitations for somebody who is told of.
+pub(super) fn tell<I: Io>(packet: &Packet, mac: MacAddr, desk: &mut Desk<'_, I>) {
+    let to = To::Port(packet.meta.port);
+    match &packet.meta.body {
+        Body::Arp(request) => desk.make(to, None, |buffer, _| arp::reply(request, mac, buffer)),
+        _ => desk.make(to, None, |buffer, _| nd::advertisement(packet, mac, Speaks::Host, buffer)),
     }
 }
 

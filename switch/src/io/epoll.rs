@@ -21,9 +21,9 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::fanout::Fanout;
-use super::spin::{Look, MAILBOX, Spin, WATCHED, nanos, span};
+use super::spin::{AROUND, Look, MAILBOX, Spin, WATCHED, nanos, span};
 use super::tap::{Scratch, Tap, Wrote};
-use super::{BATCH, Batch, Io, IoStats, Sent, Wait};
+use super::{BATCH, Batch, Eye, Io, IoStats, Sent, Wait};
 use crate::books::{Books, Ticket};
 use crate::drop::DropReason;
 use crate::flow::{Gso, Meta};
@@ -72,8 +72,8 @@ pub struct EpollIo {
     let_go: Vec<PortId>,
     /// Ports that are not read any more since the last batch.
     rested: Vec<PortId>,
-    /// The policy's descriptor was readable.
-    watched: bool,
+    /// Descriptors that were readable, by [`Eye`].
+    watched: [bool; Eye::COUNT],
     stopped: bool,
 }
 
@@ -108,7 +108,7 @@ impl EpollIo {
             stats: IoStats::default(),
             let_go: Vec::new(),
             rested: Vec::new(),
-            watched: false,
+            watched: [false; Eye::COUNT],
             stopped: false,
         })
     }
@@ -118,15 +118,16 @@ impl EpollIo {
         self.spin = Spin::beside(workers);
     }
 
-    /// Has an eye on one more descriptor, level-triggered, and tells the worker by [`Batch::watched`].
+    /// Has an eye on one more descriptor, level-triggered, and tells by [`Batch::watched`].
     ///
     /// # Errors
     /// When the kernel refuses.
     ///
     /// # Syscalls
     /// `epoll_ctl`
-    pub fn watch(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(WATCHED), epoll::EventFlags::IN)
+    pub fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        let token = WATCHED - eye as u64;
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
     }
 
     fn served(&mut self, port: PortId) -> Option<&mut Served> {
@@ -185,7 +186,8 @@ impl EpollIo {
         for &Heard { token, gone } in &heard {
             match token {
                 MAILBOX => commands = true,
-                WATCHED => self.watched = true,
+                WATCHED => self.watched[Eye::Policy as usize] = true,
+                AROUND => self.watched[Eye::Around as usize] = true,
                 // A TAP reports this only when it does not exist any more, and a read at that very moment may still say
                 // EAGAIN; edge-triggered, it would never be heard of again.
                 token if gone => self.gone(PortId(token as u16)),
@@ -375,7 +377,7 @@ enum Read {
 }
 
 fn lost(batch: &mut Batch, port: PortId, reason: DropReason) -> Read {
-    batch.lost.push((port, reason));
+    batch.lose(port, reason);
     Read::Frame(0)
 }
 

@@ -99,8 +99,8 @@ impl Io for MemIo {
             self.spare.push(bytes);
             match filled {
                 Ok(frame) => batch.frames.push(frame),
-                Err(FillError::Truncated) => batch.lost.push((port, DropReason::OversizedRead)),
-                Err(_) => batch.lost.push((port, DropReason::TruncatedFrame)),
+                Err(FillError::Truncated) => batch.lose(port, DropReason::OversizedRead),
+                Err(_) => batch.lose(port, DropReason::TruncatedFrame),
             }
         }
         Ok(self.now)

@@ -30,13 +30,38 @@ pub struct Batch {
     /// In the order they were read; per port that is the order they arrived in.
     pub frames: Vec<Frame>,
     /// What could not be made a frame of.
-    pub lost: Vec<(PortId, DropReason)>,
+    pub lost: Vec<Lost>,
     /// Ports that were let go: their numbers may be given to others from now on.
     pub gone: Vec<PortId>,
     /// Ports that are not read any more, as they were told to be: nothing of them is under way. Answered by [`Io::rested`].
     pub rested: Vec<PortId>,
-    /// The descriptor that the engine has an eye on for the policy is readable.
-    pub watched: bool,
+    /// Which of the descriptors that the engine has an eye on are readable, by [`Eye`].
+    pub watched: [bool; Eye::COUNT],
+}
+
+/// For whom an engine has an eye on a descriptor that is no port's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eye {
+    /// For the policy.
+    Policy,
+    /// For an engine around this one.
+    Around,
+}
+
+impl Eye {
+    /// How many there are.
+    pub const COUNT: usize = 2;
+}
+
+/// Frames that were lost before they were any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The port they came by.
+    pub port: PortId,
+    /// Why.
+    pub reason: DropReason,
+    /// How many.
+    pub count: u64,
 }
 
 impl Batch {
@@ -44,10 +69,25 @@ impl Batch {
     pub fn new() -> Self {
         Self {
             frames: Vec::with_capacity(BATCH),
-            lost: Vec::with_capacity(BATCH),
+            lost: Vec::with_capacity(BATCH + DropReason::COUNT),
             gone: Vec::new(),
             rested: Vec::new(),
-            watched: false,
+            watched: [false; Eye::COUNT],
+        }
+    }
+
+    /// Books a frame that was lost. Where more were lost of more ports than there is room for, nobody's.
+    pub fn lose(&mut self, port: PortId, reason: DropReason) {
+        let port = if self.lost.len() < BATCH { port } else { PortId::NOBODY };
+        let same = |lost: &&mut Lost| (lost.port, lost.reason) == (port, reason);
+        let known = if port == PortId::NOBODY {
+            self.lost.iter_mut().find(same)
+        } else {
+            self.lost.last_mut().filter(same)
+        };
+        match known {
+            Some(lost) => lost.count += 1,
+            None => self.lost.push(Lost { port, reason, count: 1 }),
         }
     }
 

@@ -23,13 +23,16 @@
 
 use std::time::Duration;
 
-use super::IoStats;
+use super::{Eye, IoStats};
 use crate::tick::Tick;
 
 /// Token of the mailbox's eventfd; ports are their index.
 pub const MAILBOX: u64 = u64::MAX;
 /// Token of the descriptor that the policy has an eye on.
 pub const WATCHED: u64 = u64::MAX - 1;
+/// Token of the one of an engine around this one: tokens of descriptors that are watched go downwards from there, by
+/// [`super::Eye`].
+pub const AROUND: u64 = WATCHED - Eye::Around as u64;
 
 /// Nanoseconds of one spin.
 pub const SPIN: u64 = 50_000;
@@ -124,7 +127,7 @@ impl Spin {
     pub fn heard(&mut self, token: u64, now: u64, stats: &mut IoStats, slept: bool) {
         stats.wakeups += u64::from(slept);
         stats.spins += u64::from(!slept);
-        let awaited = token == self.awaited || (self.took && token == WATCHED);
+        let awaited = token == self.awaited || (self.took && matches!(token, WATCHED | AROUND));
         let answers = awaited && now.saturating_sub(self.began) < SOON;
         self.points = if answers { (self.points + 1).min(MOST) } else { self.points.saturating_sub(2) };
     }

@@ -5,6 +5,7 @@ pub mod bulk;
 pub mod caps;
 pub mod datagram;
 pub mod fds;
+pub mod interface;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;

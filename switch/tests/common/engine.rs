@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use switch::fdb::Fdb;
-use switch::io::Io;
 use switch::io::epoll::EpollIo;
 use switch::io::uring::{UringIo, probe};
+use switch::io::{Eye, Io};
 use switch::mac::MacAddr;
 use switch::mailbox::Mailbox;
 use switch::port::{NetworkId, PortId};
@@ -35,7 +35,7 @@ impl Engine for EpollIo {
         0
     }
     fn eye(&mut self, fd: &OwnedFd) {
-        self.watch(fd.as_fd()).unwrap();
+        self.watch(Eye::Policy, fd.as_fd()).unwrap();
     }
 }
 
@@ -52,7 +52,7 @@ impl Engine for UringIo {
         self.lent()
     }
     fn eye(&mut self, fd: &OwnedFd) {
-        self.watch(fd.as_fd()).unwrap();
+        self.watch(Eye::Policy, fd.as_fd()).unwrap();
     }
 }
 
@@ -89,6 +89,7 @@ pub fn one_network(ports: u16, storm: u32, tagging: impl Fn(u16) -> Tagging) -> 
         groups: None,
         members: (0..ports).map(PortId).collect(),
         claims: Claims::default(),
+        told: Arc::default(),
     };
     Snapshot {
         generation: 1,

@@ -105,6 +105,7 @@ impl Lab {
                 groups: options.groups.map(|most| Arc::new(Groups::new(most).unwrap())),
                 members: members.into_boxed_slice(),
                 claims,
+                told: Arc::default(),
             }));
         }
         let count = ports.len() as u16;
@@ -134,6 +135,7 @@ impl Lab {
                 groups: network.groups.clone(),
                 members: (0..up.len()).filter(belongs).map(|id| PortId(id as u16)).collect(),
                 claims: network.claims.clone(),
+                told: Arc::default(),
                 ..*network
             }
         };

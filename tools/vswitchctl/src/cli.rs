@@ -81,6 +81,8 @@ pub enum Show {
     Neighbors(Filter),
     /// Who listens to which multicast group
     Groups(Filter),
+    /// Other hosts that networks are on
+    Vxlan(VtepFilter),
     /// L4 ports of the host that lead to containers
     Nat(crate::nat::Filter),
     /// What goes through the uplink
@@ -135,6 +137,7 @@ impl Show {
             | Self::Drops { filter, .. }
             | Self::Stats { filter, .. } => (filter.network.as_deref(), filter.container.as_deref()),
             Self::Nat(filter) | Self::Connections(filter) => (None, filter.container.as_deref()),
+            Self::Vxlan(filter) => (filter.network.as_deref(), None),
             Self::Status | Self::Config => (None, None),
         }
     }
@@ -149,6 +152,14 @@ pub struct Filter {
     /// Of this container only, or of the networks it is on
     #[arg(long)]
     pub container: Option<String>,
+}
+
+/// Which rows of a table that has no containers.
+#[derive(Debug, Default, Args)]
+pub struct VtepFilter {
+    /// Of this network only
+    #[arg(long)]
+    pub network: Option<String>,
 }
 
 impl Filter {
@@ -416,7 +427,7 @@ mod tests {
     #[test]
     fn a_wrong_line_is_answered_in_one() {
         for (line, wanted) in [
-            ("show vxlan", "'show vxlan' is not supported yet"),
+            ("show cluster", "'show vxlan' is not supported yet"),
             ("show cluster --json", "'show cluster' is not supported yet"),
             ("show connections --protocol quic", "expected one of: tcp, udp, icmp, icmp6, sctp, other"),
             ("top", "'top' is not supported yet"),

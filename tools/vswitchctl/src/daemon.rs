@@ -5,6 +5,7 @@ use vswitchd::api::rows::{DnsCounts, Stats, Status};
 use crate::nat;
 use crate::show::yes;
 use crate::table::{Table, list, number, short, words};
+use crate::vxlan;
 
 /// `show stats`: rates are short, totals exact.
 pub fn stats(stats: &Stats) -> String {
@@ -98,7 +99,7 @@ pub fn status(status: &Status) -> String {
     let ports = &status.ports;
     let limits = &status.limits;
     let dns = &status.dns;
-    list([
+    let mut lines = vec![
         ("version", status.version.clone()),
         ("pid", status.pid.to_string()),
         ("engine pid", status.engine_pid.to_string()),
@@ -130,5 +131,7 @@ pub fn status(status: &Status) -> String {
                 limits.ports, limits.networks, limits.fdb, limits.open_files
             ),
         ),
-    ])
+    ];
+    lines.extend(status.overlay.as_ref().map(|overlay| ("overlay", vxlan::overlay(overlay))));
+    list(lines)
 }

@@ -13,6 +13,7 @@ mod output;
 mod show;
 mod table;
 mod trace;
+mod vxlan;
 mod watch;
 
 use std::ffi::OsString;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use vswitchd::api::rows::{
     ContainerRow, DropRow, FdbRow, GroupRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow,
-    RouteRow, Stats,
+    RouteRow, Stats, VtepRow,
 };
 
 use crate::cli::{Filter, Show};
@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::nat;
 use crate::output::json;
 use crate::table::{Table, list, number, words};
+use crate::vxlan;
 
 /// The table that was asked for, as text.
 ///
@@ -41,6 +42,11 @@ pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failu
             let mut rows: Vec<GroupRow> = client.get("/v1/groups")?;
             rows.retain(|row| filter.wants(&row.network, &row.container));
             either(as_json, &rows, |rows| groups(rows))
+        }
+        Show::Vxlan(filter) => {
+            let mut rows: Vec<VtepRow> = client.get("/v1/vxlan")?;
+            rows.retain(|row| filter.network.as_ref().is_none_or(|wanted| *wanted == row.network));
+            either(as_json, &rows, |rows| vxlan::vteps(rows))
         }
         Show::Nat(filter) => nat::show_nat(client, as_json, filter),
         Show::Connections(filter) => nat::show_connections(client, as_json, filter),

@@ -33,7 +33,7 @@ use self::writes::{Writes, Writing};
 use super::fanout::Fanout;
 use super::spin::{Look, MAILBOX, Spin, WATCHED, nanos, span};
 use super::tap::{Scratch, Wrote};
-use super::{BATCH, Batch, Io, IoStats, Sent, Wait};
+use super::{BATCH, Batch, Eye, Io, IoStats, Sent, Wait};
 use crate::books::{Books, Settled, Ticket};
 use crate::drop::DropReason;
 use crate::flow::{Gso, Meta};
@@ -65,7 +65,7 @@ const KEPT: usize = 32;
 const NAP: Duration = Duration::from_secs(1);
 const _: () = assert!(LENT as usize <= BATCH, "what was read fits into one batch");
 
-/// What a poll in the ring is about.
+/// What a poll in the ring is about: the mailbox, or what is watched, by [`Eye`] from 1 on.
 const ABOUT_MAILBOX: u32 = 0;
 const ABOUT_WATCHED: u32 = 1;
 
@@ -80,8 +80,8 @@ struct Arrived {
 pub struct UringIo {
     ring: Ring,
     mailbox: Arc<Mailbox>,
-    /// The policy's descriptor.
-    eye: Option<OwnedFd>,
+    /// What is watched, by [`Eye`].
+    eyes: [Option<OwnedFd>; Eye::COUNT],
     ports: Ports,
     writes: Writes,
     arrived: VecDeque<Arrived>,
@@ -97,12 +97,12 @@ pub struct UringIo {
     /// Who was the first to be heard since it was asked.
     heard: Option<u64>,
     stats: IoStats,
-    /// Whether the mailbox and the policy's descriptor are polled.
-    polled: [bool; 2],
+    /// Whether the mailbox and what is watched are polled.
+    polled: [bool; 1 + Eye::COUNT],
     /// There may be commands.
     commands: bool,
-    /// The policy's descriptor was readable.
-    watched: bool,
+    /// Descriptors that were readable, by [`Eye`].
+    watched: [bool; Eye::COUNT],
     stopping: bool,
     /// The ring does not work any more.
     broken: Option<Errno>,
@@ -123,7 +123,7 @@ impl UringIo {
             ring,
             ports: Ports::new(ports, Arc::clone(&mailbox)),
             mailbox,
-            eye: None,
+            eyes: [const { None }; Eye::COUNT],
             writes: Writes::new(QUEUE as u16),
             arrived: VecDeque::with_capacity(2 * BATCH),
             mean: 0,
@@ -134,9 +134,9 @@ impl UringIo {
             fanout: Fanout::default(),
             heard: None,
             stats: IoStats::default(),
-            polled: [false; 2],
+            polled: [false; 1 + Eye::COUNT],
             commands: false,
-            watched: false,
+            watched: [false; Eye::COUNT],
             stopping: false,
             broken: None,
         })
@@ -147,15 +147,15 @@ impl UringIo {
         self.spin = Spin::beside(workers);
     }
 
-    /// Has an eye on one more descriptor, level-triggered, and tells the worker by [`Batch::watched`].
+    /// Has an eye on one more descriptor, level-triggered, and tells by [`Batch::watched`].
     ///
     /// # Errors
     /// When the kernel has no descriptors left.
     ///
     /// # Syscalls
     /// `fcntl` `F_DUPFD_CLOEXEC`
-    pub fn watch(&mut self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.eye = Some(rustix::io::fcntl_dupfd_cloexec(fd, 0)?);
+    pub fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.eyes[eye as usize] = Some(rustix::io::fcntl_dupfd_cloexec(fd, 0)?);
         Ok(())
     }
 
@@ -174,10 +174,10 @@ impl UringIo {
                 queue(ring, broken, |ring| ring.read(fd, owner))
             });
         }
-        let Self { ring, broken, mailbox, eye, polled, .. } = self;
-        let polls =
-            [(Some(mailbox.command_wake()), ABOUT_MAILBOX), (eye.as_ref().map(AsFd::as_fd), ABOUT_WATCHED)];
-        for (polled, (fd, about)) in polled.iter_mut().zip(polls) {
+        let Self { ring, broken, mailbox, eyes, polled, .. } = self;
+        let eyes = eyes.iter().map(|eye| eye.as_ref().map(AsFd::as_fd));
+        let polls = std::iter::once(Some(mailbox.command_wake())).chain(eyes);
+        for ((polled, fd), about) in polled.iter_mut().zip(polls).zip(ABOUT_MAILBOX..) {
             if let Some(fd) = fd
                 && !*polled
             {
@@ -244,9 +244,15 @@ impl UringIo {
                     self.heard.get_or_insert(MAILBOX);
                     (self.polled[0], self.commands) = (false, true);
                 }
-                Done::Poll { .. } => {
-                    self.heard.get_or_insert(WATCHED);
-                    (self.polled[1], self.watched) = (false, true);
+                Done::Poll { token } => {
+                    let eye = token.saturating_sub(ABOUT_WATCHED);
+                    self.heard.get_or_insert(WATCHED - u64::from(eye));
+                    if let Some(watched) = self.watched.get_mut(eye as usize) {
+                        *watched = true;
+                    }
+                    if let Some(polled) = self.polled.get_mut(token as usize) {
+                        *polled = false;
+                    }
                 }
                 Done::Cancel => {}
             }
@@ -378,7 +384,7 @@ impl UringIo {
                     Err(_) => DropReason::TruncatedFrame,
                 },
             };
-            batch.lost.push((port, lost));
+            batch.lose(port, lost);
         }
     }
 }

@@ -154,6 +154,7 @@ pub fn network(name: &str) -> NetworkRow {
         subnet: Some("10.1.0.0/24".parse().unwrap()),
         subnet6: None,
         vlan: None,
+        vni: None,
         transparent: false,
         snooping: false,
         mtu: 1500,
@@ -323,6 +324,17 @@ fn status() -> Status {
             counters: [("masked".to_owned(), 3), ("opened".to_owned(), 5), ("refused".to_owned(), 0)].into(),
             ..UplinkStatus::default()
         },
+        overlay: Some(OverlayStatus {
+            local: "198.18.1.1".parse().unwrap(),
+            port: 4789,
+            failed: None,
+            mtu: 1500,
+            udp_gso: true,
+            udp_gso_why: "udp_gso = on".into(),
+            datagrams: 7,
+            reserved: 1,
+            too_big: 0,
+        }),
     }
 }
 
@@ -339,6 +351,26 @@ fn drops(ports: bool) -> Vec<DropRow> {
         }),
     };
     vec![row("storm", 17, "beyond the port's limit"), row("tx_full", 0, "the queue was full")]
+}
+
+pub fn vteps() -> Vec<VtepRow> {
+    let row = |network: &str, vni, told, flood| VtepRow {
+        network: network.into(),
+        vni,
+        vtep: "198.18.1.2".parse().unwrap(),
+        port: 4095,
+        told,
+        flood,
+        macs: 2,
+        mtu: 1450,
+        age: 60,
+        rx_frames: 10,
+        rx_bytes: 1000,
+        tx_frames: 20,
+        tx_bytes: 2000,
+        drops: 1,
+    };
+    vec![row("blue", 100, ToldBy::Peer, true), row("red", 200, ToldBy::Static, false)]
 }
 
 pub fn groups() -> Vec<GroupRow> {
@@ -374,6 +406,7 @@ pub fn answer(request: &Request) -> Reply {
         Request::Routes => Answer::Routes(routes()),
         Request::Neighbors => Answer::Neighbors(neighbors()),
         Request::Groups => Answer::Groups(groups()),
+        Request::Vxlan => Answer::Vxlan(vteps()),
         Request::Ports => Answer::Ports(vec![port(Some(3), "web"), port(None, "db")]),
         Request::Networks => Answer::Networks(vec![network("blue"), network("red")]),
         Request::Network { name } if name == "blue" => Answer::Network(NetworkDetail {

@@ -1,7 +1,7 @@
 //! What `vswitchctl` prints, to the letter.
 
 use crate::fake::{self, Daemon, texts};
-use vswitchd::api::rows::{FdbRow, GroupRow, NetworkDetail, Status};
+use vswitchd::api::rows::{FdbRow, GroupRow, NetworkDetail, Status, VtepRow};
 use vswitchd::api::{Answer, Reply, Request};
 
 #[test]
@@ -203,6 +203,21 @@ VLAN GROUP     PORT AGE NETWORK CONTAINER IFACE TYPE
     );
     let rows: Vec<GroupRow> = serde_json::from_str(&daemon.good("show groups --json")).unwrap();
     assert_eq!(rows, fake::groups());
+}
+
+#[test]
+fn vxlan() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show vxlan"),
+        "\
+NETWORK VNI VTEP       PORT TOLD   FLOOD MACS  MTU AGE RX_FRAMES TX_FRAMES DROPS
+blue    100 198.18.1.2 4095 peer   yes      2 1450  60        10        20     1
+red     200 198.18.1.2 4095 static no       2 1450  60        10        20     1
+"
+    );
+    let rows: Vec<VtepRow> = serde_json::from_str(&daemon.good("show vxlan --json --network red")).unwrap();
+    assert_eq!(rows, fake::vteps()[1..]);
 }
 
 #[test]

@@ -21,7 +21,8 @@ use crate::config::Publish;
 use crate::wire::Target;
 use rows::{
     ConnectionRow, ContainerRow, Done, DropRow, FdbRow, GroupRow, NatRow, NeighborRow, NetworkDetail,
-    NetworkRow, PortRow, RouteRow, Spoof, Stats, Status, TraceAsk, TraceRow, Transport, optional_text, text,
+    NetworkRow, PortRow, RouteRow, Spoof, Stats, Status, TraceAsk, TraceRow, Transport, VtepRow,
+    optional_text, text,
 };
 
 /// One question to the control plane, and where its answer goes.
@@ -47,6 +48,8 @@ pub enum Request {
     Neighbors,
     /// Who listens to which multicast group; [`Answer::Groups`].
     Groups,
+    /// The other hosts of the overlay; [`Answer::Vxlan`].
+    Vxlan,
     /// Add a static entry; [`Answer::Done`].
     FdbAdd(FdbAdd),
     /// Remove an entry; [`Answer::Done`].
@@ -134,6 +137,8 @@ pub enum Answer {
     Neighbors(Vec<NeighborRow>),
     /// Who listens to which multicast group.
     Groups(Vec<GroupRow>),
+    /// The other hosts of the overlay.
+    Vxlan(Vec<VtepRow>),
     /// Ports.
     Ports(Vec<PortRow>),
     /// The port that was made.

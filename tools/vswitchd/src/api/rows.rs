@@ -10,6 +10,7 @@ mod nat;
 mod stats;
 mod status;
 mod trace;
+mod vxlan;
 
 pub use dns::{DnsCounts, DnsStatus};
 pub use leases::{AddressStats, DhcpStats, LeaseRow};
@@ -21,6 +22,7 @@ pub use status::{IoStatus, LimitStatus, OffloadStatus, PortCounts, Status};
 pub use trace::{
     Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
 };
+pub use vxlan::{OverlayStatus, ToldBy, VtepRow};
 pub use words::{
     CommandState, FdbType, GroupType, Gso, IoEngine, NeighborState, Origin, PortState, RouteType, Spoof,
     UnknownWord,
@@ -260,6 +262,9 @@ pub struct NetworkRow {
     /// The VLAN its gateway is in; `null`: where frames have no tag.
     #[serde(default)]
     pub vlan: Option<u16>,
+    /// Its name on the underlay; `null`: it is on this host only.
+    #[serde(default)]
+    pub vni: Option<u32>,
     /// Whether what bridges say to each other passes.
     #[serde(default)]
     pub transparent: bool,

@@ -25,15 +25,15 @@ impl Control {
         let mut rows = Vec::new();
         for (_, network) in self.networks.all() {
             for entry in network.fdb.entries(now) {
-                let port = self.ports.get(entry.port);
+                let (container, iface) = self.port_names(entry.port);
                 rows.push(FdbRow {
                     port: entry.port.0,
                     vlan: entry.vid,
                     mac: entry.mac,
                     age: (!entry.is_static).then_some(u64::from(entry.age)),
                     network: network.config.name.clone(),
-                    container: port.map_or_else(String::new, |port| port.container().into()),
-                    iface: port.map_or_else(String::new, |port| port.ifname().into()),
+                    container,
+                    iface,
                     r#type: if entry.is_static { FdbType::Static } else { FdbType::Dynamic },
                 });
             }
@@ -47,15 +47,15 @@ impl Control {
         let mut rows = Vec::new();
         for (_, network) in self.networks.all() {
             for entry in network.groups.iter().flat_map(|groups| groups.entries(now)) {
-                let port = self.ports.get(entry.port);
+                let (container, iface) = self.port_names(entry.port);
                 rows.push(GroupRow {
                     vlan: entry.vid,
                     group: entry.group.to_canonical(),
                     port: (entry.port != PortId::NOBODY).then_some(entry.port.0),
                     age: u64::from(entry.age),
                     network: network.config.name.clone(),
-                    container: port.map_or_else(String::new, |port| port.container().into()),
-                    iface: port.map_or_else(String::new, |port| port.ifname().into()),
+                    container,
+                    iface,
                     r#type: match entry.kind {
                         EntryKind::Member => GroupType::Member,
                         EntryKind::Router => GroupType::Router,
@@ -122,6 +122,7 @@ impl Control {
             subnet: network.subnet.map(Into::into),
             subnet6: network.subnet6.map(Into::into),
             vlan: network.vlan,
+            vni: network.vni,
             transparent: network.transparent,
             snooping: network.snooping,
             mtu: u32::from(network.mtu),
@@ -212,18 +213,18 @@ impl Control {
         if !by_port {
             return each(&self.workers.drops(), None);
         }
-        self.ports
+        let containers = self
+            .ports
             .wanted()
-            .flat_map(|(id, port)| {
-                let of = DropPort {
-                    port: id.0,
-                    network: self.networks.name(port.network).into(),
-                    container: port.container().into(),
-                    iface: port.ifname().into(),
-                };
-                each(&self.workers.sample(id).since(&port.base).drops, Some(of))
-            })
-            .collect()
+            .map(|(id, port)| (id, port.network, self.workers.sample(id).since(&port.base)));
+        let hosts = self.overlay.tunnels().all();
+        let hosts = hosts.map(|(id, tunnel)| (id, tunnel.network, self.tunnel_sample(id, tunnel)));
+        let all = containers.chain(hosts).flat_map(|(id, network, sample)| {
+            let (container, iface) = self.port_names(id);
+            let network = self.networks.name(network).into();
+            each(&sample.drops, Some(DropPort { port: id.0, network, container, iface }))
+        });
+        all.collect()
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -292,6 +293,7 @@ impl Control {
                     .unwrap_or(u64::MAX),
             },
             uplink: self.uplink_status(),
+            overlay: self.overlay_status(),
         }
     }
 }

@@ -30,6 +30,7 @@ impl Control {
             Request::Routes => Ok(Answer::Routes(self.route_rows())),
             Request::Neighbors => Ok(Answer::Neighbors(self.neighbor_rows())),
             Request::Groups => Ok(Answer::Groups(self.group_rows())),
+            Request::Vxlan => Ok(Answer::Vxlan(self.vtep_rows())),
             Request::FdbAdd(add) => self.fdb_add(add),
             Request::FdbDel(del) => self.fdb_del(&del),
             Request::FdbFlush(which) => self.fdb_flush(&which),
@@ -117,6 +118,7 @@ impl Control {
         let details = describe(&config::diff(&self.desired, &wanted));
         tracing::info!(changes = details.len(), "reloaded");
         (self.file, self.desired) = (file, wanted);
+        self.refit_underlay();
         let (keeper, text) = (std::sync::Arc::clone(&self.keeper), text.to_vec());
         self.jobs.spawn(async move {
             if let Err(error) = keeper.keep(&text).await {
@@ -143,6 +145,7 @@ impl Control {
             tracing::error!(conflict, "an object made through the API contradicts the file and is left out");
         }
         self.desired = wanted;
+        self.refit_underlay();
     }
 
     fn network_create(&mut self, create: NetworkCreate) -> Reply {

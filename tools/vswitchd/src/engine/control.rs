@@ -28,6 +28,7 @@ use super::keeper::{Keeper, Notice};
 use super::leases::Leases;
 use super::networks::Networks;
 use super::objects::Objects;
+use super::overlay::Overlay;
 use super::ports::{PortRecord, Ports, State};
 use super::published::PublishedPorts;
 use super::records::{Bare, ContainerRecord, Outcome, Then, Unsettled};
@@ -69,6 +70,7 @@ pub struct Control {
     pub(super) moving: Vec<PortId>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     pub(super) uplink: UplinkControl,
+    pub(super) overlay: Overlay,
     /// The memory file of connections.
     pub(super) memory: Option<Arc<OwnedFd>>,
     pub(super) io: IoStatus,
@@ -128,6 +130,8 @@ pub struct Parts {
     pub snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
     /// What their uplinks read and show.
     pub uplink: UplinkControl,
+    /// Their way to other hosts.
+    pub overlay: Overlay,
     /// How devices are read and written.
     pub io: IoStatus,
     /// What an engine before this one had listen.
@@ -156,6 +160,7 @@ impl Control {
             workers,
             snapshot,
             uplink,
+            overlay,
             io,
             inherited,
             punt,
@@ -181,6 +186,7 @@ impl Control {
             moving: Vec::new(),
             snapshot,
             uplink,
+            overlay,
             io,
             published: PublishedPorts::new(inherited),
             names,
@@ -361,6 +367,7 @@ impl Control {
         if self.last_ageing.elapsed() >= AGEING_POLL {
             self.last_ageing = Instant::now();
             self.age_leases();
+            self.look_after_overlay();
             let now = Tick::now();
             for (_, network) in self.networks.all() {
                 network.fdb.age(now, network.config.ageing);
@@ -395,11 +402,11 @@ impl Control {
         if std::mem::take(&mut self.unpublished) {
             self.reconcile_published();
             self.generation += 1;
+            self.publish_overlay();
             let new = Arc::new(publish::snapshot(
                 self.generation,
                 &self.desired,
-                &self.networks,
-                &self.ports,
+                (&self.networks, &self.ports, self.overlay.tunnels()),
                 &self.leases.memory,
             ));
             self.resume_connections(&new);

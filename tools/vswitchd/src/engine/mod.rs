@@ -20,6 +20,7 @@ mod nat;
 mod networks;
 mod objects;
 mod outside;
+mod overlay;
 mod ports;
 mod publish;
 mod published;
@@ -41,7 +42,7 @@ pub use rehearse::rehearse;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ use std::thread::JoinHandle;
 
 use crate::tables::Tables;
 use arc_swap::ArcSwap;
-use switch::io::{Io, Wait};
+use switch::io::{Eye, Io, Wait};
 use switch::mailbox::Mailbox;
 use switch::news::News;
 use switch::punt::{Punt, SLOTS as PARCELS};
@@ -58,6 +59,8 @@ use switch::stats::Counters;
 use switch::sys::caps;
 use switch::tick::Tick;
 use tokio::sync::{mpsc, oneshot};
+use vxlan::overlay::eye;
+use vxlan::settings::{OverlayCounters, Published};
 
 use crate::api::rows::IoStatus;
 use crate::api::server;
@@ -242,6 +245,7 @@ struct Way {
     workers: Workers,
     punt: Arc<Punt>,
     uplink: UplinkControl,
+    overlay: overlay::Overlay,
     io: IoStatus,
 }
 
@@ -255,13 +259,23 @@ impl Way {
         let punt = Arc::new(Punt::new(ports::MAX_PORTS).map_err(std::io::Error::from)?);
         let news = Arc::new(News::between(mailboxes.iter().cloned()));
         let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        let mut way = Beginning { snapshot, punt, news, doors: Vec::new(), most: None, io: None };
+        let mut way = Beginning {
+            snapshot,
+            punt,
+            news,
+            doors: Vec::new(),
+            most: None,
+            overlay: Published::default(),
+            counters: Vec::new(),
+            io: None,
+        };
         let all = mailboxes.iter().enumerate().map(|(me, mailbox)| way.worker(daemon, me, mailbox));
         let all = all.collect::<Result<Vec<_>, _>>()?;
-        let Beginning { snapshot, punt, doors, most, io, .. } = way;
+        let Beginning { snapshot, punt, doors, most, overlay, counters, io, .. } = way;
         let (first, io) = mailboxes.into_iter().next().zip(io).ok_or(EngineError::Protocol)?;
         let (workers, uplink) = (Workers::new(first, all), UplinkControl::new(doors, most));
-        Ok(Self { snapshot, workers, punt, uplink, io })
+        let overlay = overlay::Overlay::new(overlay, counters);
+        Ok(Self { snapshot, workers, punt, uplink, overlay, io })
     }
 }
 
@@ -274,6 +288,9 @@ struct Beginning {
     doors: Vec<(Configured, Arc<Window>)>,
     /// Connections that one of them may have.
     most: Option<u32>,
+    /// What their overlay is to be, and what each counts.
+    overlay: Published,
+    counters: Vec<Arc<OverlayCounters>>,
     io: Option<IoStatus>,
 }
 
@@ -298,17 +315,35 @@ impl Beginning {
         self.doors.push((settings, window));
         let house = House::beside(ports::MAX_PORTS, uplink, Arc::clone(&self.news), me);
         let house = house.with_services(Arc::clone(&self.punt));
+        let eye = eye().map_err(std::io::Error::from)?;
         let (counters, thread) = match engine {
             Engine::Uring(mut io) => {
-                house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
-                work(me, *io, &self.snapshot, house)?
+                io.watch(Eye::Around, eye.as_fd()).map_err(std::io::Error::from)?;
+                house
+                    .watched()
+                    .map_or(Ok(()), |fd| io.watch(Eye::Policy, fd))
+                    .map_err(std::io::Error::from)?;
+                work(me, self.around(*io, eye, me), &self.snapshot, house)?
             }
-            Engine::Epoll(io) => {
-                house.watched().map_or(Ok(()), |fd| io.watch(fd)).map_err(std::io::Error::from)?;
-                work(me, *io, &self.snapshot, house)?
+            Engine::Epoll(mut io) => {
+                io.watch(Eye::Around, eye.as_fd()).map_err(std::io::Error::from)?;
+                house
+                    .watched()
+                    .map_or(Ok(()), |fd| io.watch(Eye::Policy, fd))
+                    .map_err(std::io::Error::from)?;
+                work(me, self.around(*io, eye, me), &self.snapshot, house)?
             }
         };
         Ok(Worker { mailbox: Arc::clone(mailbox), counters, thread })
+    }
+}
+
+impl Beginning {
+    /// An engine with the other hosts beside its ports.
+    fn around<I: Io>(&mut self, io: I, eye: OwnedFd, me: usize) -> vxlan::overlay::Overlay<I> {
+        let overlay = vxlan::overlay::Overlay::new(io, eye, Arc::clone(&self.overlay), me);
+        self.counters.push(Arc::clone(overlay.counters()));
+        overlay
     }
 }
 
@@ -381,6 +416,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         workers: way.workers,
         snapshot: way.snapshot,
         uplink: way.uplink,
+        overlay: way.overlay,
         io: way.io,
         inherited,
         punt: way.punt,

@@ -208,20 +208,27 @@ impl PortRecord {
 }
 
 /// All ports, by id.
-#[derive(Default)]
 pub struct Ports {
     slots: Vec<Option<PortRecord>>,
+    /// Ids from there on are other hosts'.
+    below: usize,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { slots: Vec::new(), below: MAX_PORTS }
+    }
 }
 
 impl Ports {
     /// Takes the lowest free id for a record.
     ///
     /// # Errors
-    /// The record, when all [`MAX_PORTS`] are in use.
+    /// The record, when all [`MAX_PORTS`] are in use, other hosts' too.
     pub fn insert(&mut self, record: PortRecord) -> Result<PortId, Box<PortRecord>> {
         let index = match self.slots.iter().position(Option::is_none) {
             Some(index) => index,
-            None if self.slots.len() < MAX_PORTS => {
+            None if self.slots.len() < self.below => {
                 self.slots.push(None);
                 self.slots.len() - 1
             }
@@ -231,6 +238,11 @@ impl Ports {
             *slot = Some(record);
         }
         Ok(PortId(index as u16))
+    }
+
+    /// Ids from there on are not for interfaces.
+    pub fn keep_below(&mut self, id: usize) {
+        self.below = id;
     }
 
     /// The record of an id.

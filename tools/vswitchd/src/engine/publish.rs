@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use crate::tables::Tables;
 use switch::port::{NetworkId, PortId};
@@ -10,7 +11,8 @@ use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
 use super::outside::is_outside;
-use super::ports::{PortRecord, Ports, spec};
+use super::overlay::{self, Tunnels};
+use super::ports::{MAX_PORTS, PortRecord, Ports, spec};
 use super::routing::{self, Ours};
 use crate::config::{self, Config, HOST, UPLINK};
 use crate::ipam::Memory;
@@ -46,29 +48,31 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
             break; // a configuration has no more interfaces than there are ports
         }
     }
-    Ok(build(0, config, &networks, &ports, &Memory::default(), |_| true))
+    Ok(build(0, config, (&networks, &ports, &Tunnels::default()), &Memory::default(), |_| true))
 }
 
+/// Networks, ports of interfaces, and ports that are other hosts.
+type There<'a> = (&'a Networks, &'a Ports, &'a Tunnels);
+
 /// The snapshot of what is wanted and up.
-pub fn snapshot(
-    generation: u64,
-    config: &Config,
-    networks: &Networks,
-    ports: &Ports,
-    memory: &Memory,
-) -> Snapshot<Tables> {
-    build(generation, config, networks, ports, memory, PortRecord::is_up)
+pub fn snapshot(generation: u64, config: &Config, there: There<'_>, memory: &Memory) -> Snapshot<Tables> {
+    build(generation, config, there, memory, PortRecord::is_up)
 }
 
 fn build(
     generation: u64,
     config: &Config,
-    networks: &Networks,
-    ports: &Ports,
+    (networks, ports, tunnels): There<'_>,
     memory: &Memory,
     is_up: fn(&PortRecord) -> bool,
 ) -> Snapshot<Tables> {
-    let mut by_port: Vec<Option<Port>> = (0..ports.slots()).map(|_| None).collect();
+    let slots = if tunnels.lowest() < MAX_PORTS { MAX_PORTS } else { ports.slots() };
+    let mut by_port: Vec<Option<Port>> = (0..slots).map(|_| None).collect();
+    for (id, port) in overlay::ports(config, networks, tunnels) {
+        if let Some(slot) = by_port.get_mut(id.index()) {
+            *slot = Some(port);
+        }
+    }
     for (id, record) in ports.wanted() {
         if let Some(slot) = by_port.get_mut(id.index()) {
             *slot = Some(port(record));
@@ -79,7 +83,10 @@ fn build(
     let zones = routing::zones(config, networks);
     for (id, record) in networks.all() {
         if let Some(slot) = by_network.get_mut(id.index()) {
-            let mut network = network(id, record, ports, is_up);
+            let mut network = network(id, record, (ports, tunnels), is_up);
+            if let Some(vni) = record.config.vni {
+                network.told = Arc::new(overlay::told(config, vni));
+            }
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
             claim_leases(&mut network.claims, &record.config.name, ports, memory);
             routing::claim_routed(config, &record.config.name, &mut network.claims);
@@ -143,7 +150,12 @@ fn addresses(record: &PortRecord) -> impl Iterator<Item = Ipv6Addr> {
     given.chain([record.mac.link_local()])
 }
 
-fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&PortRecord) -> bool) -> Network {
+fn network(
+    id: NetworkId,
+    record: &NetworkRecord,
+    (ports, tunnels): (&Ports, &Tunnels),
+    is_up: fn(&PortRecord) -> bool,
+) -> Network {
     let members: Vec<(PortId, &PortRecord)> = ports.wanted().filter(|(_, port)| port.network == id).collect();
     let mut claims = Claims::default();
     // A port that waits owns its addresses all the same: nobody else shall take them meanwhile.
@@ -153,6 +165,8 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
     }
     claims.host = members.iter().find(|(_, record)| record.container() == HOST).map(|(port, _)| *port);
     let config = &record.config;
+    let up = members.iter().filter(|(_, port)| is_up(port)).map(|(id, _)| *id);
+    let others = tunnels.all().filter(|(_, tunnel)| tunnel.network == id).map(|(port, _)| port);
     Network {
         zone: id.0,
         mtu: u32::from(config.mtu),
@@ -165,9 +179,10 @@ fn network(id: NetworkId, record: &NetworkRecord, ports: &Ports, is_up: fn(&Port
             config::Spoof::Off => Spoof::Off,
         },
         storm: config.storm,
-        fdb: std::sync::Arc::clone(&record.fdb),
+        fdb: Arc::clone(&record.fdb),
         groups: record.groups.clone(),
-        members: members.iter().filter(|(_, port)| is_up(port)).map(|(id, _)| *id).collect(),
+        members: up.chain(others).collect(),
         claims,
+        told: Arc::default(),
     }
 }

@@ -85,6 +85,7 @@ impl Control {
             self.reconcile_command(&container.name);
         }
         self.drop_networks();
+        self.reconcile_overlay();
         self.unpublished = true;
     }
 

@@ -238,6 +238,7 @@ impl Teller<'_> {
 
     fn step(&self, step: &Step) -> String {
         match step {
+            Step::Told(mac) => format!("asks for an address that {mac} has, as was told: answered here"),
             Step::NoGateway => {
                 let name = self.names.network(self.run.network);
                 format!("{name} has no gateway of ours: for the bridge")
@@ -357,6 +358,7 @@ impl Teller<'_> {
         match task {
             Task::Neighbor => "the gateway learns from it, and answers what it is asked".into(),
             Task::Solicited => "the gateway advertises itself".into(),
+            Task::Tell(mac) => format!("answered here: {mac} has the address"),
             Task::Echo => "the gateway replies".into(),
             Task::Reassemble => {
                 "put together with the rest of its packet, to which the gateway replies".into()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DnsStatus, IoEngine, UplinkStatus};
+use super::{DnsStatus, IoEngine, OverlayStatus, UplinkStatus};
 
 /// `/v1/status`: the daemon itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Status {
     pub limits: LimitStatus,
     /// The way out.
     pub uplink: UplinkStatus,
+    /// The way to other hosts, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlayStatus>,
 }
 
 /// The I/O engine and why it was chosen.

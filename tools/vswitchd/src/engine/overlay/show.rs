@@ -1,0 +1,81 @@
+//! What the API says of the overlay.
+
+use switch::stats::PortSample;
+
+use super::{By, ETHERNET, Tunnel};
+use crate::api::rows::{OverlayStatus, ToldBy, VtepRow};
+use crate::engine::control::Control;
+use switch::port::PortId;
+use vxlan::encap::Underlay;
+
+/// What stands where the container's name would, of a port that is another host. No container can have it.
+pub const VTEP: &str = "-vtep";
+
+impl Control {
+    /// Whose a port is: container and interface, or another host.
+    pub(in crate::engine) fn port_names(&self, port: PortId) -> (String, String) {
+        match (self.ports.get(port), self.overlay.tunnels.get(port)) {
+            (Some(record), _) => (record.container().to_owned(), record.ifname().to_owned()),
+            (None, Some(tunnel)) => (VTEP.to_owned(), tunnel.vtep.to_string()),
+            (None, None) => (String::new(), String::new()),
+        }
+    }
+
+    pub(in crate::engine) fn tunnel_sample(&self, port: PortId, tunnel: &Tunnel) -> PortSample {
+        self.workers.sample(port).since(&tunnel.base)
+    }
+
+    pub(in crate::engine) fn vtep_rows(&self) -> Vec<VtepRow> {
+        let Some(vxlan) = &self.desired.vxlan else { return Vec::new() };
+        let row = |(port, tunnel): (PortId, &Tunnel)| {
+            let record = self.networks.get(tunnel.network)?;
+            let takes = Underlay::new(self.overlay.underlay_mtu(vxlan, tunnel), tunnel.vtep.is_ipv6());
+            let counters = self.tunnel_sample(port, tunnel);
+            Some(VtepRow {
+                network: record.config.name.clone(),
+                vni: record.config.vni?,
+                vtep: tunnel.vtep,
+                port: port.0,
+                told: match tunnel.by {
+                    By::Static => ToldBy::Static,
+                    By::Peer => ToldBy::Peer,
+                    By::Group => ToldBy::Group,
+                },
+                flood: tunnel.floods,
+                macs: u32::try_from(record.fdb.learned_on(port)).unwrap_or(u32::MAX),
+                mtu: takes.map_or(0, |it| u32::from(it.inner_mtu(ETHERNET).min(record.config.mtu))),
+                age: tunnel.since.elapsed().as_secs(),
+                rx_frames: counters.rx_frames,
+                rx_bytes: counters.rx_bytes,
+                tx_frames: counters.tx_frames,
+                tx_bytes: counters.tx_bytes,
+                drops: counters.drops.iter().sum(),
+            })
+        };
+        let mut rows: Vec<_> = self.overlay.tunnels.all().filter_map(row).collect();
+        rows.sort_by(|a, b| (a.vni, a.vtep).cmp(&(b.vni, b.vtep)));
+        rows
+    }
+
+    pub(in crate::engine) fn overlay_status(&self) -> Option<OverlayStatus> {
+        let vxlan = self.desired.vxlan.as_ref()?;
+        let overlay = &self.overlay;
+        let gso = overlay.sockets.as_ref().map(|open| open.gso.clone()).unwrap_or_default();
+        // The kernel may have refused it since.
+        let refused = overlay.count(|it| it.gso_off.get());
+        Some(OverlayStatus {
+            local: vxlan.local,
+            port: vxlan.port,
+            failed: overlay.failed.clone(),
+            mtu: overlay.interface_mtu(vxlan),
+            udp_gso: gso.0,
+            udp_gso_why: match refused {
+                0 => gso.1,
+                sockets => format!("{}; the kernel refused it since on {sockets} sockets", gso.1),
+            },
+            datagrams: overlay.count(|it| it.datagrams.get()),
+            reserved: overlay.count(|it| it.reserved.get()),
+            too_big: overlay.count(|it| it.too_big.get()),
+        })
+    }
+}
