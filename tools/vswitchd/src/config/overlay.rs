@@ -156,19 +156,23 @@ fn of_static(section: &Section<'_>, local: Option<IpAddr>, reporter: &mut Report
 // An address that one host has on the underlay.
 fn of_host(key: &'static str, text: &str) -> Result<IpAddr, Problem> {
     let address = address(key, text)?;
+    let first = match address {
+        IpAddr::V4(v4) => v4.octets().first().copied(),
+        IpAddr::V6(_) => None,
+    };
     let why = match address {
-        IpAddr::V4(v4) if v4.octets().first() == Some(&0) => {
-            "it is no address of a host (RFC 1122 section 3.2.1.3)"
-        }
-        IpAddr::V6(v6) if v6.is_unspecified() => {
-            "it is no address of a host: name the one that others send to"
+        // RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.2.
+        _ if first == Some(0) || address.is_unspecified() => {
+            "it is no address of a host: name the one it has on the underlay"
         }
         _ if address.is_multicast() && key == "peers" => "it is a multicast address: that is `group`",
         _ if address.is_multicast() => "it is a multicast address, which no host has for itself",
-        IpAddr::V4(v4) if v4.octets().first() >= Some(&240) => "it is broadcast or reserved: no host has it",
+        _ if first >= Some(240) => {
+            "it is broadcast or reserved: name the one that the host has on the underlay"
+        }
         // RFC 4007 section 6: it says nothing without an interface.
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-            "it is link-local: take one that is the host's own everywhere"
+            "it is link-local: name one that is the host's on every link"
         }
         _ => return Ok(address),
     };
@@ -187,7 +191,7 @@ fn address(key: &'static str, text: &str) -> Result<IpAddr, Problem> {
                 format!("an address of the underlay has no prefix length here: \"{}\"", net.addr())
             }
             (_, Ok(socket)) => format!("the l4 port is `port` of [vxlan]: \"{}\"", socket.ip()),
-            _ => "it is an IPv4 or IPv6 address, not a name: \"198.18.1.2\"".to_owned(),
+            _ => "expected an address, IPv4 or IPv6, and no name: \"198.18.1.2\"".to_owned(),
         },
     };
     Err(Problem::invalid(key, text, why))
@@ -198,7 +202,9 @@ fn remote(key: &'static str, text: &str, local: Option<IpAddr>) -> Result<IpAddr
     let address = of_host(key, text)?;
     let Some(local) = local else { return Ok(address) };
     same_family(key, text, address, local)?;
-    let why = if address == local {
+    let why = if address == local && key == "vtep" {
+        "it is `local`, this host itself: name the host that has this MAC, or leave the entry out"
+    } else if address == local {
         "it is `local`, this host itself: leave it out"
     } else if address.is_loopback() && !local.is_loopback() {
         "it is a loopback address, and so this host itself: name the other host's on the underlay"
