@@ -1,6 +1,6 @@
 //! `[vxlan]`, `[[vxlan.static]]` and `vni`: from keys to [`Vxlan`], and what networks may be on other hosts.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
@@ -370,6 +370,23 @@ impl Static {
     /// Who has its addresses.
     pub fn owner(&self, place: Place) -> Owner {
         Owner::remote(self.vtep, place)
+    }
+}
+
+/// Whether the host would send what is for another host into a tunnel, by a leg of its own there: for ever.
+pub(super) fn beside_legs(vxlan: &Vxlan, networks: &[Network], facts: &[Facts], reporter: &mut Reporter<'_>) {
+    let remotes: BTreeSet<IpAddr> =
+        vxlan.peers.iter().copied().chain(vxlan.statics.iter().map(|entry| entry.vtep)).collect();
+    for (network, facts) in networks.iter().zip(facts).filter(|(network, _)| network.vni.is_some()) {
+        let (Some(At { span, .. }), Some(ip)) = (&facts.host_address, network.host_address) else { continue };
+        let Some(subnet) = network.subnet.map(IpNet::V4) else { continue };
+        if let Some(remote) = remotes.range(subnet.network()..=subnet.broadcast()).next() {
+            let why = format!(
+                "the host would send what is for {remote} of [vxlan] into this network, and so into the tunnel again: \
+                 leave it out, or take a subnet without that address"
+            );
+            reporter.add(span, || Problem::invalid("host_address", &ip.to_string(), why));
+        }
     }
 }
 

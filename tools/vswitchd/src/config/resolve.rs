@@ -42,6 +42,9 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
         default_routes(container, |name, family| way_out(known.get(name)?, family));
     }
     let vxlan = vxlan.map(|raw| raw.with(statics));
+    if let Some(vxlan) = &vxlan {
+        overlay::beside_legs(vxlan, &networks, &facts, reporter);
+    }
     Config { daemon, outside, vxlan, networks, containers, routes }
 }
 
