@@ -94,6 +94,7 @@ fn create_body(create: Create) -> NetworkCreate {
         vlan: create.vlan,
         transparent: create.transparent.then_some(true),
         snooping: create.snooping.then_some(true),
+        vni: create.vni,
         mtu: create.mtu,
         icc: create.icc,
         nat: create.nat,

@@ -237,6 +237,9 @@ pub struct NetworkCreate {
     /// Frames for multicast groups go to those who listen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snooping: Option<bool>,
+    /// Its name on the underlay, 1 to 16777215: it is on other hosts too, by `[vxlan]` of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
     /// MTU, bytes.
     pub mtu: Option<u32>,
     /// Whether its containers may talk to each other.

@@ -38,6 +38,8 @@ pub struct Diff {
     pub limits: bool,
     /// Whether anything else about an uplink that takes packets is new.
     pub outside: bool,
+    /// Whether anything about how other hosts are reached is new.
+    pub vxlan: bool,
     /// Whether static routes came or went.
     pub routes: bool,
     /// Containers that stay, with what is new about them beside their interfaces.
@@ -133,6 +135,7 @@ fields! {
         Vlan = vlan,
         Transparent = transparent,
         Snooping = snooping,
+        Vni = vni,
         Mtu = mtu,
         Icc = icc,
         Nat = nat,
@@ -226,6 +229,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         icmp_errors: old.daemon.icmp_errors != new.daemon.icmp_errors,
         limits: limits(old) != limits(new),
         outside: outside(old) != outside(new),
+        vxlan: old.vxlan != new.vxlan,
         routes: routes(old) != routes(new),
         containers_removed: owned(&containers.removed),
         containers_added: owned(&containers.added),

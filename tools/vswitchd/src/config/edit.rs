@@ -15,7 +15,7 @@ use super::uplink::{beside, plain};
 use super::value::{self, Number};
 use super::vlan::{Vlans, vid};
 use super::zones::{overlap_problem, overlaps, zones_of};
-use super::{Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths, value6};
+use super::{Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths, overlay, value6};
 use crate::ipam::Memory;
 use crate::wire::NetnsRef;
 
@@ -33,6 +33,8 @@ pub struct NetworkOptions {
     pub transparent: Option<bool>,
     /// Frames for multicast groups go to those who listen.
     pub snooping: Option<bool>,
+    /// The network's name on the underlay.
+    pub vni: Option<i64>,
     /// Bytes.
     pub mtu: Option<i64>,
     /// Containers may talk to each other.
@@ -106,6 +108,9 @@ impl Network {
         take(&mut problems, &mut network.vlan, vlan);
         take(&mut problems, &mut network.transparent, options.transparent.map(Ok));
         take(&mut problems, &mut network.snooping, options.snooping.map(Ok));
+        let vni = number(options.vni).map(|number| overlay::vni(&number).map(Some));
+        take(&mut problems, &mut network.vni, vni);
+        network.mtu_named = network.vni.is_some() && options.mtu.is_some();
         take(&mut problems, &mut network.mtu, number(options.mtu).map(|number| value::mtu(&number)));
         if network.subnet6.is_some() {
             problems.extend(value6::mtu6(network.mtu).err());
@@ -151,8 +156,8 @@ impl Config {
     /// # Errors
     /// [`Problem::Duplicate`], [`Problem::TooMany`]; [`Problem::ZoneOverlap`] and [`Problem::RouteToSubnet`] where
     /// another network's `routes_to` takes it in; [`Problem::PlainOverlap`], [`Problem::Invalid`] where it cannot leave
-    /// with its own addresses.
-    pub fn add_network(&mut self, network: Network) -> Result<(), Problem> {
+    /// with its own addresses; [`Problem::VniTaken`], [`Problem::Invalid`] where it cannot be on other hosts.
+    pub fn add_network(&mut self, mut network: Network) -> Result<(), Problem> {
         if self.network(&network.name).is_some() {
             let first = Place(None);
             return Err(Problem::Duplicate { what: What::Network, name: network.name, first });
@@ -160,6 +165,7 @@ impl Config {
         if self.networks.len() >= MAX_NETWORKS {
             return Err(Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
         }
+        overlay::join(self.vxlan.as_ref(), &mut network, &self.networks)?;
         if let Some(outside) = &self.outside {
             beside(outside, &network, Place(None))?;
             if let Some(problem) = plain(&network, self.networks.iter()) {
@@ -346,6 +352,9 @@ impl Config {
         memory: &Memory,
     ) -> Result<Interface, Problem> {
         let mut registry = Registry::of(self);
+        if let Some(vxlan) = &self.vxlan {
+            registry.claim_statics(index, network, vxlan);
+        }
         let name = match &options.name {
             Some(text) => value::interface_name(text)?,
             None => registry.free_name(&container.netns),

@@ -10,9 +10,12 @@ use toml::de::DeTable;
 use super::aliases::alias;
 use super::family::PerFamily;
 use super::model::{Daemon, Network, Uplink};
+use super::overlay::{self, Places, RawVxlan};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
-use super::schema::{CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, Section, TIMEOUTS, UPLINK};
+use super::schema::{
+    CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, Section, TIMEOUTS, UPLINK, VXLAN,
+};
 use super::uplink::{self, RawOutside};
 use super::value::Number;
 use super::vlan::{Vlans, vid};
@@ -31,6 +34,7 @@ pub(super) type Setting<T> = Result<Option<At<T>>, Reported>;
 pub(super) struct Raw {
     pub daemon: Daemon,
     pub outside: Option<RawOutside>,
+    pub vxlan: Option<RawVxlan>,
     pub networks: Vec<RawNetwork>,
     pub containers: Vec<RawContainer>,
     pub routes: Vec<RawRoute>,
@@ -54,6 +58,7 @@ pub(super) struct RawNetwork {
     pub routes_to: Option<At<Option<Vec<At<String>>>>>,
     /// Where it says that it is not masqueraded.
     pub plain: Option<Range<usize>>,
+    pub overlay: Places,
     /// Whether addresses in it can be judged: its subnets and gateways are not wrong.
     pub sound: bool,
     pub span: Range<usize>,
@@ -125,12 +130,14 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     for section in root.sections("timeouts", &TIMEOUTS, reporter) {
         uplink::timeouts(&section, uplink, outside.as_mut(), reporter);
     }
+    let vxlan = root.sections("vxlan", &VXLAN, reporter);
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
     let routes = root.sections("route", &ROUTE, reporter);
     Raw {
         daemon: settings,
         outside,
+        vxlan: vxlan.first().map(|section| overlay::load(section, reporter)),
         networks: networks.iter().map(|section| network(section, uplink, reporter)).collect(),
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
         routes: routes.iter().map(|section| route(section, reporter)).collect(),
@@ -258,16 +265,20 @@ fn network(section: &Section<'_>, uplink: Uplink, reporter: &mut Reporter<'_>) -
         dhcp,
         routes_to: section.texts_or_all("routes_to"),
         plain,
+        overlay: Places::of(section),
         sound,
         span: section.span.clone(),
     }
 }
 
 fn numbers(section: &Section<'_>, network: &mut Network, reporter: &mut Reporter<'_>) {
+    let vni = section.number("vni");
+    network.vni = vni.and_then(|at| reporter.check(&at.span, overlay::vni(&at.value)));
     if let Some(at) = section.number("mtu")
         && let Some(mtu) = reporter.check(&at.span, value::mtu(&at.value))
     {
         network.mtu = mtu;
+        network.mtu_named = network.vni.is_some();
         if network.subnet6.is_some() {
             reporter.check(&at.span, value6::mtu6(mtu));
         }
@@ -328,7 +339,7 @@ fn via(section: &Section<'_>, reporter: &mut Reporter<'_>) -> (Vec<At<IpAddr>>, 
         reporter.add(&place, || Problem::Invalid { key: "via", found: "[]".into(), why: why.into() });
     }
     let right = |at: At<&str>| {
-        let value = reporter.check(&at.span, value6::via(at.value))?;
+        let value = reporter.check(&at.span, value6::either("via", at.value))?;
         Some(At { value, span: at.span })
     };
     let hops: Vec<_> = written.into_iter().filter_map(right).collect();

@@ -4,8 +4,8 @@
 //! bytes -> syntax -> schema -> load -> resolve -> Config
 //! ```
 //!
-//! `schema` knows every key of the contract, `load` checks each value by itself, `resolve`, `plan` and `routing` check them
-//! against each other and hand out names and addresses. Objects made at run time (`edit`) pass the same checks, and [`diff`] tells a reload
+//! `schema` knows every key of the contract, `load` checks each value by itself, `resolve`, `plan`, `routing` and `overlay`
+//! check them against each other and hand out names and addresses. Objects made at run time (`edit`) pass the same checks, and [`diff`] tells a reload
 //! what changed.
 
 mod aliases;
@@ -18,6 +18,7 @@ mod load;
 mod model;
 mod netns;
 mod outside;
+mod overlay;
 mod paths;
 mod plan;
 mod problem;
@@ -74,6 +75,11 @@ pub const MAX_INTERFACES: usize = 4000;
 pub const MAX_PUBLISHED: usize = 4096;
 /// Most workers of one daemon.
 pub const MAX_WORKERS: u16 = 64;
+
+/// How many hosts an overlay floods to.
+pub const MAX_PEERS: usize = 1024;
+/// How many `[[vxlan.static]]` one daemon serves.
+pub const MAX_STATICS: usize = 16_384;
 
 /// How many static routes one daemon serves.
 pub const MAX_ROUTES: usize = 4000;

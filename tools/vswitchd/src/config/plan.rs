@@ -12,6 +12,7 @@ use super::aliases::Taken;
 use super::load::RawInterface;
 use super::model::{Config, Container, Interface, Network, Uplink};
 use super::outside::Outside;
+use super::overlay::Static;
 use super::problem::{Owner, Problem};
 use super::publish::{HostPorts, Publish, publishable, speaks};
 use super::registry::{Had, Ips, Registry, check_host, check_host_address, needs_gateway, needs_gateway4};
@@ -58,6 +59,7 @@ impl Port {
 pub(super) struct Plan<'p, 't> {
     registry: Registry,
     ports: Vec<Port>,
+    statics: &'p [Static],
     networks: &'p mut [Network],
     facts: &'p [Facts],
     containers: &'p [Container],
@@ -66,13 +68,13 @@ pub(super) struct Plan<'p, 't> {
 
 impl<'p, 't> Plan<'p, 't> {
     pub fn new(
-        ports: Vec<Port>,
+        (ports, statics): (Vec<Port>, &'p [Static]),
         networks: &'p mut [Network],
         facts: &'p [Facts],
         containers: &'p [Container],
         reporter: &'p mut Reporter<'t>,
     ) -> Self {
-        Self { registry: Registry::default(), ports, networks, facts, containers, reporter }
+        Self { registry: Registry::default(), ports, statics, networks, facts, containers, reporter }
     }
 
     /// Gives every interface what it has a right to; collisions are reported.
@@ -82,6 +84,7 @@ impl<'p, 't> Plan<'p, 't> {
         self.set_gateways();
         self.set_gateway_macs();
         self.set_host_addresses();
+        self.claim_statics();
         self.check_dhcp();
         self.asked_addresses();
         if let Some(previous) = context.previous {
@@ -177,6 +180,25 @@ impl<'p, 't> Plan<'p, 't> {
             if self.reporter.check(span, check_host_address(network, *ip)).is_some() {
                 network.host_address = Some(*ip);
                 self.registry.claim_host(index, network, place);
+            }
+        }
+    }
+
+    // Who is on another host has its addresses before any container here asks, too.
+    fn claim_statics(&mut self) {
+        for entry in self.statics {
+            let Some((network, facts)) = self.networks.get(entry.network).zip(self.facts.get(entry.network))
+            else {
+                continue;
+            };
+            let At { value: mac, span } = &entry.mac;
+            let owner = entry.owner(self.reporter.source.place(span));
+            let claimed =
+                self.registry.claim_mac(entry.network, network, *mac, &Ips::default(), owner.clone());
+            self.reporter.check(span, claimed);
+            if let Some(At { value: ip, span }) = entry.ip.as_ref().filter(|_| facts.sound) {
+                let claimed = self.registry.claim_remote(entry.network, network, *ip, owner);
+                self.reporter.check(span, claimed);
             }
         }
     }

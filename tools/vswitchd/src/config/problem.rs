@@ -141,6 +141,18 @@ pub enum Problem {
         /// Its subnet.
         other_subnet: IpNet,
     },
+    /// Two networks of one name on the underlay.
+    #[error(
+        "`vni` = {vni} is that of network `{network}`{place}: frames of both would be in one, take another"
+    )]
+    VniTaken {
+        /// The number.
+        vni: u32,
+        /// Who has it.
+        network: String,
+        /// Where that is written.
+        place: Place,
+    },
     /// A second object of one name.
     #[error("{what} `{name}` is there already{first}")]
     Duplicate {
@@ -619,6 +631,7 @@ impl Problem {
             | Self::RouteToSubnet { .. }
             | Self::RouteTwice { .. }
             | Self::PublishTaken { .. }
+            | Self::VniTaken { .. }
             | Self::NetworkRouted { .. }
             | Self::SubnetFull { .. }
             | Self::Overlap { .. }

@@ -12,6 +12,7 @@ use super::family::PerFamily;
 use super::host::HOST;
 use super::model::{Config, Interface, Network, mac_from_address};
 use super::problem::{Owner, Place, Problem};
+use super::vxlan::Vxlan;
 use super::zones::overlapping;
 use crate::ipam::Memory;
 use crate::wire::NetnsRef;
@@ -37,7 +38,7 @@ struct Namespace {
 }
 
 impl Registry {
-    /// What a valid configuration takes.
+    /// What a valid configuration takes on this host.
     pub fn of(config: &Config) -> Self {
         let mut registry = Self::default();
         let indices: HashMap<&str, usize> = config
@@ -130,6 +131,40 @@ impl Registry {
         let owner = Owner { container: HOST.to_owned(), interface, place };
         self.macs.insert((index, mac), owner.clone());
         self.addresses.insert((index, ip.addr().into()), owner);
+    }
+
+    /// Gives an address to who is on another host.
+    pub fn claim_remote(
+        &mut self,
+        index: usize,
+        network: &Network,
+        ip: IpAddr,
+        owner: Owner,
+    ) -> Result<(), Problem> {
+        check_host("ip", network, ip)?;
+        let why = if network.reserved_of(Family::of(ip)) == Some(ip) {
+            format!(
+                "it is that of the gateway of network `{}`, which every host has itself: leave it out",
+                network.name
+            )
+        } else if let Some(first) = self.addresses.get(&(index, ip)) {
+            format!("it is taken in network `{}` by {first}", network.name)
+        } else {
+            self.addresses.insert((index, ip), owner);
+            return Ok(());
+        };
+        Err(Problem::invalid("ip", &ip.to_string(), why))
+    }
+
+    /// Gives to those who are on other hosts what a valid configuration says that they have in a network.
+    pub fn claim_statics(&mut self, index: usize, network: &Network, vxlan: &Vxlan) {
+        for entry in vxlan.statics.iter().filter(|entry| network.vni == Some(entry.vni)) {
+            let owner = Owner::remote(entry.vtep, Place(None));
+            if let Some(ip) = entry.ip {
+                self.addresses.insert((index, ip), owner.clone());
+            }
+            self.macs.insert((index, entry.mac), owner);
+        }
     }
 
     /// Gives an address that was asked for to its owner.

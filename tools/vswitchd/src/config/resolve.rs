@@ -9,19 +9,24 @@ use switch::mac::MacAddr;
 use super::family::PerFamily;
 use super::load::{Raw, RawContainer, RawNetwork};
 use super::model::{Config, Container, Network};
+use super::overlay::Places;
 use super::plan::{Plan, Port};
 use super::problem::{Advice, Problem, What, clip, nearest};
 use super::report::{At, Reporter};
-use super::{Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, routing, uplink};
+use super::{Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, overlay, routing, uplink};
 use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.
 pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'_>) -> Config {
-    let Raw { daemon, outside, networks, containers, routes } = raw;
+    let Raw { daemon, outside, mut vxlan, networks, containers, routes } = raw;
+    let vnis = overlay::named(&networks);
     let (mut networks, facts) = resolve_networks(networks, reporter);
+    overlay::networks(vxlan.as_ref(), &mut networks, &facts, reporter);
+    let statics =
+        vxlan.as_mut().map(|raw| raw.statics(&networks, vnis.as_ref(), reporter)).unwrap_or_default();
     let outside = uplink::resolve(outside, &networks, &facts, reporter);
     let (mut containers, ports) = resolve_containers(containers, &facts, reporter);
-    let ports = Plan::new(ports, &mut networks, &facts, &containers, reporter);
+    let ports = Plan::new((ports, &statics), &mut networks, &facts, &containers, reporter);
     let ports = ports.run(daemon.uplink, outside.as_ref(), context);
     for port in ports {
         if let (Some(container), Some(network)) =
@@ -36,7 +41,11 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
     for container in &mut containers {
         default_routes(container, |name, family| way_out(known.get(name)?, family));
     }
-    Config { daemon, outside, vxlan: None, networks, containers, routes }
+    let vxlan = vxlan.map(|raw| raw.with(statics));
+    if let Some(vxlan) = &vxlan {
+        overlay::beside_legs(vxlan, &networks, &facts, reporter);
+    }
+    Config { daemon, outside, vxlan, networks, containers, routes }
 }
 
 /// Where the default route of a container points that goes by this network, whoever answers there.
@@ -91,6 +100,7 @@ pub(super) struct Facts {
     pub named: Range<usize>,
     /// Where it says that it is not masqueraded.
     pub plain: Option<Range<usize>>,
+    pub overlay: Places,
     pub sound: bool,
 }
 
@@ -109,6 +119,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             dhcp,
             routes_to,
             plain,
+            overlay,
             sound,
             span,
         } = raw;
@@ -131,6 +142,7 @@ fn resolve_networks(raw: Vec<RawNetwork>, reporter: &mut Reporter<'_>) -> (Vec<N
             routes_to,
             named: span,
             plain,
+            overlay,
             sound,
         });
     }

@@ -124,10 +124,10 @@ pub(super) fn address6(key: &'static str, text: &str) -> Result<Ipv6Addr, Proble
     Ok(address)
 }
 
-/// The router of a route, of either family.
-pub(super) fn via(text: &str) -> Result<IpAddr, Problem> {
+/// An address of either family that one host can have; `key` is `via` or `ip`.
+pub(super) fn either(key: &'static str, text: &str) -> Result<IpAddr, Problem> {
     if text.contains(':') {
-        return address6("via", text).map(IpAddr::V6);
+        return address6(key, text).map(IpAddr::V6);
     }
-    value::address("via", text).map(IpAddr::V4)
+    value::address(key, text).map(IpAddr::V4)
 }

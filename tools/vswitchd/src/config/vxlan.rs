@@ -69,6 +69,22 @@ pub struct StaticMac {
 }
 
 impl Vxlan {
+    /// All defaults, with this address of ours and nobody else.
+    pub const fn new(local: IpAddr) -> Self {
+        Self {
+            local,
+            port: 4789,
+            peers: Vec::new(),
+            group: None,
+            udp_gso: UdpGso::Auto,
+            strict: false,
+            learning: true,
+            source_ports: 8,
+            mtu: None,
+            statics: Vec::new(),
+        }
+    }
+
     /// The largest inner IP packet on an underlay of this MTU.
     pub const fn inner_mtu(&self, underlay: u16) -> u16 {
         underlay.saturating_sub(if self.local.is_ipv6() { OVERHEAD + 20 } else { OVERHEAD })

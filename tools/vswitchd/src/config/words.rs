@@ -1,6 +1,7 @@
 //! What messages name things by: kinds, places, owners, advice; and how much of a file's text they show.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::host::HOST;
 
@@ -17,6 +18,10 @@ pub enum What {
     Route,
     /// An l4 port of the host in `publish`.
     Published,
+    /// An entry of `peers`.
+    Peer,
+    /// `[[vxlan.static]]`.
+    Static,
 }
 
 impl fmt::Display for What {
@@ -27,6 +32,8 @@ impl fmt::Display for What {
             Self::Interface => "interface",
             Self::Route => "route",
             Self::Published => "published l4 port",
+            Self::Peer => "peer",
+            Self::Static => "static MAC",
         })
     }
 }
@@ -52,8 +59,21 @@ pub struct Owner {
     pub place: Place,
 }
 
+/// What stands where a container's name would, for an interface on another host. No container can have it.
+const REMOTE: &str = "[[vxlan.static]]";
+
+impl Owner {
+    /// Somebody on the host with this address on the underlay.
+    pub(super) fn remote(vtep: IpAddr, place: Place) -> Self {
+        Self { container: REMOTE.to_owned(), interface: vtep.to_string(), place }
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.container == REMOTE {
+            return write!(f, "{REMOTE} of {}{}", self.interface, self.place);
+        }
         if self.container == HOST {
             return write!(f, "the host (`host_address`){}", self.place);
         }

@@ -425,6 +425,7 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
         vlan: create.vlan.map(i64::from),
         transparent: create.transparent,
         snooping: create.snooping,
+        vni: create.vni.map(i64::from),
         mtu: create.mtu.map(i64::from),
         icc: create.icc,
         nat: create.nat,

@@ -24,6 +24,9 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     if diff.outside {
         say("uplink changed".into());
     }
+    if diff.vxlan {
+        say("vxlan changed".into());
+    }
     for key in &diff.interfaces_removed {
         say(format!("{} removed", interface(key)));
     }

@@ -45,7 +45,7 @@ fn an_excerpt_points_at_the_place() {
          |        ^^^\n\
          lab.toml:4:1: error: unknown key `subnt` in [[network]]; did you mean `subnet`? (known: name, subnet, \
          subnet6, gateway, gateway6, gateway_mac, host_address, mtu, nat, nat6, icc, internal, routes_to, dhcp, ageing, fdb_limit, \
-         spoof, storm, vlan, transparent, snooping)\n  \
+         spoof, storm, vlan, transparent, snooping, vni)\n  \
          |\n\
          4 | subnt = \"10.1.0.0/24\"\n  \
          | ^^^^^"

@@ -7,6 +7,7 @@ mod errors;
 mod laws;
 mod meaning;
 mod memory;
+mod overlay;
 
 use vswitchd::config::{Config, ConfigErrors, Context, Paths, parse_with};
 

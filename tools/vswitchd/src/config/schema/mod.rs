@@ -1,5 +1,7 @@
 //! The keys of the contract, table by table: what each takes, and which are for later.
 
+mod tables;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -10,6 +12,9 @@ use super::problem::{Advice, Problem, clip, nearest};
 use super::report::{At, Reporter};
 use super::value::Number;
 use super::vlan::Numbers;
+pub(super) use tables::{
+    CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, STATIC, TIMEOUTS, UPLINK, VXLAN,
+};
 
 /// What a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,290 +56,14 @@ pub(super) struct Schema {
     synonyms: &'static [(&'static str, &'static str)],
 }
 
-const fn key(name: &'static str, kind: Kind, example: &'static str) -> Key {
-    Key { name, kind, example }
-}
-
-pub(super) static ROOT: Schema = Schema {
-    title: "the file",
-    keys: &[
-        key("daemon", Kind::Table, "`[daemon]`"),
-        key("network", Kind::Tables, "`[[network]]`"),
-        key("container", Kind::Tables, "`[[container]]`"),
-        key("route", Kind::Tables, "`[[route]]`"),
-        key("uplink", Kind::Table, "`[uplink]`"),
-        key("vxlan", Kind::NotYet, "`[vxlan]`"),
-        key("cluster", Kind::NotYet, "`[cluster]`"),
-        key("limits", Kind::Table, "`[limits]`"),
-        key("timeouts", Kind::Table, "`[timeouts]`"),
-    ],
-    synonyms: &[
-        ("bridge", "network"),
-        ("switch", "network"),
-        ("service", "container"),
-        ("services", "container"),
-        ("namespace", "container"),
-        ("vswitchd", "daemon"),
-        ("staticroute", "route"),
-        ("staticroutes", "route"),
-    ],
-};
-
-pub(super) static DAEMON: Schema = Schema {
-    title: "[daemon]",
-    keys: &[
-        key("control", Kind::Text, "`control = \"/run/vswitch/control.sock\"`"),
-        key("state", Kind::Text, "`state = \"/var/lib/vswitch\"`"),
-        key("workers", Kind::TextOrNumber, "`workers = \"auto\"`"),
-        key("io", Kind::Text, "`io = \"auto\"`"),
-        key("metrics", Kind::NotYet, "`metrics`"),
-    ],
-    synonyms: &[
-        ("socket", "control"),
-        ("controlsocket", "control"),
-        ("statedir", "state"),
-        ("datadir", "state"),
-        ("dataroot", "state"),
-        ("threads", "workers"),
-        ("cpus", "workers"),
-        ("prometheus", "metrics"),
-    ],
-};
-
-pub(super) static NETWORK: Schema = Schema {
-    title: "[[network]]",
-    keys: &[
-        key("name", Kind::Text, "`name = \"blue\"`"),
-        key("subnet", Kind::Text, "`subnet = \"10.1.0.0/24\"`"),
-        key("subnet6", Kind::Text, "`subnet6 = \"fd00:1::/64\"`"),
-        key("gateway", Kind::Text, "`gateway = \"10.1.0.1\"`"),
-        key("gateway6", Kind::Text, "`gateway6 = \"fd00:1::1\"`"),
-        key("gateway_mac", Kind::Text, "`gateway_mac = \"02:42:0a:01:00:01\"`"),
-        key("host_address", Kind::Text, "`host_address = \"10.1.0.254\"`"),
-        key("mtu", Kind::Number, "`mtu = 1500`"),
-        key("nat", Kind::Flag, "`nat = true`"),
-        key("nat6", Kind::Flag, "`nat6 = true`"),
-        key("icc", Kind::Flag, "`icc = true`"),
-        key("internal", Kind::Flag, "`internal = true`"),
-        key("routes_to", Kind::TextsOrAll, "`routes_to = [\"red\"]`"),
-        key("dhcp", Kind::Flag, "`dhcp = true`"),
-        key("ageing", Kind::Number, "`ageing = 300`"),
-        key("fdb_limit", Kind::Number, "`fdb_limit = 8192`"),
-        key("spoof", Kind::Text, "`spoof = \"claimed\"`"),
-        key("storm", Kind::Number, "`storm = 10000`"),
-        key("vlan", Kind::Number, "`vlan = 10`"),
-        key("transparent", Kind::Flag, "`transparent = true`"),
-        key("snooping", Kind::Flag, "`snooping = true`"),
-        key("vni", Kind::NotYet, "`vni`"),
-    ],
-    synonyms: &[
-        ("cidr", "subnet"),
-        ("prefix", "subnet"),
-        ("address", "subnet"),
-        ("iprange", "subnet"),
-        ("ipv6subnet", "subnet6"),
-        ("subnetv6", "subnet6"),
-        ("cidr6", "subnet6"),
-        ("cidrv6", "subnet6"),
-        ("prefix6", "subnet6"),
-        ("fixedcidrv6", "subnet6"),
-        ("gw", "gateway"),
-        ("router", "gateway"),
-        ("gw6", "gateway6"),
-        ("gatewayv6", "gateway6"),
-        ("ipv6gateway", "gateway6"),
-        ("router6", "gateway6"),
-        ("defaultgateway", "gateway"),
-        ("routermac", "gateway_mac"),
-        ("gwmac", "gateway_mac"),
-        ("routes", "routes_to"),
-        ("reaches", "routes_to"),
-        ("masquerade", "nat"),
-        ("masquerade6", "nat6"),
-        ("nat66", "nat6"),
-        ("ageingtime", "ageing"),
-        ("agingtime", "ageing"),
-        ("vlanid", "vlan"),
-        ("vid", "vlan"),
-        ("tag", "vlan"),
-        ("forwardbpdu", "transparent"),
-        ("mcastsnooping", "snooping"),
-        ("mcastsnoopingenable", "snooping"),
-        ("multicastsnooping", "snooping"),
-        ("igmpsnooping", "snooping"),
-        ("mldsnooping", "snooping"),
-    ],
-};
-
-pub(super) static CONTAINER: Schema = Schema {
-    title: "[[container]]",
-    keys: &[
-        key("name", Kind::Text, "`name = \"web\"`"),
-        key("netns", Kind::Text, "`netns = \"pid:4242\"`"),
-        key("create", Kind::Flag, "`create = true`"),
-        key("command", Kind::Texts, "`command = [\"python3\", \"-m\", \"http.server\", \"80\"]`"),
-        key("interface", Kind::Tables, "`[[container.interface]]`"),
-        key("egress", Kind::Texts, "`egress = [\"allow 10.0.0.0/8 tcp/443\", \"deny all\"]`"),
-    ],
-    synonyms: &[
-        ("cmd", "command"),
-        ("entrypoint", "command"),
-        ("exec", "command"),
-        ("run", "command"),
-        ("containername", "name"),
-        ("namespace", "netns"),
-        ("networkmode", "netns"),
-        ("pid", "netns"),
-        ("networks", "interface"),
-        ("nic", "interface"),
-    ],
-};
-
-pub(super) static INTERFACE: Schema = Schema {
-    title: "[[container.interface]]",
-    keys: &[
-        key("network", Kind::Text, "`network = \"blue\"`"),
-        key("name", Kind::Text, "`name = \"eth0\"`"),
-        key("ip", Kind::Text, "`ip = \"10.1.0.10\"`"),
-        key("ip6", Kind::Text, "`ip6 = \"fd00:1::10\"`"),
-        key("mac", Kind::Text, "`mac = \"02:42:0a:01:00:0a\"`"),
-        key("aliases", Kind::Texts, "`aliases = [\"www\"]`"),
-        key("publish", Kind::Texts, "`publish = [\"8080:80\"]`"),
-        key("vlan", Kind::Number, "`vlan = 10`"),
-        key("trunk", Kind::Numbers, "`trunk = [10, 20]`"),
-        key("isolated", Kind::Flag, "`isolated = true`"),
-    ],
-    synonyms: &[
-        ("address", "ip"),
-        ("addr", "ip"),
-        ("ipaddress", "ip"),
-        ("ipv4", "ip"),
-        ("ipv4address", "ip"),
-        ("ipv6", "ip6"),
-        ("ipv6address", "ip6"),
-        ("address6", "ip6"),
-        ("addr6", "ip6"),
-        ("inet6", "ip6"),
-        ("hwaddr", "mac"),
-        ("hwaddress", "mac"),
-        ("macaddr", "mac"),
-        ("macaddress", "mac"),
-        ("lladdr", "mac"),
-        ("ether", "mac"),
-        ("bridge", "network"),
-        ("net", "network"),
-        ("switch", "network"),
-        ("ifname", "name"),
-        ("interfacename", "name"),
-        ("device", "name"),
-        ("vlanid", "vlan"),
-        ("vid", "vlan"),
-        ("tag", "vlan"),
-        ("access", "vlan"),
-        ("native", "vlan"),
-        ("nativevlan", "vlan"),
-        ("pvid", "vlan"),
-        ("trunks", "trunk"),
-        ("tagged", "trunk"),
-        ("protected", "isolated"),
-        ("ports", "publish"),
-        ("alias", "aliases"),
-        ("networkaliases", "aliases"),
-        ("port", "publish"),
-    ],
-};
-
-pub(super) static UPLINK: Schema = Schema {
-    title: "[uplink]",
-    keys: &[
-        key("kind", Kind::Text, "`kind = \"sockets\"`"),
-        key("host_loopback", Kind::Flag, "`host_loopback = true`"),
-        key("netns", Kind::Text, "`netns = \"out\"`"),
-        key("name", Kind::Text, "`name = \"vsw0\"`"),
-        key("address", Kind::TextOrTexts, "`address = \"198.18.0.10/24\"`"),
-        key("address6", Kind::TextOrTexts, "`address6 = \"fd00:9::10/64\"`"),
-        key("host", Kind::Text, "`host = \"198.18.0.1/24\"`"),
-        key("host6", Kind::Text, "`host6 = \"fd00:9::1/64\"`"),
-        key("gateway", Kind::Text, "`gateway = \"198.18.0.1\"`"),
-        key("gateway6", Kind::Text, "`gateway6 = \"fd00:9::1\"`"),
-        key("device", Kind::Text, "`device = \"eth1\"`"),
-        key("vlan", Kind::Number, "`vlan = 30`"),
-        key("mac", Kind::Text, "`mac = \"02:42:c6:12:00:0a\"`"),
-        key("mtu", Kind::Number, "`mtu = 1500`"),
-        key("filtering", Kind::Text, "`filtering = \"address\"`"),
-        key("parity", Kind::Flag, "`parity = true`"),
-    ],
-    synonyms: &[
-        ("type", "kind"),
-        ("mode", "kind"),
-        ("interface", "device"),
-        ("nic", "device"),
-        ("ip", "address"),
-        ("ip6", "address6"),
-        ("gw", "gateway"),
-        ("gw6", "gateway6"),
-        ("router", "gateway"),
-        ("namespace", "netns"),
-        ("ifname", "name"),
-        ("vlanid", "vlan"),
-        ("hwaddr", "mac"),
-    ],
-};
-
-pub(super) static LIMITS: Schema = Schema {
-    title: "[limits]",
-    keys: &[
-        key("connections", Kind::Number, "`connections = 262144`"),
-        key("connections_per_container", Kind::Number, "`connections_per_container = 20000`"),
-        key("mappings", Kind::Number, "`mappings = 60000`"),
-        key("mappings_per_container", Kind::Number, "`mappings_per_container = 32768`"),
-        key("fragments", Kind::Number, "`fragments = 1024`"),
-        key("icmp_errors", Kind::Number, "`icmp_errors = 1000`"),
-        key("icmp_errors_per_container", Kind::Number, "`icmp_errors_per_container = 100`"),
-    ],
-    synonyms: &[("conntrackmax", "connections"), ("flows", "connections")],
-};
-
-pub(super) static TIMEOUTS: Schema = Schema {
-    title: "[timeouts]",
-    keys: &[
-        key("udp", Kind::Number, "`udp = 300`"),
-        key("tcp_established", Kind::Number, "`tcp_established = 7440`"),
-        key("tcp_transitory", Kind::Number, "`tcp_transitory = 240`"),
-        key("icmp", Kind::Number, "`icmp = 60`"),
-        key("others", Kind::Number, "`others = 300`"),
-    ],
-    synonyms: &[("tcp", "tcp_established"), ("generic", "others"), ("icmpv6", "icmp")],
-};
-
-pub(super) static ROUTE: Schema = Schema {
-    title: "[[route]]",
-    keys: &[
-        key("network", Kind::Text, "`network = \"blue\"`"),
-        key("destination", Kind::Text, "`destination = \"10.8.0.0/16\"`"),
-        key("via", Kind::TextOrTexts, "`via = \"10.1.0.20\"`"),
-        key("mtu", Kind::Number, "`mtu = 1400`"),
-    ],
-    synonyms: &[
-        ("dst", "destination"),
-        ("dest", "destination"),
-        ("to", "destination"),
-        ("target", "destination"),
-        ("prefix", "destination"),
-        ("cidr", "destination"),
-        ("subnet", "destination"),
-        ("gateway", "via"),
-        ("gw", "via"),
-        ("nexthop", "via"),
-        ("router", "via"),
-        ("bridge", "network"),
-        ("net", "network"),
-    ],
-};
-
 // Where a key that stands in the wrong table may have been meant to stand.
-static TABLES: [&Schema; 8] =
-    [&DAEMON, &LIMITS, &TIMEOUTS, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK, &ROUTE];
+static TABLES: [&Schema; 10] =
+    [&DAEMON, &LIMITS, &TIMEOUTS, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK, &ROUTE, &VXLAN, &STATIC];
+
+// The same for a word of another tool, from the innermost table; a route and a tunnel are written in words that mean
+// something in each.
+static BY_WORD: [&Schema; 10] =
+    [&UPLINK, &INTERFACE, &CONTAINER, &NETWORK, &TIMEOUTS, &LIMITS, &DAEMON, &ROUTE, &STATIC, &VXLAN];
 
 impl Schema {
     fn key(&self, name: &str) -> Option<&'static Key> {
@@ -354,29 +83,41 @@ impl Schema {
         Problem::UnknownKey { section: self.title, key: clip(name), advice: self.advice(name), known }
     }
 
-    // This table first: a word of another tool means what it is there to say here, not what another table has by that name.
+    // This table first: a word of another tool means what it is there to say here, not what another table has by that
+    // name, nor a key that happens to be spelled like it (`vxlan` of a network is its `vni`, not its `vlan`).
     fn advice(&self, name: &str) -> Option<Advice> {
-        let near = nearest(name, self.keys.iter().map(|key| key.name)).and_then(|near| self.key(near));
-        if let Some(key) = near.or_else(|| self.synonym(name)) {
+        let near = || nearest(name, self.keys.iter().map(|key| key.name)).and_then(|near| self.key(near));
+        if let Some(key) = self.synonym(name).or_else(near) {
             return Some(key.advice(None));
         }
-        // What is written beside an interface is meant for it, whatever other tables have by that name.
-        let inner = INTERFACE.synonym(name).filter(|_| self.title == CONTAINER.title);
-        if let Some(key) = inner {
-            return Some(key.advice(Some(INTERFACE.title)));
-        }
-        let elsewhere = |built: bool| {
-            let has = |table: &&&Schema| table.key(name).is_some_and(|key| key.is_built() == built);
-            TABLES.iter().find(has).map(|table| Advice::BelongsIn(table.title))
-        };
-        // The other way round, from the innermost table; a route is written in words that mean something in each.
-        let other_word = || {
-            let inner = TABLES.iter().copied().rev().skip(1);
-            let mut tables = inner.chain([&ROUTE]);
-            tables.find_map(|table| table.synonym(name).map(|key| key.advice(Some(table.title))))
-        };
-        elsewhere(true).or_else(other_word).or_else(|| elsewhere(false))
+        self.within(name)
+            .or_else(|| elsewhere(name, true))
+            .or_else(|| by_word(name))
+            .or_else(|| elsewhere(name, false))
     }
+
+    // What is written beside an inner table is meant for it, whatever others have by that name.
+    fn within(&self, name: &str) -> Option<Advice> {
+        let inner = match self.title {
+            title if title == CONTAINER.title => &INTERFACE,
+            // But a tunnel of one VNI is what a network is here.
+            title if title == VXLAN.title && name != "vni" => &STATIC,
+            _ => return None,
+        };
+        if inner.key(name).is_some() {
+            return Some(Advice::BelongsIn(inner.title));
+        }
+        inner.synonym(name).map(|key| key.advice(Some(inner.title)))
+    }
+}
+
+fn elsewhere(name: &str, built: bool) -> Option<Advice> {
+    let has = |table: &&&Schema| table.key(name).is_some_and(|key| key.is_built() == built);
+    TABLES.iter().find(has).map(|table| Advice::BelongsIn(table.title))
+}
+
+fn by_word(name: &str) -> Option<Advice> {
+    BY_WORD.iter().find_map(|table| table.synonym(name).map(|key| key.advice(Some(table.title))))
 }
 
 /// A table of the file whose keys are known and hold what they should; others have been reported.
@@ -634,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_near_spelling_comes_before_a_synonym_and_that_before_another_table() {
+    fn a_word_of_another_tool_comes_before_a_near_spelling_and_that_before_another_table() {
         let said =
             |table: &Schema, word| table.advice(word).map(|advice| advice.to_string()).unwrap_or_default();
         assert_eq!(said(&INTERFACE, "netwrk"), "; did you mean `network`?");
@@ -646,6 +387,13 @@ mod tests {
         assert_eq!(said(&CONTAINER, "address"), "; did you mean `ip` in [[container.interface]]?");
         assert_eq!(said(&CONTAINER, "mac"), "; it belongs in [[container.interface]]");
         assert_eq!(said(&NETWORK, "host_loopback"), "; it belongs in [uplink]");
+        for word in ["vxlan", "vxlan_id", "VNID"] {
+            assert_eq!(said(&NETWORK, word), "; did you mean `vni`?", "{word}");
+        }
+        assert_eq!(said(&NETWORK, "peers"), "; it belongs in [vxlan]");
+        assert_eq!(said(&VXLAN, "vni"), "; it belongs in [[network]]");
+        assert_eq!(said(&VXLAN, "mac"), "; it belongs in [[vxlan.static]]");
+        assert_eq!(said(&VXLAN, "lladdr"), "; did you mean `mac` in [[vxlan.static]]?");
         assert_eq!(said(&CONTAINER, "zebra"), "");
     }
 }
