@@ -430,7 +430,6 @@ mod tests {
     #[test]
     fn a_wrong_line_is_answered_in_one() {
         for (line, wanted) in [
-            ("show cluster", "'show vxlan' is not supported yet"),
             ("show cluster --json", "'show cluster' is not supported yet"),
             ("show connections --protocol quic", "expected one of: tcp, udp, icmp, icmp6, sctp, other"),
             ("top", "'top' is not supported yet"),
