@@ -7,7 +7,7 @@ use vswitchd::config::{
     NetworkOptions, Problem, ProblemKind, StaticMac, UdpGso, Vxlan, diff, parse_with,
 };
 
-use super::{first_lines, paths, valid};
+use super::{first_lines, parse, paths, valid};
 
 const TUNNEL: &str = "[vxlan]\nlocal = \"198.18.1.1\"\n";
 const BLUE: &str = "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nvni = 100\n";
@@ -155,14 +155,15 @@ fn there_are_limits_of_peers_and_statics() {
     assert!(lines.len() == 1 && lines.concat().ends_with(said), "{lines:?}");
     // As short as they can be written: a file has a megabyte.
     let statics = |count: usize| {
-        let one =
-            |n: usize| format!("{{vni=1,mac=\"2:0:0:0:{:x}:{:x}\",vtep=\"1.1.1.1\"}},", n / 256, n % 256);
+        let mac = |n: usize| format!("02:00:00:00:{:02x}:{:02x}", n / 256, n % 256);
+        let one = |n: usize| format!("{{vni=1,mac=\"{}\",vtep=\"1.1.1.1\"}},", mac(n));
         let all: String = (0..count).map(one).collect();
         format!("[vxlan]\nlocal = \"1.1.1.2\"\nstatic = [{all}]\n[[network]]\nname = \"n\"\nvni = 1\n")
     };
-    let lines = first_lines(&statics(MAX_STATICS + 1));
+    assert_eq!(parse(&statics(MAX_STATICS)).unwrap().vxlan.unwrap().statics.len(), MAX_STATICS);
+    let lines = first_lines(&statics(MAX_STATICS + 5));
     let said = "error: more than 16384 static MACs: one daemon serves at most 16384";
-    assert!(lines.last().unwrap().ends_with(said), "{lines:?}");
+    assert!(lines.len() == 1 && lines.concat().ends_with(said), "{lines:?}");
 }
 
 fn asked(vni: i64, mtu: Option<i64>) -> NetworkOptions {
