@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use serde_json::json;
 use vswitchd::config::{
     Config, ContainerSpec, Context, InterfaceOptions, MAX_PEERS, MAX_STATICS, Network, NetworkField,
     NetworkOptions, Problem, ProblemKind, StaticMac, UdpGso, Vxlan, diff, parse_with,
 };
+use vswitchd::engine::rehearse;
 
 use super::{first_lines, parse, paths, valid};
 
@@ -260,4 +262,33 @@ fn a_difference_names_what_is_new_of_an_overlay() {
     let here = valid(&BLUE.replace("vni = 100\n", ""));
     assert_eq!(fields(&here), [NetworkField::Vni, NetworkField::Mtu]);
     assert!(diff(&old, &here).vxlan);
+}
+
+#[test]
+fn what_was_made_at_run_time_is_left_out_where_the_file_takes_its_ground() {
+    let folder = std::env::temp_dir().join(format!("vswitch-overlay-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let kept = json!({
+        "version": 1,
+        "networks": [{ "name": "green", "subnet": "10.9.0.0/24", "vni": 200 }],
+        "interfaces": [{ "network": "blue", "interface": { "container": "web", "ip": "10.1.0.2" } }],
+        "fdb": [],
+        "published": [],
+    });
+    std::fs::write(folder.join("objects.json"), kept.to_string()).unwrap();
+    let said = |text: &str| rehearse(&folder, text.as_bytes()).unwrap();
+    let fine = said(&format!("{TUNNEL}{BLUE}"));
+    assert_eq!(fine.left_out, Vec::<String>::new());
+    assert_eq!(mtu(&fine.config, "green"), (1450, false));
+    let here = said(&BLUE.replace("vni = 100\n", ""));
+    assert!(
+        matches!(&here.left_out[..], [one] if one.starts_with("network green: `vni` = 200: no other host"))
+    );
+    assert!(here.config.network("green").is_none() && here.config.container("web").is_some());
+    let taken =
+        said(&format!("{TUNNEL}{}{STATIC}", BLUE.replace("100", "200")).replace("vni = 100", "vni = 200"));
+    let [network, container] = &taken.left_out[..] else { panic!("{:?}", taken.left_out) };
+    assert!(network.starts_with("network green: `vni` = 200 is that of network `blue`"), "{network}");
+    assert!(container.starts_with("container web: `ip` = \"10.1.0.2\" is taken"), "{container}");
+    std::fs::remove_dir_all(&folder).unwrap();
 }
