@@ -277,7 +277,7 @@ pub struct Create {
     /// Frames for multicast groups go to those who listen (IGMP and MLD snooping)
     #[arg(long)]
     pub snooping: bool,
-    /// Its name on the underlay: it is on the other hosts of [vxlan] too
+    /// Its name on the underlay (VXLAN): it is on the other hosts of the file too
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_215))]
     pub vni: Option<u32>,
     /// MTU, bytes

@@ -69,6 +69,15 @@ fn changes_ask_for_what_they_say() {
                 ..NetworkCreate::default()
             }),
         ),
+        (
+            "network create green --vni 100",
+            "green\n",
+            Request::NetworkCreate(NetworkCreate {
+                name: "green".into(),
+                vni: Some(100),
+                ..NetworkCreate::default()
+            }),
+        ),
         ("network rm blue", "blue\n", Request::NetworkRemove { name: blue() }),
         (
             "network connect blue db --netns pid:42 --ip 10.1.0.5",

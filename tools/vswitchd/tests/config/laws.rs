@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
-use vswitchd::config::{Config, ContainerSpec, Context, Family, InterfaceOptions, diff, parse_with};
+use vswitchd::config::{Config, ContainerSpec, Context, Family, InterfaceOptions, Vxlan, diff, parse_with};
 
+use super::overlaid::overlaid;
 use super::{paths, valid};
 
 /// An interface as a file may write it: network, address's last octet where it says one, MAC's last octet likewise.
@@ -18,6 +19,14 @@ struct Lab {
     /// Per network, which others it routes to, a bit each; from [`ALL`] all of them.
     reach: [u8; 4],
     containers: Vec<Vec<Port>>,
+    overlay: Option<Overlay>,
+}
+
+/// `[vxlan]`: the underlay's MTU where it is said, and per network whether it has a `vni` and which octets are elsewhere.
+#[derive(Debug, Clone)]
+struct Overlay {
+    mtu: Option<u16>,
+    networks: [(bool, Vec<u8>); 4],
 }
 
 const ALL: u8 = 200;
@@ -44,8 +53,12 @@ impl Lab {
                 line(self.families.0, format!("subnet = \"10.{network}.0.0/24\"")),
                 line(self.families.1, format!("subnet6 = \"fd00:{network}::/64\"")),
             ));
+            if self.overlay.as_ref().is_some_and(|overlay| overlay.networks[network].0) {
+                text.push_str(&format!("vni = {}\n", network + 1));
+            }
         }
         let mut asked = HashSet::new();
+        self.overlay(&mut text, &mut asked);
         for (index, ports) in self.containers.iter().enumerate() {
             text.push_str(&format!("[[container]]\nname = \"c{index}\"\n"));
             for (network, ip, mac) in ports {
@@ -64,6 +77,32 @@ impl Lab {
     }
 }
 
+impl Lab {
+    // Who is elsewhere has what no container here asks for.
+    fn overlay(&self, text: &mut String, asked: &mut HashSet<(usize, u8, u8)>) {
+        let Some(Overlay { mtu, networks }) = &self.overlay else { return };
+        text.push_str("[vxlan]\nlocal = \"198.18.1.1\"\npeers = [\"198.18.1.2\"]\n");
+        text.push_str(&mtu.map(|mtu| format!("mtu = {mtu}\n")).unwrap_or_default());
+        for (network, (_, octets)) in
+            networks.iter().enumerate().filter(|(n, net)| *n < self.networks && net.0)
+        {
+            for octet in octets.iter().filter(|octet| (2..255).contains(*octet)) {
+                if asked.insert((network, 0, *octet)) && asked.insert((network, 1, *octet)) {
+                    let ip = if self.families.0 {
+                        format!("10.{network}.0.{octet}")
+                    } else {
+                        format!("fd00:{network}::{octet:x}")
+                    };
+                    text.push_str(&format!(
+                        "[[vxlan.static]]\nvni = {}\nmac = \"02:42:0a:{network:02x}:00:{octet:02x}\"\nvtep = \"198.18.1.3\"\nip = \"{ip}\"\n",
+                        network + 1
+                    ));
+                }
+            }
+        }
+    }
+}
+
 fn line(is_there: bool, line: String) -> String {
     if is_there { line + "\n" } else { String::new() }
 }
@@ -72,8 +111,21 @@ fn labs() -> impl Strategy<Value = Lab> {
     let port = (any::<usize>(), any::<Option<u8>>(), any::<Option<u8>>());
     let containers = proptest::collection::vec(proptest::collection::vec(port, 0..4), 0..24);
     let families = prop::sample::select(vec![(true, false), (false, true), (true, true)]);
-    (1usize..5, families, any::<[u8; 4]>(), containers)
-        .prop_map(|(networks, families, reach, containers)| Lab { networks, families, reach, containers })
+    (1usize..5, families, any::<[u8; 4]>(), containers, prop::option::of(overlays())).prop_map(
+        |(networks, families, reach, containers, overlay)| Lab {
+            networks,
+            families,
+            reach,
+            containers,
+            overlay,
+        },
+    )
+}
+
+fn overlays() -> impl Strategy<Value = Overlay> {
+    let network = (any::<bool>(), proptest::collection::vec(any::<u8>(), 0..6));
+    let networks = [network.clone(), network.clone(), network.clone(), network];
+    (prop::option::of(1330u16..), networks).prop_map(|(mtu, networks)| Overlay { mtu, networks })
 }
 
 /// What every valid configuration keeps to.
@@ -102,6 +154,7 @@ fn sound(config: &Config) {
     }
     routed(config);
     one_plan_a_zone(config);
+    overlaid(config, &mut taken);
 }
 
 /// A container has one default route of each family, if there is one to have.
@@ -145,11 +198,28 @@ fn one_plan_a_zone(config: &Config) {
     }
 }
 
+/// `[vxlan]` as a file may write it.
+fn written(vxlan: &Vxlan) -> String {
+    let mtu = vxlan.mtu.map(|mtu| format!("mtu = {mtu}\n")).unwrap_or_default();
+    let (local, port, learning, peers) = (vxlan.local, vxlan.port, vxlan.learning, &vxlan.peers);
+    let peers: Vec<String> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+    let head = format!(
+        "[vxlan]\nlocal = \"{local}\"\nport = {port}\nlearning = {learning}\npeers = [{}]\nsource_ports = 8\n{mtu}",
+        peers.join(",")
+    );
+    let statics = vxlan.statics.iter().map(|entry| {
+        let ip = entry.ip.map(|ip| format!("ip = \"{ip}\"\n")).unwrap_or_default();
+        let (vni, mac, vtep) = (entry.vni, entry.mac, entry.vtep);
+        format!("[[vxlan.static]]\nvni = {vni}\nmac = \"{mac}\"\nvtep = \"{vtep}\"\n{ip}")
+    });
+    std::iter::once(head).chain(statics).collect()
+}
+
 /// Lines that a file may hold, some of them wrong.
 fn lines() -> impl Strategy<Value = String> {
-    let keys = "name|network|subnet|subnet6|ip|ip6|mac|mtu|gateway|gateway6|gateway_mac|internal|routes_to|destination|via|netns|create|command|control|workers|kind|nat|x";
+    let keys = "name|network|subnet|subnet6|ip|ip6|mac|mtu|gateway|gateway6|gateway_mac|internal|routes_to|destination|via|netns|create|command|control|workers|kind|nat|vni|local|peers|vtep|x";
     let values = "\"[a-c]\"|\"all\"|\\[(\"[a-c]\"(, )?){0,3}\\]|\"10\\.[01]\\.0\\.[0-9]{1,3}(/[0-9]{1,2})?\"|\"(fd0[01])?::[0-9]{0,2}(/[0-9]{1,3})?\"|-?[0-9]{1,22}|true|nan|\\[\\]|\\[\"a\"\\]|\"pid:[0-9]\"|\"\\\\u0000\"";
-    let header = "\\[(daemon|uplink|network)\\]|\\[\\[(network|container|container\\.interface|route)\\]\\]";
+    let header = "\\[(daemon|uplink|network|vxlan)\\]|\\[\\[(network|container|container\\.interface|route|vxlan\\.static)\\]\\]";
     let line = (any::<u8>(), header, keys, values)
         .prop_map(|(pick, header, key, value)| if pick < 80 { header } else { format!("{key} = {value}") });
     proptest::collection::vec(line, 0..30).prop_map(|lines| lines.join("\n"))
@@ -195,14 +265,17 @@ proptest! {
     #[test]
     fn written_out_it_means_the_same(lab in labs()) {
         let config = valid(&lab.text());
-        let mut text = String::new();
+        let mut text = config.vxlan.as_ref().map(written).unwrap_or_default();
         for network in &config.networks {
             let subnet = line(network.subnet.is_some(), format!("subnet = \"{}\"", network.subnet.unwrap_or_default()));
             let subnet6 = line(network.subnet6.is_some(), format!("subnet6 = \"{}\"", network.subnet6.unwrap_or_default()));
             let to = serde_json::to_string(&network.routes_to).unwrap();
-            text.push_str(&format!("[[network]]\nname = \"{}\"\n{subnet}{subnet6}mtu = {}\nicc = {}\nageing = {}\n\
+            // One that names no MTU has it from the underlay.
+            let mtu = line(network.vni.is_none() || network.mtu_named, format!("mtu = {}", network.mtu));
+            let vni = network.vni.map(|vni| format!("vni = {vni}\n")).unwrap_or_default();
+            text.push_str(&format!("[[network]]\nname = \"{}\"\n{subnet}{subnet6}{mtu}{vni}icc = {}\nageing = {}\n\
                 fdb_limit = {}\nstorm = {}\nspoof = \"claimed\"\nroutes_to = {to}\n",
-                network.name, network.mtu, network.icc, network.ageing, network.fdb_limit, network.storm));
+                network.name, network.icc, network.ageing, network.fdb_limit, network.storm));
         }
         for container in &config.containers {
             let (name, netns, create) = (&container.name, &container.netns, container.create);
@@ -256,7 +329,7 @@ proptest! {
     #[test]
     fn a_reload_of_any_other_lab_moves_no_interface_that_stays_open(old in labs(), mut new in labs()) {
         let before = valid(&old.text());
-        (new.networks, new.families) = (old.networks, old.families);
+        (new.networks, new.families, new.overlay) = (old.networks, old.families, old.overlay.clone());
         for port in new.containers.iter_mut().flatten() {
             (port.1, port.2) = (None, None);
         }

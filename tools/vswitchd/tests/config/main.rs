@@ -7,6 +7,8 @@ mod errors;
 mod laws;
 mod meaning;
 mod memory;
+#[path = "../corpus/overlaid.rs"]
+mod overlaid;
 mod overlay;
 
 use vswitchd::config::{Config, ConfigErrors, Context, Paths, parse_with};

@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 
+use serde_json::json;
 use vswitchd::config::{
     Config, ContainerSpec, Context, InterfaceOptions, MAX_PEERS, MAX_STATICS, Network, NetworkField,
     NetworkOptions, Problem, ProblemKind, StaticMac, UdpGso, Vxlan, diff, parse_with,
 };
+use vswitchd::engine::rehearse;
 
-use super::{first_lines, paths, valid};
+use super::{first_lines, parse, paths, valid};
 
 const TUNNEL: &str = "[vxlan]\nlocal = \"198.18.1.1\"\n";
 const BLUE: &str = "[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nvni = 100\n";
@@ -155,14 +157,15 @@ fn there_are_limits_of_peers_and_statics() {
     assert!(lines.len() == 1 && lines.concat().ends_with(said), "{lines:?}");
     // As short as they can be written: a file has a megabyte.
     let statics = |count: usize| {
-        let one =
-            |n: usize| format!("{{vni=1,mac=\"2:0:0:0:{:x}:{:x}\",vtep=\"1.1.1.1\"}},", n / 256, n % 256);
+        let mac = |n: usize| format!("02:00:00:00:{:02x}:{:02x}", n / 256, n % 256);
+        let one = |n: usize| format!("{{vni=1,mac=\"{}\",vtep=\"1.1.1.1\"}},", mac(n));
         let all: String = (0..count).map(one).collect();
         format!("[vxlan]\nlocal = \"1.1.1.2\"\nstatic = [{all}]\n[[network]]\nname = \"n\"\nvni = 1\n")
     };
-    let lines = first_lines(&statics(MAX_STATICS + 1));
+    assert_eq!(parse(&statics(MAX_STATICS)).unwrap().vxlan.unwrap().statics.len(), MAX_STATICS);
+    let lines = first_lines(&statics(MAX_STATICS + 5));
     let said = "error: more than 16384 static MACs: one daemon serves at most 16384";
-    assert!(lines.last().unwrap().ends_with(said), "{lines:?}");
+    assert!(lines.len() == 1 && lines.concat().ends_with(said), "{lines:?}");
 }
 
 fn asked(vni: i64, mtu: Option<i64>) -> NetworkOptions {
@@ -259,4 +262,33 @@ fn a_difference_names_what_is_new_of_an_overlay() {
     let here = valid(&BLUE.replace("vni = 100\n", ""));
     assert_eq!(fields(&here), [NetworkField::Vni, NetworkField::Mtu]);
     assert!(diff(&old, &here).vxlan);
+}
+
+#[test]
+fn what_was_made_at_run_time_is_left_out_where_the_file_takes_its_ground() {
+    let folder = std::env::temp_dir().join(format!("vswitch-overlay-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let kept = json!({
+        "version": 1,
+        "networks": [{ "name": "green", "subnet": "10.9.0.0/24", "vni": 200 }],
+        "interfaces": [{ "network": "blue", "interface": { "container": "web", "ip": "10.1.0.2" } }],
+        "fdb": [],
+        "published": [],
+    });
+    std::fs::write(folder.join("objects.json"), kept.to_string()).unwrap();
+    let said = |text: &str| rehearse(&folder, text.as_bytes()).unwrap();
+    let fine = said(&format!("{TUNNEL}{BLUE}"));
+    assert_eq!(fine.left_out, Vec::<String>::new());
+    assert_eq!(mtu(&fine.config, "green"), (1450, false));
+    let here = said(&BLUE.replace("vni = 100\n", ""));
+    assert!(
+        matches!(&here.left_out[..], [one] if one.starts_with("network green: `vni` = 200: no other host"))
+    );
+    assert!(here.config.network("green").is_none() && here.config.container("web").is_some());
+    let taken =
+        said(&format!("{TUNNEL}{}{STATIC}", BLUE.replace("100", "200")).replace("vni = 100", "vni = 200"));
+    let [network, container] = &taken.left_out[..] else { panic!("{:?}", taken.left_out) };
+    assert!(network.starts_with("network green: `vni` = 200 is that of network `blue`"), "{network}");
+    assert!(container.starts_with("container web: `ip` = \"10.1.0.2\" is taken"), "{container}");
+    std::fs::remove_dir_all(&folder).unwrap();
 }

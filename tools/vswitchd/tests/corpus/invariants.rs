@@ -2,6 +2,9 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "the lints know `#[test]`, not what it calls")]
 
+#[path = "overlaid.rs"]
+mod overlaid;
+
 use std::collections::HashSet;
 
 use vswitchd::config::{Config, ConfigErrors, Context, Family, HOST, MAX_ERRORS, Paths, diff, parse_with};
@@ -76,6 +79,7 @@ fn unique(config: &Config) {
         assert!(network.reserved_macs().all(|(mac, gateway)| mac != interface.mac || is_gateway(gateway)));
     }
     one_plan_a_zone(config);
+    overlaid::overlaid(config, &mut taken);
 }
 
 /// Networks that are connected have no address in common, and nothing leads out of a zone.
