@@ -15,6 +15,7 @@ mod ipv6;
 mod names;
 mod namespaces;
 mod outside;
+mod overlay;
 #[path = "../../../vswitchd/tests/conformance/packet.rs"]
 #[allow(dead_code)] // each user takes a part
 mod packet;

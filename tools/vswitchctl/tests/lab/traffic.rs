@@ -42,7 +42,7 @@ const PYTHON: &str = "/usr/bin/python3";
 /// A stream that is checked byte by byte: what it says at its end is count and digest.
 ///
 /// The sender sends until a file exists, but a least number of mebibytes.
-const STREAM: &str = "\
+pub const STREAM: &str = "\
 import hashlib, os, socket, sys, time
 role, address, stop, least = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 host, port = address.rsplit('/', 1)
@@ -96,11 +96,23 @@ impl Stream {
     /// `to` is the address of the receiver; the stream goes on until it is finished.
     pub fn start(daemon: &Daemon, sender: &str, receiver: &str, to: &str, least_mib: u32) -> Self {
         let stop = daemon.host.dir.join(format!("stop-{sender}-{receiver}"));
+        let run = |container: &str, words: &[&str]| daemon.background(container, words);
+        Self::between(|words| run(sender, words), |words| run(receiver, words), to, least_mib, stop)
+    }
+
+    /// The same between any two, each run by a function; `stop` is a file that the sender can see.
+    pub fn between(
+        sender: impl FnOnce(&[&str]) -> Background,
+        receiver: impl FnOnce(&[&str]) -> Background,
+        to: &str,
+        least_mib: u32,
+        stop: PathBuf,
+    ) -> Self {
         let _ = std::fs::remove_file(&stop);
         let (address, least) = (format!("{to}/5010"), least_mib.to_string());
         let words = |role| [PYTHON, "-c", STREAM, role, &address, stop.to_str().unwrap(), &least];
-        let receiving = daemon.background(receiver, &words("receive"));
-        let sending = daemon.background(sender, &words("send"));
+        let receiving = receiver(&words("receive"));
+        let sending = sender(&words("send"));
         Self { receiver: receiving, sender: sending, stop }
     }
 

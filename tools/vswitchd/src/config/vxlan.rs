@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use switch::mac::MacAddr;
 
-use super::model::{Config, as_optional_text, as_text};
+use super::model::{Config, Network, as_optional_text, as_text};
 
 /// Bytes that a frame of the overlay has more than its IP packet on an underlay of IPv4: its own Ethernet header, VXLAN,
 /// UDP and IPv4 (RFC 7348 section 5); of IPv6 20 more.
@@ -92,6 +92,12 @@ impl Vxlan {
 }
 
 impl Config {
+    /// Whether the file says that somebody on another host has an address of a network.
+    pub fn is_told(&self, network: &Network, address: IpAddr) -> bool {
+        let statics = self.vxlan.iter().flat_map(|vxlan| &vxlan.statics);
+        statics.filter(|told| Some(told.vni) == network.vni).any(|told| told.ip == Some(address))
+    }
+
     /// Gives networks with a `vni` that do not name an MTU what an underlay of this one leaves them: at least what IPv6, or
     /// IPv4, must have.
     pub fn fit_underlay(&mut self, underlay: u16) {

@@ -115,10 +115,10 @@ impl Control {
             let message = "the file contradicts what was made through the API; nothing was changed";
             return send(reply, Err(ApiError::faults(message, conflicts)));
         }
+        self.refit_underlay(&mut wanted);
         let details = describe(&config::diff(&self.desired, &wanted));
         tracing::info!(changes = details.len(), "reloaded");
         (self.file, self.desired) = (file, wanted);
-        self.refit_underlay();
         let (keeper, text) = (std::sync::Arc::clone(&self.keeper), text.to_vec());
         self.jobs.spawn(async move {
             if let Err(error) = keeper.keep(&text).await {
@@ -144,13 +144,16 @@ impl Control {
         for conflict in &self.left_out {
             tracing::error!(conflict, "an object made through the API contradicts the file and is left out");
         }
+        self.refit_underlay(&mut wanted);
         self.desired = wanted;
-        self.refit_underlay();
     }
 
     fn network_create(&mut self, create: NetworkCreate) -> Reply {
         let network = network_of(&create)?;
-        self.desired.add_network(network).map_err(|problem| refused(&problem))?;
+        let mut wanted = self.desired.clone();
+        wanted.add_network(network).map_err(|problem| refused(&problem))?;
+        self.refit_underlay(&mut wanted);
+        self.desired = wanted;
         let name = create.name.clone();
         self.objects.kept.networks.push(create);
         self.keep();

@@ -101,7 +101,8 @@ impl Control {
             let there = |n: &router::neighbor::Neighbor| {
                 n.address == address.to_ipv6_mapped() && n.age < REACHABLE && n.mac != parcel.mac
             };
-            network.neighbors.iter(now).any(|neighbor| there(&neighbor))
+            self.desired.is_told(config, address.into())
+                || network.neighbors.iter(now).any(|neighbor| there(&neighbor))
         };
         let behind = Behind { network: &config.name, container: &container.name, interface: &interface.name };
         let scope =

@@ -14,6 +14,15 @@ pub struct Background {
 }
 
 impl Background {
+    /// A command in a namespace of a name, by whoever runs the tests.
+    pub fn inside(netns: &str, words: &[&str]) -> Self {
+        let mut command = std::process::Command::new("ip");
+        command.args(["netns", "exec", netns]).args(words);
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child: Some(child), what: format!("{netns}: {words:?}") }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }

@@ -308,23 +308,24 @@ impl Control {
 
     /// The networks' MTUs are what the underlay leaves them, which may have changed.
     fn fit_underlay(&mut self) {
+        let mut desired = self.desired.clone();
         let before = self.overlay.underlay;
-        self.refit_underlay();
-        (self.unreconciled, self.unpublished) = match self.overlay.underlay == before {
-            true => (self.unreconciled, self.unpublished),
-            false => (true, true),
-        };
+        self.refit_underlay(&mut desired);
+        self.desired = desired;
+        if self.overlay.underlay != before {
+            (self.unreconciled, self.unpublished) = (true, true);
+        }
     }
 
-    /// Of a new configuration.
-    pub(super) fn refit_underlay(&mut self) {
-        let Some(vxlan) = &self.desired.vxlan else { return };
+    /// The same of what is about to be wanted.
+    pub(super) fn refit_underlay(&mut self, wanted: &mut Config) {
+        let Some(vxlan) = &wanted.vxlan else { return };
         // Without an answer it is what it was.
         if let Some(mtu) = interface::mtu_of(vxlan.local).ok().flatten() {
             self.overlay.underlay = Some(mtu);
         }
         let mtu = self.overlay.underlay.unwrap_or(USUAL);
-        self.desired.fit_underlay(u16::try_from(mtu).unwrap_or(u16::MAX));
+        wanted.fit_underlay(u16::try_from(mtu).unwrap_or(u16::MAX));
     }
 
     /// Asks the kernel what the paths take: whoever on the way was too narrow has said so to it.

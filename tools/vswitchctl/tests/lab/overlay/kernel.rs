@@ -1,0 +1,129 @@
+//! The other end is the kernel's VXLAN device, as whoever runs Docker overlay or flannel has it.
+
+use super::hosts::{Place, Underlay, Wanted, start};
+use crate::harness::{As, Background, Daemon, Host, run};
+use crate::traffic::Stream;
+
+/// How the kernel's device is set up.
+struct Device<'a> {
+    v6: bool,
+    /// Beside id, local and l4 port.
+    options: &'a [&'a str],
+    /// It learns, and floods to us; else it is told.
+    learns: bool,
+}
+
+/// A kernel's VTEP at a place, 10.1.0.50 and fd00:1::50 behind it.
+fn device(place: &Place, ours: &str, device: &Device<'_>) {
+    let netns = &place.netns;
+    let ip = |words: &[&str]| run("ip", &[&["-n", netns][..], words].concat());
+    let zeros: &[&str] = match (device.v6, device.options.contains(&"noudpcsum")) {
+        (true, true) => &["udp6zerocsumtx", "udp6zerocsumrx"],
+        _ => &[],
+    };
+    let learning = if device.learns { "learning" } else { "nolearning" };
+    let add = [
+        "link",
+        "add",
+        "vx0",
+        "type",
+        "vxlan",
+        "id",
+        "100",
+        "local",
+        &place.address,
+        "dstport",
+        "4789",
+        learning,
+    ];
+    ip(&[&add[..], device.options, zeros].concat());
+    let to_all = ["fdb", "append", "00:00:00:00:00:00", "dev", "vx0", "dst", ours];
+    let to_ours = ["fdb", "append", "02:42:0a:01:00:0b", "dev", "vx0", "dst", ours];
+    run("bridge", &[&["-n", netns][..], if device.learns { &to_all } else { &to_ours }].concat());
+    ip(&["address", "add", "10.1.0.50/24", "dev", "vx0"]);
+    ip(&["-6", "address", "add", "fd00:1::50/64", "dev", "vx0", "nodad"]);
+    ip(&["link", "set", "vx0", "address", "02:00:00:00:00:50", "up"]);
+    if !device.learns {
+        ip(&["neigh", "add", "10.1.0.11", "lladdr", "02:42:0a:01:00:0b", "dev", "vx0"]);
+        ip(&["-6", "neigh", "add", "fd00:1::11", "lladdr", "02:42:0a:01:00:0b", "dev", "vx0"]);
+    }
+}
+
+/// Streams and pings both ways between our container and the kernel's end.
+fn talk(daemon: &Daemon, place: &Place) {
+    let inside = |words: &[&str]| Background::inside(&place.netns, words);
+    let stop = daemon.host.dir.join("stop");
+    for (here, there) in [("10.1.0.11", "10.1.0.50"), ("fd00:1::11", "fd00:1::50")] {
+        daemon.ping("c", there);
+        inside(&["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "-s", "1300", here]).finish();
+        let ours = |words: &[&str]| daemon.background("c", words);
+        let out = Stream::between(ours, inside, there, 16, stop.clone());
+        assert!(out.finish() >= 16 << 20);
+        let ours = |words: &[&str]| daemon.background("c", words);
+        let back = Stream::between(inside, ours, here, 16, stop.clone());
+        assert!(back.finish() >= 16 << 20);
+    }
+}
+
+fn against(device_is: &Device<'_>) {
+    let Some(mut host) = Host::new(As::Root) else { return };
+    let mut cable = Host::new(As::Root).unwrap();
+    let mut underlay = Underlay::new(&mut cable, device_is.v6);
+    let place = underlay.place(&mut host);
+    let other = underlay.place(&mut cable);
+    device(&other, &place.address, device_is);
+    let peers = format!("peers = [\"{}\"]\n", other.address);
+    let daemon = start(host, &place, 1, &Wanted { vxlan: &peers, ..Wanted::default() });
+    talk(&daemon, &other);
+    for reason in ["vxlan_malformed", "vxlan_unknown_vtep", "exceeds_mtu", "bad_offload", "tx_error"] {
+        assert_eq!(daemon.dropped(reason), 0, "{reason}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn one_that_learns() {
+    against(&Device { v6: false, options: &["udpcsum"], learns: true });
+}
+
+#[test]
+fn one_without_checksums() {
+    against(&Device { v6: false, options: &["noudpcsum"], learns: true });
+}
+
+#[test]
+fn one_that_is_told() {
+    against(&Device { v6: false, options: &[], learns: false });
+}
+
+#[test]
+fn one_over_ipv6() {
+    against(&Device { v6: true, options: &[], learns: true });
+}
+
+#[test]
+fn one_over_ipv6_without_checksums() {
+    against(&Device { v6: true, options: &["noudpcsum"], learns: true });
+}
+
+/// The device hands over what it made for a NIC, unsegmented and with bare sums, where both are on one machine. Told not to,
+/// it sends what a wire would carry.
+#[test]
+fn one_that_cuts_and_sums_by_itself() {
+    let Some(mut host) = Host::new(As::Root) else { return };
+    let mut cable = Host::new(As::Root).unwrap();
+    let mut underlay = Underlay::new(&mut cable, false);
+    let place = underlay.place(&mut host);
+    let other = underlay.place(&mut cable);
+    device(&other, &place.address, &Device { v6: false, options: &[], learns: true });
+    for link in ["vx0", "u0"] {
+        run(
+            "ip",
+            &["netns", "exec", &other.netns, "ethtool", "-K", link, "tx", "off", "gso", "off", "tso", "off"],
+        );
+    }
+    let peers = format!("peers = [\"{}\"]\n", other.address);
+    let daemon = start(host, &place, 1, &Wanted { vxlan: &peers, ..Wanted::default() });
+    talk(&daemon, &other);
+    daemon.stop();
+}
