@@ -275,6 +275,7 @@ fn forward(
     };
     let Some((known, out)) = place(there, network, address, here.now, why) else { return hold };
     let mtu = narrowest(network, next, why);
+    let mtu = to_another_host(out, here).map_or(mtu, |path| path.min(mtu));
     let fits = length(meta) <= mtu;
     why(Step::Length(length(meta), mtu));
     // RFC 8200 section 5: only the source fragments IPv6. A super-frame comes from a sender that knows what it does.
@@ -311,6 +312,11 @@ fn narrowest(network: &Network, next: &Next, why: &mut impl FnMut(Step)) -> u32 
         }
         _ => network.mtu,
     }
+}
+
+/// What the way to another host takes, where that is known to be less than its network's MTU.
+fn to_another_host(out: PortId, here: &Here<'_, Tables>) -> Option<u32> {
+    here.snapshot.port(out)?.remote?.mtu
 }
 
 /// Where a neighbour is: its MAC, and the port that this is behind. A packet can go on to it with both and not with one.

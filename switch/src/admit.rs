@@ -63,7 +63,7 @@ fn is_reserved(meta: &Meta, network: &Network) -> bool {
 }
 
 /// Bytes behind the Ethernet header of the frame, or of one segment of a super-frame: what an MTU speaks of.
-fn l3_len(meta: &Meta) -> u32 {
+pub(crate) fn l3_len(meta: &Meta) -> u32 {
     match meta.gso {
         Gso::None => meta.frame_len.saturating_sub(u32::from(meta.l3_off)),
         Gso::Tcp { size } | Gso::Udp { size } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::Cache;
 
-use crate::admit::admit;
+use crate::admit::{admit, l3_len};
 use crate::apply::apply;
 use crate::books::Books;
 use crate::drop::DropReason;
@@ -200,6 +200,13 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         let from = self.snapshot.port(packet.meta.port);
         if out.remote.is_some() && action.hop.is_none() && from.is_some_and(|from| from.remote.is_some()) {
             return Err(DropReason::SplitHorizon);
+        }
+        // What is routed was cut, or its sender told, by who decided that.
+        if let Some(mtu) = out.remote.and_then(|there| there.mtu)
+            && action.hop.is_none()
+            && l3_len(&packet.meta) > mtu
+        {
+            return self.serve(Task::TooBig { mtu }, frame, packet, here);
         }
         // The gateway is no way around it: what it routes back into the network they are both on is stopped as well.
         if out.isolated && there == here.id && from.is_some_and(|from| from.isolated) {

@@ -151,21 +151,7 @@ impl Way {
     ) {
         let mut done = 0;
         while let Some(left) = self.queue.get(done..).filter(|left| !left.is_empty()) {
-            let (count, answer) = if sender.segments() {
-                together(sender, left, scratch, pool)
-            } else {
-                (1, left.first().map_or(Ok(()), |queued| one_by_one(sender, queued, scratch, pool)))
-            };
-            let outcome = match answer {
-                Ok(()) => Ok(()),
-                // No segmentation on this way (a transform, an old kernel without checksum offload): in pieces, then.
-                Err(Errno::IO | Errno::INVAL) if sender.segments() => {
-                    sender.give_up_segments();
-                    counters.gso_off.add(1);
-                    continue;
-                }
-                Err(errno) => Err(reason(errno)),
-            };
+            let (count, outcome) = first_of(sender, left, scratch, pool, counters);
             counters.too_big.add(u64::from(outcome == Err(DropReason::TooBig)));
             // A socket that is full is full for the rest.
             let count = if outcome == Err(DropReason::TxFull) { left.len() } else { count };
@@ -187,6 +173,30 @@ impl Way {
             pool.release(&letter.frame);
         }
     }
+}
+
+/// Sends the first ones. How many of them that was, and what became of them.
+fn first_of(
+    sender: &Sender,
+    left: &[Queued],
+    scratch: &[u8],
+    pool: &Pool,
+    counters: &OverlayCounters,
+) -> (usize, Result<(), DropReason>) {
+    if sender.segments() {
+        match together(sender, left, scratch, pool) {
+            // No segmentation on this way (a transform, an old kernel without checksum offload); or segments that are
+            // longer than the path takes, of which kernels say the same. In pieces it is seen which.
+            (_, Err(Errno::IO | Errno::INVAL)) => {}
+            (count, answer) => return (count, answer.map_err(reason)),
+        }
+    }
+    let answer = left.first().map_or(Ok(()), |queued| one_by_one(sender, queued, scratch, pool));
+    if sender.segments() && answer != Err(Errno::MSGSIZE) {
+        sender.give_up_segments();
+        counters.gso_off.add(1);
+    }
+    (1, answer.map_err(reason))
 }
 
 /// What a refused send means for the frame.

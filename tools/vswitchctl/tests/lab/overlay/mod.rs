@@ -18,6 +18,7 @@ as_both!(
     everybody_has_one_copy_of_what_is_for_all,
     streams_survive_the_engine_of_either_host,
     a_gateway_is_on_every_host,
+    a_narrow_path_is_told_of,
 );
 on_other_engine!(containers_of_two_hosts_are_on_one_network, streams_survive_the_engine_of_either_host);
 by_two_workers!(containers_of_two_hosts_are_on_one_network, streams_survive_the_engine_of_either_host);
@@ -220,4 +221,37 @@ fn who_is_told_of_is_not_asked_for() {
     assert!(one.rows("fdb").iter().all(|row| row["mac"] != "02:42:0a:01:00:0c"));
     one.stop();
     two.stop();
+}
+
+/// A link on the way is narrower than the interface: whoever sends is told so, nothing is cut, and what is on its way then
+/// comes all the same.
+fn a_narrow_path_is_told_of(host: Host) {
+    let lab = Lab::new(host, 2, false, &Wanted::default());
+    let [one, two] = &lab.daemons[..] else { panic!("two daemons") };
+    one.ping("c", "10.1.0.12");
+    let stream = lab.stream(0, 1, "10.1.0.12", 48);
+    for (daemon, there) in [(one, "198.18.1.2"), (two, "198.18.1.1")] {
+        let netns = daemon.host.before[1].strip_prefix("--net=/run/netns/").unwrap().to_owned();
+        run("ip", &["-n", &netns, "route", "add", there, "dev", "u0", "mtu", "1300"]);
+    }
+    // What is too long now is how it is found out.
+    let long = ["ping", "-n", "-M", "do", "-c", "1", "-W", "1", "-s", "1400", "10.1.0.12"];
+    wait_for("the path to be known", || {
+        one.try_exec("c", &long);
+        (vtep(one, "198.18.1.2")["mtu"] == 1250).then_some(())
+    });
+    // Whoever sends more is told: his kernel knows it from then on, and says so itself.
+    wait_for("the sender to be told", || {
+        let said =
+            one.try_exec("c", &["ping", "-n", "-M", "do", "-c", "1", "-W", "1", "-s", "1300", "10.1.0.12"]);
+        let said =
+            String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+        (said.contains("mtu = 1250") || said.contains("mtu=1250")).then_some(())
+    });
+    one.exec("c", &["ping", "-n", "-M", "do", "-c", "1", "-W", "5", "-s", "1222", "10.1.0.12"]);
+    assert!(stream.finish() >= 48 << 20);
+    assert!(one.rows("status")[0]["overlay"]["udp_gso"] == true);
+    let why = one.rows("status")[0]["overlay"]["udp_gso_why"].as_str().unwrap().to_owned();
+    assert!(!why.contains("refused"), "a long frame is no reason to send one by one: {why}");
+    lab.stop();
 }
