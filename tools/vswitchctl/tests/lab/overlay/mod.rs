@@ -16,6 +16,7 @@ as_both!(
     containers_of_two_hosts_are_on_one_network,
     the_same_on_an_underlay_of_ipv6,
     everybody_has_one_copy_of_what_is_for_all,
+    a_group_of_the_underlay_has_one_copy_for_each,
     streams_survive_the_engine_of_either_host,
     a_gateway_is_on_every_host,
     a_narrow_path_is_told_of,
@@ -129,7 +130,22 @@ fn two_hosts(host: Host, v6: bool) {
 }
 
 fn everybody_has_one_copy_of_what_is_for_all(host: Host) {
-    let lab = Lab::new(host, 3, false, &Wanted::default());
+    one_copy_each(Lab::new(host, 3, false, &Wanted::default())).stop();
+}
+
+/// The underlay copies: each host sends once, to a group.
+fn a_group_of_the_underlay_has_one_copy_for_each(host: Host) {
+    let group = "group = \"239.1.1.1\"";
+    let lab = one_copy_each(Lab::new(host, 3, false, &Wanted { vxlan: group, ..Wanted::default() }));
+    let [row, peer] = ["239.1.1.1", "198.18.1.2"].map(|it| vtep(&lab.daemons[0], it));
+    assert_eq!((&row["told"], &row["flood"], &peer["flood"]), (&"group".into(), &true.into(), &false.into()));
+    assert!(row["tx_frames"].as_u64() >= Some(50), "{row}");
+    assert!(lab.stream(0, 1, "10.1.0.12", 16).finish() >= 16 << 20);
+    lab.stop();
+}
+
+/// 50 broadcasts of the first host's container come once to each other one, and go to nobody from there.
+fn one_copy_each(lab: Lab) -> Lab {
     let listeners = [1, 2].map(|at: usize| Listener::start(&lab.daemons[at], "c"));
     // Whether they are known already or not, there is one copy for each.
     let (to_all, from, rest) = ("ff:ff:ff:ff:ff:ff", "02:42:0a:01:00:0b", "88b5aaaa");
@@ -146,7 +162,7 @@ fn everybody_has_one_copy_of_what_is_for_all(host: Host) {
     // What came from one host went to no other.
     let row = vtep(&lab.daemons[1], &lab.underlay.address(3));
     assert!(row["tx_frames"].as_u64() < Some(50), "{row}");
-    lab.stop();
+    lab
 }
 
 fn streams_survive_the_engine_of_either_host(host: Host) {
