@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::lab::{Lab, between};
 use crate::error::Result;
-use crate::ns::{CONGESTION_CONTROL, Family, Netns};
+use crate::ns::{Family, Netns};
 use crate::process::{Process, Scratch};
 
 /// The hosts' addresses on the underlay (RFC 2544: for benchmarks).
@@ -35,7 +35,6 @@ impl Hosts {
         one.ip(&["link", "add", LINK, "type", "veth", "peer", "name", LINK, "netns", other.name()])?;
         let both = [one, other];
         for host in &both {
-            host.sysctl("net/ipv4/tcp_congestion_control", CONGESTION_CONTROL)?;
             host.ip(&["link", "set", LINK, "up"])?;
         }
         Ok(Self { both })
