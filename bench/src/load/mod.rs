@@ -10,6 +10,7 @@ pub mod raw;
 pub mod rr;
 pub mod stream;
 pub mod udp;
+pub mod vteps;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -129,6 +130,18 @@ pub enum Load {
     RawRecv,
     /// Sends frames with made-up MAC addresses on `eth0`.
     RawSend(raw::Send),
+    /// Counts frames of the raw load that come to many hosts of an overlay.
+    Vteps {
+        /// The first host's address; the others follow.
+        #[arg(long)]
+        first: Ipv4Addr,
+        /// How many hosts there are.
+        #[arg(long)]
+        count: u32,
+        /// Of this network.
+        #[arg(long)]
+        vni: u32,
+    },
 }
 
 /// Runs one load to its end.
@@ -154,6 +167,7 @@ pub fn run(load: &Load) -> Result<()> {
         Load::Stream(ref client) => print(&stream::run(client)?),
         Load::RawRecv => raw::receive(),
         Load::RawSend(ref send) => print(&raw::send(send)?),
+        Load::Vteps { first, count, vni } => vteps::receive(first, count, vni),
     }
 }
 

@@ -12,11 +12,11 @@ use super::{finish_flag, print, ready, repeat, span};
 use crate::error::{Error, Result};
 
 /// "Local experimental" (IEEE 802): no stack answers it.
-const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
+pub(super) const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 /// A 64-byte Ethernet frame less its checksum.
 const LENGTH: usize = 60;
 /// The broadcast address.
-const EVERYONE: [u8; 6] = [0xff; 6];
+pub(super) const EVERYONE: [u8; 6] = [0xff; 6];
 /// Steps from one sampled address to the next; odd, so that every address of a power of two is met.
 const STRIDE: u32 = 7919;
 
@@ -56,9 +56,17 @@ pub struct RawSent {
 }
 
 /// The made-up address of an index: locally administered, unicast.
-fn made_up(index: u32) -> [u8; 6] {
+pub fn made_up(index: u32) -> [u8; 6] {
     let [a, b, c, d] = index.to_be_bytes();
     [0x06, 0xbe, a, b, c, d]
+}
+
+/// The index of a made-up address.
+pub(super) const fn index(mac: [u8; 6]) -> Option<u32> {
+    match mac {
+        [0x06, 0xbe, a, b, c, d] => Some(u32::from_be_bytes([a, b, c, d])),
+        _ => None,
+    }
 }
 
 type Sender = Box<dyn DataLinkSender>;
@@ -151,6 +159,7 @@ mod tests {
     fn made_up_addresses_are_unicast_and_differ() {
         let all: std::collections::HashSet<_> = (0..65_536).map(made_up).collect();
         assert_eq!(all.len(), 65_536);
+        assert!((0..65_536).all(|at| index(made_up(at)) == Some(at)));
         assert!(all.iter().all(|mac| mac[0] & 1 == 0 && mac[0] & 2 == 2));
     }
 

@@ -6,6 +6,7 @@ mod hops;
 mod hostile;
 mod thousand;
 mod translated;
+mod vteps;
 
 use std::fs;
 use std::io::Write;
@@ -83,6 +84,8 @@ enum Measure {
     Million,
     /// 60,000 UDP and 60,000 TCP mappings on one address.
     Mappings,
+    /// 500 other hosts of an overlay and 10,000 MAC addresses behind them: start, memory, copies of a broadcast.
+    Vteps,
     /// A million mutated frames in a minute, on each I/O engine, and what the neighbours lose by it.
     Hostile,
 }
@@ -133,6 +136,7 @@ pub fn run(args: &Args) -> Result<()> {
             Measure::Flows => translated::flows()?,
             Measure::Million => translated::million(time)?,
             Measure::Mappings => translated::mappings()?,
+            Measure::Vteps => vteps::measure()?,
             Measure::Hostile => hostile::measure()?,
         };
         more.iter().for_each(|row| progress(&format!("{:<60} {:>10.3} {}", row.figure, row.value, row.unit)));

@@ -162,6 +162,15 @@ const NAT: &[Bar] = &[
     at_least(Figure::Connects, 0.97, ROUTED),
 ];
 
+const VXLAN: &[Bar] = &[
+    at_least(Figure::TcpUp, 0.5, KERNEL),
+    at_least(Figure::TcpDown, 0.5, KERNEL),
+    at_least(Figure::UdpMax, 1.1, KERNEL),
+    at_least(Figure::UdpFlood, 1.0, KERNEL),
+    at_most(Figure::RoundTripP50, 1.6, KERNEL),
+    at_least(Figure::Connects, 0.8, KERNEL),
+];
+
 /// The bars of a scenario.
 pub const fn of(scenario: Scenario) -> &'static [Bar] {
     match scenario {
@@ -170,6 +179,7 @@ pub const fn of(scenario: Scenario) -> &'static [Bar] {
         Scenario::Egress => EGRESS,
         Scenario::Publish => PUBLISH,
         Scenario::Snat | Scenario::Dnat => NAT,
+        Scenario::Vxlan => VXLAN,
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Scenario {
     Snat,
     /// The world outside and a container's l4 ports that are published there, likewise.
     Dnat,
+    /// Two containers on one network and two hosts: a tunnel between these.
+    Vxlan,
 }
 
 /// Who translates packets, beside what we do without.
@@ -48,6 +50,7 @@ impl Scenario {
             Self::Publish => "publish",
             Self::Snat => "snat",
             Self::Dnat => "dnat",
+            Self::Vxlan => "vxlan",
         }
     }
 
@@ -70,6 +73,14 @@ impl Scenario {
             }
             Self::Egress | Self::Publish => UPLINKS,
             Self::Snat | Self::Dnat => NATS,
+            Self::Vxlan => &[
+                Peer::Underlay,
+                Peer::Kernel,
+                Peer::Vswitchd,
+                Peer::VswitchdEpoll,
+                Peer::VswitchdUring,
+                Peer::Ovs,
+            ],
         }
     }
 
@@ -97,7 +108,7 @@ impl Scenario {
                 Measure::Connects,
                 Measure::Cpu,
             ],
-            Self::Egress | Self::Snat | Self::Dnat => &[
+            Self::Egress | Self::Snat | Self::Dnat | Self::Vxlan => &[
                 Measure::Up,
                 Measure::Down,
                 Measure::UdpMax,
@@ -142,6 +153,10 @@ impl Scenario {
                 (Peer::Kernel, "kernel bridge and nft DNAT"),
                 (Peer::VswitchdRouted, "our own figures without translation"),
             ],
+            Self::Vxlan => &[
+                (Peer::Kernel, "kernel bridge and VXLAN device"),
+                (Peer::Underlay, "the underlay without a tunnel"),
+            ],
             Self::Publish => &[
                 (Peer::Kernel, "kernel DNAT"),
                 (Peer::Pasta1500, "pasta at MTU 1500"),
@@ -168,6 +183,11 @@ impl Scenario {
                 "Container, host and outside are three namespaces. The kernel's bridge is on the host, which a veth pair joins to the outside;\n\
                  our daemon runs on the host, and its uplink is a TAP outside. What it is compared with besides routes between two networks.\n\
                  TCP up is sent by the container. CPU of the machine counts container and server too, and the kernel has no process to count."
+            }
+            Self::Vxlan => {
+                "Two hosts are namespaces that a veth pair of MTU 1500 joins, and each has a container whose MTU is 1450; each peer has its own four.\n\
+                 TCP up is sent by the first host's container. CPU of the switch and idle CPU are those of both switches together, memory is that of\n\
+                 the larger one. CPU of the machine counts both containers too, and the kernel has no process to count."
             }
             Self::Publish => {
                 "Container, host and outside are three namespaces, a veth pair of MTU 1500 joins the latter two, each peer has its own three.\n\

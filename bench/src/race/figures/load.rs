@@ -51,12 +51,11 @@ pub(super) fn connects(lab: &Lab, time: Duration) -> Result<Vec<(Figure, f64)>> 
     Ok([rate].into_iter().chain(kept).collect())
 }
 
+/// Of several switches the largest one's.
 pub(super) fn memory(lab: &Lab) -> Result<Vec<(Figure, f64)>> {
-    let pids = lab.switch_pids();
-    if pids.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![(Figure::Memory, meter::resident(&pids)? as f64 / f64::from(1 << 20))])
+    let sizes = lab.switches().iter().map(|pids| meter::resident(pids)).collect::<Result<Vec<u64>>>()?;
+    let largest = sizes.into_iter().max();
+    Ok(largest.map(|bytes| (Figure::Memory, bytes as f64 / f64::from(1 << 20))).into_iter().collect())
 }
 
 pub(super) fn idle(lab: &Lab, time: Duration) -> Result<Vec<(Figure, f64)>> {

@@ -3,11 +3,12 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use super::hosts::{self, CONTAINERS, Hosts, INNER_MTU, UNDERLAY, VNI};
 use super::lab::{ADDRESSES, Lab, Service, Site};
 use super::outside::{CONTAINER, GATEWAY, LINK, World};
 use crate::error::{Error, Result};
 use crate::ns::{Family, Netns};
-use crate::process::Scratch;
+use crate::process::{self, Scratch};
 use crate::race::scenario::Scenario;
 
 const NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
@@ -58,6 +59,45 @@ pub(super) fn translated(family: &Family, dir: Scratch, scenario: Scenario) -> R
     std::fs::write(&file, rules(scenario)).map_err(Error::io(format!("write {file}")))?;
     host.exec(&["nft", "-f", &file])?;
     Ok(world.into_lab(scenario, dir, Vec::new(), container, CONTAINER))
+}
+
+/// MAC addresses of the containers on two hosts: each is told of the other's.
+const MACS: [&str; 2] = ["02:42:0a:63:00:02", "02:42:0a:63:00:03"];
+/// What stands for everybody in the FDB of a VXLAN device.
+const EVERYBODY: &str = "00:00:00:00:00:00";
+
+/// A bridge on each of two hosts, with a VXLAN device that is told where the other one is and who is behind it.
+pub(super) fn overlaid(family: &Family, dir: Scratch) -> Result<Lab> {
+    let second = hosts::second(family)?;
+    let hosts = Hosts::create(family)?;
+    hosts.address(hosts::LINK)?;
+    let containers = [Netns::create(family.name("a"))?, Netns::create(family.name("b"))?];
+    let [one, other] = UNDERLAY;
+    let [first_mac, other_mac] = MACS;
+    let ends = [(one, other, first_mac, other_mac), (other, one, other_mac, first_mac)];
+    for (((host, container), address), (local, remote, mac, behind)) in
+        hosts.both.iter().zip(&containers).zip(CONTAINERS).zip(ends)
+    {
+        bridge(host, "br0")?;
+        plug(host, "br0", "port-a", container, address)?;
+        host.ip(&["link", "set", "port-a", "mtu", INNER_MTU])?;
+        container.ip(&["link", "set", "eth0", "mtu", INNER_MTU, "address", mac])?;
+        tunnel(host, local, remote, behind)?;
+    }
+    Ok(hosts.into_lab([dir, second], Vec::new(), containers))
+}
+
+/// A VXLAN device on the bridge, told of one other host and of one MAC address there.
+fn tunnel(host: &Netns, local: Ipv4Addr, remote: Ipv4Addr, behind: &str) -> Result<()> {
+    let (vni, local, remote) = (VNI.to_string(), local.to_string(), remote.to_string());
+    let device = ["link", "add", "vxlan0", "type", "vxlan", "id", &vni, "local", &local, "dev", hosts::LINK];
+    host.ip(&[&device[..], &["dstport", "4789", "nolearning"]].concat())?;
+    host.ip(&["link", "set", "vxlan0", "master", "br0", "up"])?;
+    for mac in [EVERYBODY, behind] {
+        let entry = ["-n", host.name(), "fdb", "append", mac, "dev", "vxlan0", "dst", &remote];
+        process::run("bridge", &entry)?;
+    }
+    Ok(())
 }
 
 fn rules(scenario: Scenario) -> String {

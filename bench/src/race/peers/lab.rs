@@ -87,12 +87,19 @@ pub struct Lab {
     ways: Vec<(Way, Ends)>,
     netns: Vec<Netns>,
     dir: Scratch,
+    /// The files of a second switch, on another host: then it is the second of the processes.
+    second: Option<Scratch>,
 }
 
 impl Lab {
     /// What a peer has built.
     pub fn new(dir: Scratch, processes: Vec<Process>, netns: Vec<Netns>, ways: Vec<(Way, Ends)>) -> Self {
-        Self { processes, ways, netns, dir }
+        Self { processes, ways, netns, dir, second: None }
+    }
+
+    /// The same with a second switch, whose files are there.
+    pub fn with_second(self, dir: Scratch) -> Self {
+        Self { second: Some(dir), ..self }
     }
 
     /// Sets what all namespaces have in common, and sends a packet on every way.
@@ -106,9 +113,15 @@ impl Lab {
         self.path(Way::Main)?.await_first_packet()
     }
 
-    /// Processes of the switch; none for the kernel.
+    /// Processes of each switch; none for the kernel.
+    pub fn switches(&self) -> Vec<Vec<u32>> {
+        let count = if self.second.is_some() { 2 } else { 1 };
+        self.processes.iter().take(count).map(|process| meter::family(process.pid())).collect()
+    }
+
+    /// Processes of all switches together.
     pub fn switch_pids(&self) -> Vec<u32> {
-        self.processes.first().map(|process| meter::family(process.pid())).unwrap_or_default()
+        self.switches().concat()
     }
 
     /// One of the ways.

@@ -1,5 +1,6 @@
 //! The peers: each joins namespaces by its own means.
 
+pub mod hosts;
 mod kernel;
 pub mod lab;
 pub mod outside;
@@ -29,6 +30,8 @@ const LARGE: u16 = 65_520;
 pub enum Peer {
     /// Kernel bridges and veth pairs, the kernel's routing and NAT.
     Kernel,
+    /// The link between two hosts and no tunnel: the limit.
+    Underlay,
     /// Two TAPs and nothing between them, by epoll: the limit.
     Relay,
     /// The same by io_uring.
@@ -68,6 +71,7 @@ impl Peer {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
+            Self::Underlay => "underlay",
             Self::Relay => "relay",
             Self::RelayUring => "relay-uring",
             Self::VswitchdL2 => "vswitchd-l2",
@@ -96,6 +100,10 @@ impl Peer {
             (Self::Kernel, Scenario::Publish) => {
                 "kernel bridge, veth, ip_forward, nft dnat in prerouting and output, masquerade, route_localnet"
             }
+            (Self::Kernel, Scenario::Vxlan) => {
+                "kernel bridge and VXLAN device on each host, FDB told (bridge fdb append, nolearning), veth"
+            }
+            (Self::Underlay, _) => "the two hosts themselves on their veth pair, MTU 1500, no tunnel",
             (Self::Relay, _) => {
                 "two TAPs with vnet_hdr and all offloads, epoll, one read and one write a frame, no switching"
             }
@@ -108,12 +116,18 @@ impl Peer {
             (Self::VswitchdRouted, _) => "this project's daemon, two networks, routes_to one way, storm = 0",
             (Self::Vswitchd, Scenario::Snat) => "this project's daemon, uplink tap, masquerade, storm = 0",
             (Self::Vswitchd, Scenario::Dnat) => "this project's daemon, uplink tap, publish, storm = 0",
+            (Self::Vswitchd, Scenario::Vxlan) => {
+                "this project's daemon on each host, [vxlan] peers, nothing told of MAC addresses, storm = 0"
+            }
             (Self::Vswitchd, Scenario::L2) => "this project's daemon, storm = 0",
             (Self::Vswitchd, Scenario::Route) => {
                 "this project's daemon, two networks, routes_to one way, storm = 0"
             }
             (Self::Vswitchd, Scenario::Egress) => "this project's daemon, uplink sockets, MTU 1500",
             (Self::Vswitchd, Scenario::Publish) => "this project's daemon, uplink sockets, publish, MTU 1500",
+            (Self::Ovs, Scenario::Vxlan) => {
+                "ovs-vswitchd on each host, datapath_type=netdev, VXLAN port, underlay a port of a bridge, TAP, tx offloads off"
+            }
             (Self::Ovs, _) => {
                 "ovs-vswitchd, datapath_type=netdev, TAP ports, tx offloads of the containers off (else no TCP)"
             }
@@ -132,8 +146,10 @@ impl Peer {
             (Self::Kernel, Scenario::Egress | Scenario::Publish | Scenario::Snat | Scenario::Dnat) => {
                 &["nft"]
             }
+            (Self::Kernel, Scenario::Vxlan) => &["bridge"],
             (
                 Self::Kernel
+                | Self::Underlay
                 | Self::Relay
                 | Self::RelayUring
                 | Self::Vswitchd
@@ -183,7 +199,7 @@ impl Peer {
     /// # Errors
     /// When it cannot be built or no packet comes through.
     pub fn start(self, scenario: Scenario) -> Result<Lab> {
-        use Scenario::{Dnat, Egress, L2, Publish, Route, Snat};
+        use Scenario::{Dnat, Egress, L2, Publish, Route, Snat, Vxlan};
         let family = Family::random()?;
         let dir = Scratch::create(family.prefix())?;
         let ours = self.io().filter(|_| scenario.peers().contains(&self));
@@ -191,6 +207,9 @@ impl Peer {
             (Self::Kernel, L2) => kernel::bridged(&family, dir)?,
             (Self::Kernel, Route) => kernel::routed(&family, dir)?,
             (Self::Kernel, Egress | Publish | Snat | Dnat) => kernel::translated(&family, dir, scenario)?,
+            (Self::Kernel, Vxlan) => kernel::overlaid(&family, dir)?,
+            (Self::Underlay, Vxlan) => hosts::underlay(&family, dir)?,
+            (Self::Ovs, Vxlan) => ovs::overlaid(&family, dir)?,
             (Self::Relay, L2) => relay::start(&family, dir, false)?,
             (Self::RelayUring, L2) => relay::start(&family, dir, true)?,
             (Self::Ovs, L2) => ovs::start(&family, dir, false)?,
@@ -210,6 +229,7 @@ impl Peer {
                 }
                 (Some(io), Snat | Dnat) => vswitchd::translated(&family, dir, scenario, io)?,
                 (Some(io), Egress | Publish) => vswitchd::uplinked(&family, dir, scenario, io)?,
+                (Some(io), Vxlan) => vswitchd::overlaid(&family, dir, io)?,
                 (None, _) => return Err(peer.stranger(scenario)),
             },
         };

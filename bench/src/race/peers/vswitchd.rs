@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::answer;
+use super::hosts::{self, CONTAINERS, Hosts, UNDERLAY, VNI};
 use super::lab::{ADDRESSES, Lab, Service, between};
 use super::outside::{CONTAINER, HOST, LINK, OUTSIDE, World};
 use crate::error::{Error, Result};
@@ -56,6 +57,14 @@ impl Config {
             self.0.push_str("\n[limits]\n");
         }
         limits.iter().for_each(|(key, limit)| _ = writeln!(self.0, "{key} = {limit}"));
+        self
+    }
+
+    /// `[vxlan]`, with more lines for it.
+    pub fn vxlan(mut self, local: Ipv4Addr, peers: &[Ipv4Addr], lines: &[String]) -> Self {
+        let peers: Vec<_> = peers.iter().map(|peer| format!("\"{peer}\"")).collect();
+        let _ = write!(self.0, "\n[vxlan]\nlocal = \"{local}\"\npeers = [{}]\n", peers.join(", "));
+        lines.iter().for_each(|line| _ = writeln!(self.0, "{line}"));
         self
     }
 
@@ -207,4 +216,25 @@ pub(super) fn uplinked(family: &Family, dir: Scratch, scenario: Scenario, io: &s
         .container(&container, "race", CONTAINER, &lines);
     let Daemon { process, .. } = daemon(&dir, Some(&world.host), &config, LIMIT)?;
     Ok(world.into_lab(scenario, dir, vec![process], container, CONTAINER))
+}
+
+/// A daemon on each of two hosts, and a container of each on one network.
+pub(super) fn overlaid(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
+    let dirs = [dir, hosts::second(family)?];
+    let hosts = Hosts::create(family)?;
+    hosts.address(hosts::LINK)?;
+    let containers = [Netns::expected(family.name("a")), Netns::expected(family.name("b"))];
+    let [one, other] = UNDERLAY;
+    let lines = ["storm = 0".to_owned(), format!("vni = {VNI}")];
+    let mut daemons = Vec::new();
+    for ((((dir, host), container), address), (local, remote)) in
+        dirs.iter().zip(&hosts.both).zip(&containers).zip(CONTAINERS).zip([(one, other), (other, one)])
+    {
+        let config = Config::new(dir, Uplink::None, io)
+            .vxlan(local, &[remote], &[])
+            .network("race", "10.99.0.0/24", &lines)
+            .container(container, "race", address, &[]);
+        daemons.push(daemon(dir, Some(host), &config, LIMIT)?.process);
+    }
+    Ok(hosts.into_lab(dirs, daemons, containers))
 }
