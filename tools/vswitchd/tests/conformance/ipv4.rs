@@ -21,6 +21,7 @@ pub static ROWS: &[Row] = &[
     Row { id: "R5", level: Should, requirement: "ICMP error quotes what fits in 576 bytes, from the address it came in by", section: "RFC 1812 4.3.2.3-4", check: error_quote },
     Row { id: "R6", level: Must, requirement: "No route: network unreachable; nobody answers: host unreachable", section: "RFC 1812 4.3.3.1", check: unreachable },
     Row { id: "R7", level: Must, requirement: "Too big: DF says so with the next MTU; else fragments of 8 bytes, options copied", section: "RFC 1812 4.2.2.7, RFC 1191", check: too_big },
+    Row { id: "R7a", level: Practice, requirement: "Fragments of answers are let in in any order, and those of strangers not", section: "RFC 791 3.2, RFC 1858 3", check: crate::plain::answers },
     Row { id: "R8", level: Must, requirement: "What came by a broadcast or multicast frame is not forwarded", section: "RFC 1812 5.3.4", check: link_broadcast },
     Row { id: "R9", level: Must, requirement: "255.255.255.255 is never forwarded", section: "RFC 1812 5.3.5.1", check: limited_broadcast },
     Row { id: "R10", level: Must, requirement: "Directed broadcast is not forwarded", section: "RFC 2644 2", check: directed_broadcast },

@@ -13,4 +13,5 @@ mod nat_icmp;
 mod nat_tcp;
 mod nat_udp;
 mod packet;
+mod plain;
 mod row;
