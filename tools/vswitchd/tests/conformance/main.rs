@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cut;
 mod ipv4;
 mod ipv6;
 mod lab;

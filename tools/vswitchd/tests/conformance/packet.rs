@@ -150,6 +150,14 @@ impl Ip {
         Self::read(&self.l4[8..], self.l4[8] >> 4 == 4).unwrap()
     }
 
+    /// With no more than the sum of the pseudo header in its checksum field, which is left to whoever puts it on a wire.
+    pub fn open(mut self) -> Self {
+        let at = checksum_at(self.proto).unwrap();
+        let sum = sum_of(self.src, self.dst, self.proto, &vec![0; self.l4.len()]);
+        self.l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        self
+    }
+
     /// In two, the first with `at` bytes of its payload.
     pub fn cut(&self, at: usize) -> [Self; 2] {
         self.cut_at(&[at]).try_into().unwrap()
