@@ -29,7 +29,7 @@ fn lab() -> Lab {
 /// The packet that these are the fragments of, as RFC 791 section 3.2 puts it together.
 #[track_caller]
 fn whole(pieces: &[Got], to: u16) -> Ip {
-    let first = &pieces.first().expect("nothing came out").ip;
+    let first = &pieces.first().unwrap_or_else(|| panic!("nothing came out")).ip;
     let mut l4 = Vec::new();
     for (at, Got { port, ip, frame }) in pieces.iter().enumerate() {
         assert_eq!(
