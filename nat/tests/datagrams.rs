@@ -239,10 +239,20 @@ fn fragments_that_overlap_or_never_end_cost_their_own_port_only() {
     assert_eq!(world.sockets.counters().reassembled, 5);
     // Late is never.
     let pieces = fragments(V4, &whole, 64, 9);
+    assert!(world.wire.out.failed.is_empty(), "of what made room for others nothing is said");
+    world.now += 15_000;
+    world.turn();
+    world.wire.out.failed.clear();
     assert_eq!(world.give(pieces[0].clone()), Outcome::Taken);
     world.now += 15_000;
     assert_eq!(world.give(pieces[1].clone()), Outcome::Taken);
     assert_eq!(world.sockets.counters().reassembled, 5);
+    // Who sent it is told, of the first fragment alone (RFC 1122 section 3.3.2).
+    let late = [(Fault::Incomplete, None, pieces[0][14..].to_vec())];
+    assert_eq!(world.wire.out.failed, late);
+    world.now += 15_000;
+    world.turn();
+    assert_eq!(world.wire.out.failed, late);
 }
 
 #[test]

@@ -201,7 +201,7 @@ pub fn pass(
         let answers = is_expected(packet, zone, here);
         why(Step::Answers(answers));
         if !answers {
-            return Verdict::Local(Task::Unreachable(Unreachable::Prohibited));
+            return not_expected(packet, Unreachable::Prohibited, here);
         }
     }
     // Within its network nobody asks; what it answers was let in.
@@ -211,7 +211,7 @@ pub fn pass(
         && !is_expected(packet, packet.key.zone, here)
     {
         why(Step::Egress);
-        return Verdict::Local(Task::Unreachable(Unreachable::Egress));
+        return not_expected(packet, Unreachable::Egress, here);
     }
     if next.network == here.id && !here.network.icc {
         // A router must not be the way around it (its containers are on one network, whatever MAC they write to).
@@ -250,12 +250,23 @@ fn is_expected(packet: &Packet, zone: u16, here: &Here<'_, Tables>) -> bool {
     let Some(returns) = &here.snapshot.tables.returns else { return false };
     match &packet.meta.body {
         Body::IcmpError(quoted) => returns.is_expected_error(&FlowKey { zone, ..quoted.key }, here.now),
-        // It has no l4 ports: what its first fragment was, it is.
+        // It has no l4 ports: what its first fragment was, it is. Both came by the same way, whoever opened it.
         _ if packet.meta.fragment == Fragment::Later => {
-            returns.is_expected_rest(&FlowKey { zone, ..packet.key }, packet.meta.fragment_id, here.now)
+            returns.is_expected_rest(&packet.key, packet.meta.fragment_id, here.now)
         }
         _ => returns.is_expected(&FlowKey { zone, ..packet.key }, here.now),
     }
+}
+
+/// What becomes of a packet that may not open the way, and answers nothing that we know of.
+#[cold]
+fn not_expected(packet: &Packet, why: Unreachable, here: &Here<'_, Tables>) -> Verdict {
+    let remembers = here.snapshot.tables.returns.is_some();
+    // RFC 791 section 3.2: fragments come in any order. Its first one says whose it is.
+    if packet.meta.fragment == Fragment::Later && remembers {
+        return Verdict::Local(Task::AwaitFirst);
+    }
+    Verdict::Local(Task::Unreachable(why))
 }
 
 /// To the next hop, if its MAC and its port are known.

@@ -94,7 +94,8 @@ impl Service {
     /// When [`Service::due`] has something to do.
     pub fn deadline(&self) -> Option<Tick> {
         let speaks = self.speaker.as_ref().map(|it| [it.advertiser.deadline(), it.querier.deadline()]);
-        self.pending.deadline().into_iter().chain(speaks.into_iter().flatten().flatten()).min()
+        let waits = [self.pending.deadline(), self.fragments.deadline()];
+        waits.into_iter().flatten().chain(speaks.into_iter().flatten().flatten()).min()
     }
 
     /// After each batch: the snapshot may be a new one.
@@ -201,22 +202,32 @@ impl Service {
         problem: Problem,
         from: Option<Ipv6Addr>,
         quoted: &[u8],
-        (container, port): (MacAddr, PortId),
+        place: (MacAddr, PortId),
         snapshot: View<'_, Tables>,
         now: Tick,
         desk: &mut Desk<'_, I>,
     ) {
-        let Some(gateway) = snapshot.port(port).and_then(|known| snapshot.tables.gateway(known.network))
-        else {
-            return;
-        };
-        let Some((packet, frame, len)) = again(quoted, container, gateway.mac, port) else { return };
+        if let Some(about) = About::packet(quoted, place, snapshot) {
+            self.say(&about, problem, from, now, desk);
+        }
+    }
+
+    /// An ICMP error about it, as far as the rate allows.
+    fn say<I: Io>(
+        &mut self,
+        about: &About<'_>,
+        problem: Problem,
+        from: Option<Ipv6Addr>,
+        now: Tick,
+        desk: &mut Desk<'_, I>,
+    ) {
+        let About { packet, frame, len, gateway, port } = about;
         let Some((mut origin, prefix)) = gateway.origin(packet.key.src) else { return };
         // RFC 5508 section 4.2.1: an error from elsewhere keeps its source, which is how traceroute sees the hops.
         origin.address = from.unwrap_or(origin.address);
-        if self.limit.take(port, now).is_ok() {
-            desk.make(To::Port(port), None, |buffer, _| {
-                error::build(frame.get(..len)?, &packet, problem, &origin, prefix, buffer).ok()
+        if self.limit.take(*port, now).is_ok() {
+            desk.make(To::Port(*port), None, |buffer, _| {
+                error::build(frame.get(..*len)?, packet, problem, &origin, prefix, buffer).ok()
             });
         }
     }
@@ -228,6 +239,7 @@ impl Service {
             querier.due(snapshot, now, desk);
         }
         self.due_neighbors(snapshot, now, desk);
+        self.due_pieces(snapshot, now, desk);
     }
 
     /// Somebody behind the port of `packet` left these groups.
@@ -270,19 +282,32 @@ impl Service {
     }
 }
 
-/// A packet as it came, as far as it is there: the parser wants it as long as it says it is, the quotation does not.
-fn again(quoted: &[u8], src: MacAddr, dst: MacAddr, port: PortId) -> Option<(Packet, Vec<u8>, usize)> {
-    let v4 = quoted.first()? >> 4 == 4;
-    let field = if v4 { quoted.get(2..4)? } else { quoted.get(4..6)? };
-    let said = usize::from(u16::from_be_bytes([*field.first()?, *field.get(1)?]));
-    let total = if v4 { said } else { said.saturating_add(40) };
-    let ethertype: [u8; 2] = if v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
-    let mut frame = [&dst.0[..], &src.0, &ethertype, quoted].concat();
-    let len = frame.len();
-    frame.resize(len.max(total.saturating_add(14)), 0);
-    let mut packet = parse(&frame, &VnetHdr::default(), port, 0).ok()?;
-    packet.meta.l3_end = packet.meta.l3_end.min(len as u32);
-    Some((packet, frame, len))
+/// A packet that is gone, as it came, as far as something of it is left.
+struct About<'a> {
+    packet: Packet,
+    frame: Vec<u8>,
+    /// Bytes of the frame that are left.
+    len: usize,
+    gateway: &'a Gateway,
+    port: PortId,
+}
+
+impl<'a> About<'a> {
+    /// `quoted` is from its IP header on: the parser wants it as long as it says it is, the quotation does not.
+    fn packet(quoted: &[u8], (src, port): (MacAddr, PortId), snapshot: View<'a, Tables>) -> Option<Self> {
+        let gateway = snapshot.tables.gateway(snapshot.port(port)?.network)?;
+        let v4 = quoted.first()? >> 4 == 4;
+        let field = if v4 { quoted.get(2..4)? } else { quoted.get(4..6)? };
+        let said = usize::from(u16::from_be_bytes([*field.first()?, *field.get(1)?]));
+        let total = if v4 { said } else { said.saturating_add(40) };
+        let ethertype: [u8; 2] = if v4 { [0x08, 0x00] } else { [0x86, 0xdd] };
+        let mut frame = [&gateway.mac.0[..], &src.0, &ethertype, quoted].concat();
+        let len = frame.len();
+        frame.resize(len.max(total.saturating_add(14)), 0);
+        let mut packet = parse(&frame, &VnetHdr::default(), port, 0).ok()?;
+        packet.meta.l3_end = packet.meta.l3_end.min(len as u32);
+        Some(Self { packet, frame, len, gateway, port })
+    }
 }
 
 /// A reply from a gateway's address.

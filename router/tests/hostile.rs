@@ -15,7 +15,7 @@ use switch::vnet::VnetHdr;
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
-const PROBLEMS: [error::Problem; 7] = [
+const PROBLEMS: [error::Problem; 8] = [
     error::Problem::NoRoute,
     error::Problem::Unresolved,
     error::Problem::Protocol,
@@ -23,6 +23,7 @@ const PROBLEMS: [error::Problem; 7] = [
     error::Problem::Prohibited,
     error::Problem::TooBig { mtu: 1300 },
     error::Problem::TimeExceeded,
+    error::Problem::Incomplete,
 ];
 
 /// Frames to start from: ARP; IPv4 with options and UDP, TCP SYN, ICMP echo; IPv6 with a chain, and a solicitation.

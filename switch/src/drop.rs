@@ -149,7 +149,7 @@ drop_reasons! {
     NatQuota = "nat_quota",
     /// no l4 port of the uplink's address is free; for a protocol without, another container speaks it with the same host
     NatPorts = "nat_ports",
-    /// a later fragment to be translated whose first one did not come, or came too late
+    /// a later fragment whose first one did not come, came too late, or was let nowhere
     NatFragment = "nat_fragment",
     /// fragment for a gateway that overlaps or contradicts another one of its packet, or of a packet that asks nothing
     GatewayFragment = "gateway_fragment",

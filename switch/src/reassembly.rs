@@ -2,13 +2,14 @@
 //! section 4.5, RFC 1122 section 3.3.2).
 //!
 //! Bounded: a few packets at a time, a share of them for each port. What overlaps is dropped with all that came of its
-//! packet (RFC 5722): nobody honest sends it. A packet that is not complete in time is forgotten when its place is
-//! needed.
+//! packet (RFC 5722): nobody honest sends it. Of a packet that is not complete in time its sender is told, if the first
+//! fragment is there; of one that makes room for another nothing is said.
 
 use std::net::Ipv6Addr;
 
 use crate::checksum::sum;
 use crate::flow::{FlowKey, L3, Packet};
+use crate::mac::MacAddr;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::port::PortId;
 use crate::tick::Tick;
@@ -20,6 +21,8 @@ const UNIT: usize = 8;
 /// Longest payload of an IP packet, bytes.
 const LONGEST: usize = 65_535;
 const ETHERNET: usize = 14;
+/// Bytes of the first fragment that an ICMP error quotes at most (RFC 4443 section 2.4 (c)).
+const QUOTED: usize = 1280 - 40 - 8;
 /// Bytes of a whole packet: Ethernet and the longer of the IP headers in front.
 const PACKET: usize = ETHERNET + 40 + LONGEST;
 
@@ -32,6 +35,17 @@ pub enum Added {
     Whole(usize, usize),
     /// It makes no sense with the others.
     Refused,
+}
+
+/// A packet that was not complete in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late<'a> {
+    /// The port it came by.
+    pub port: PortId,
+    /// The MAC that its first fragment came from.
+    pub mac: MacAddr,
+    /// That fragment from its IP header on, as far as it is quoted; empty: it did not come.
+    pub first: &'a [u8],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +62,10 @@ struct Place {
     since: Tick,
     /// Bytes of payload, once the last fragment is there.
     total: Option<usize>,
+    /// See [`Late`].
+    first: [u8; QUOTED],
+    first_len: usize,
+    mac: MacAddr,
     /// A bit for every unit that is there.
     units: [u64; LONGEST.div_ceil(UNIT * 64)],
     bytes: Box<[u8]>,
@@ -58,6 +76,8 @@ pub struct Fragments {
     places: Box<[Place]>,
     /// Those of one port may be so many.
     share: usize,
+    /// Nothing is late before, if anything is there.
+    due: Option<Tick>,
     /// Packets that were given up.
     pub lost: u64,
 }
@@ -76,10 +96,13 @@ impl Fragments {
             key: None,
             since: Tick::default(),
             total: None,
+            first: [0; _],
+            first_len: 0,
+            mac: MacAddr::default(),
             units: [0; _],
             bytes: vec![0; PACKET].into_boxed_slice(),
         };
-        Self { places: (0..places).map(place).collect(), share, lost: 0 }
+        Self { places: (0..places).map(place).collect(), share, due: None, lost: 0 }
     }
 
     /// Takes the fragment in `frame`.
@@ -91,12 +114,17 @@ impl Fragments {
         let Some(place) = self.places.get_mut(index) else { return Added::Refused };
         if place.key.is_none() {
             place.begin(key, now);
+            // Those that were there before are late before.
+            self.due = self.due.or(Some(place.until()));
         }
         let head = head_len(packet);
         if place.put(head, &piece).is_none() {
             place.key = None;
             self.lost += 1;
             return Added::Refused;
+        }
+        if piece.offset == 0 {
+            place.keep_first(frame, packet);
         }
         match place.total.filter(|total| place.is_complete(*total)) {
             Some(total) => {
@@ -106,6 +134,25 @@ impl Fragments {
             }
             None => Added::Kept,
         }
+    }
+
+    /// One that is not complete in time, and is forgotten. Asked before [`Fragments::add`] it misses none.
+    pub fn late(&mut self, now: Tick) -> Option<Late<'_>> {
+        if self.due.is_none_or(|due| due > now) {
+            return None;
+        }
+        let open = self.places.iter_mut().filter(|place| place.key.is_some());
+        let oldest = open.min_by_key(|place| place.since);
+        self.due = oldest.as_ref().map(|place| place.until());
+        let place = oldest.filter(|place| place.until() <= now)?;
+        let port = place.key.take()?.port;
+        self.lost += 1;
+        Some(Late { port, mac: place.mac, first: place.first.get(..place.first_len)? })
+    }
+
+    /// When [`Fragments::late`] may have one.
+    pub const fn deadline(&self) -> Option<Tick> {
+        self.due
     }
 
     /// Lends the bytes of a whole packet until they are given [back](Fragments::give_back).
@@ -129,12 +176,7 @@ impl Fragments {
 
     /// The place of this packet, or one for it: a free one, else the oldest of who has the most.
     fn place(&mut self, key: &Key, now: Tick) -> usize {
-        for place in self.places.iter_mut() {
-            if place.key.is_some() && place.since.plus_millis(PATIENCE) <= now {
-                place.key = None;
-                self.lost += 1;
-            }
-        }
+        while self.late(now).is_some() {}
         if let Some(known) = self.places.iter().position(|place| place.key == Some(*key)) {
             return known;
         }
@@ -161,8 +203,20 @@ impl Fragments {
 
 impl Place {
     fn begin(&mut self, key: Key, now: Tick) {
-        (self.key, self.since, self.total) = (Some(key), now, None);
+        (self.key, self.since, self.total, self.first_len) = (Some(key), now, None, 0);
         self.units.fill(0);
+    }
+
+    fn until(&self) -> Tick {
+        self.since.plus_millis(PATIENCE)
+    }
+
+    fn keep_first(&mut self, frame: &[u8], packet: &Packet) {
+        let fragment = frame.get(usize::from(packet.meta.l3_off)..packet.meta.l3_end as usize);
+        let fragment = fragment.unwrap_or_default();
+        self.first_len = fragment.len().min(QUOTED);
+        self.first.iter_mut().zip(fragment).for_each(|(to, byte)| *to = *byte);
+        self.mac = packet.meta.src;
     }
 
     /// `None`: it contradicts what is there.

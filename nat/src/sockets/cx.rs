@@ -78,11 +78,11 @@ impl<'a, E: Emit> Cx<'a, E> {
         let len = Wire::quotation(self.key, rest, &mut quoted).unwrap_or(0);
         match fault {
             Fault::Unreachable(_) => self.counters.unreachable += 1,
-            Fault::TooBig { .. } | Fault::Expired => self.counters.path_errors += 1,
+            Fault::TooBig { .. } | Fault::Expired | Fault::Incomplete => self.counters.path_errors += 1,
         }
         // Nobody but us is behind the loopback, and who is of the other family cannot speak to the container.
         let from = from.filter(|from| !from.is_loopback() && from.is_ipv4() == is_v4(self.key));
-        self.out.failed(self.link, fault, from, quoted.get(..len).unwrap_or_default());
+        self.out.failed((self.link.port, self.link.mac), fault, from, quoted.get(..len).unwrap_or_default());
     }
 }
 

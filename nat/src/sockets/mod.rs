@@ -53,7 +53,7 @@ use switch::drop::DropReason;
 use switch::flow::{FlowKey, Fragment, Packet};
 use switch::parse::{PROTO_TCP, parse};
 use switch::port::PortId;
-use switch::reassembly::{Added, Fragments};
+use switch::reassembly::{Added, Fragments, Late};
 use switch::sys::socket::set_peek_offset;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
@@ -172,9 +172,10 @@ impl Sockets {
         if packet.meta.fragment == Fragment::No {
             return self.whole(Bytes::Frame, packet, link, way, now, out);
         }
-        let lost = self.fragments.lost;
+        // What comes too late is of another packet.
+        self.late(now, out);
         let added = self.fragments.add(out.frame(), packet, now);
-        self.counters.fragments_lost += self.fragments.lost.wrapping_sub(lost);
+        self.counters.fragments_lost = self.fragments.lost;
         match added {
             Added::Kept => Outcome::Taken,
             Added::Refused => Outcome::Dropped(DropReason::UplinkFragment),
@@ -194,6 +195,17 @@ impl Sockets {
                 outcome
             }
         }
+    }
+
+    /// Tells who sent it of what is not complete in time (RFC 1122 section 3.3.2, RFC 8200 section 4.5: if the first
+    /// fragment is there).
+    fn late(&mut self, now: Tick, out: &mut impl Emit) {
+        while let Some(Late { port, mac, first }) = self.fragments.late(now) {
+            if !first.is_empty() {
+                out.failed((port, mac), Fault::Incomplete, None, first);
+            }
+        }
+        self.counters.fragments_lost = self.fragments.lost;
     }
 
     /// A packet that is no fragment.
@@ -303,6 +315,7 @@ impl Sockets {
         if self.resting.is_some_and(|until| until <= now) {
             self.listen_again();
         }
+        self.late(now, out);
         while let Some(id) = self.wheel.pop(now) {
             if self.flows.get_mut(id).is_some_and(|(flow, _)| deadline(flow) > now) {
                 self.rearm(id);
@@ -317,10 +330,7 @@ impl Sockets {
 
     /// When [`Sockets::timers`] has something to do; perhaps earlier, never later than 8 ms after.
     pub fn next_timer(&self) -> Option<Tick> {
-        match (self.wheel.next(), self.resting) {
-            (Some(flow), Some(listener)) => Some(flow.min(listener)),
-            (flow, listener) => flow.or(listener),
-        }
+        [self.wheel.next(), self.resting, self.fragments.deadline()].into_iter().flatten().min()
     }
 
     /// Ends all flows of a port that went away. Clients of its l4 ports are refused until it is configured anew.

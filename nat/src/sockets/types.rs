@@ -24,10 +24,10 @@ pub trait Emit {
     /// Whether the container may open a flow with this packet, which is whole: put together, if it came in fragments.
     fn may_open(&self, packet: &Packet) -> bool;
 
-    /// A packet of the container that was taken did not arrive: send it an ICMP error, within the limits of rate for
+    /// A packet of the container `to` that was taken did not arrive: send it an ICMP error, within the limits of rate for
     /// those. `quoted` is the packet as far as the error quotes it, from its IP header on; `from` is who said so, if it
     /// was not this host.
-    fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]);
+    fn failed(&mut self, to: (PortId, MacAddr), fault: Fault, from: Option<IpAddr>, quoted: &[u8]);
 }
 
 /// Why a packet that was taken did not arrive.
@@ -42,6 +42,8 @@ pub enum Fault {
     },
     /// Its TTL or hop limit was used up on its way.
     Expired,
+    /// It came in fragments, and not all of them in time.
+    Incomplete,
 }
 
 /// Where a packet is to go.

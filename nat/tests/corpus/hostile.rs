@@ -137,8 +137,8 @@ impl Emit for Out {
         self.ports.contains(&packet.key.dport) || matches!(packet.key.proto, 1 | 58)
     }
 
-    fn failed(&mut self, link: &Link, _: Fault, _: Option<IpAddr>, quoted: &[u8]) {
-        assert_eq!(link.port, PORT);
+    fn failed(&mut self, to: (PortId, MacAddr), _: Fault, _: Option<IpAddr>, quoted: &[u8]) {
+        assert_eq!(to, (PORT, MAC));
         assert!(matches!(quoted.first().map(|first| first >> 4), Some(4 | 6)), "{quoted:02x?}");
     }
 }

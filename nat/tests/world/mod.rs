@@ -102,8 +102,8 @@ impl Emit for Out {
         !self.denied.contains(&packet.key.dport)
     }
 
-    fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
-        assert_eq!(link.port, PORT);
+    fn failed(&mut self, to: (PortId, MacAddr), fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
+        assert_eq!(to, (PORT, MAC));
         self.failed.push((fault, from, quoted.to_vec()));
     }
 }

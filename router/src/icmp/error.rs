@@ -38,6 +38,8 @@ pub enum Problem {
     },
     /// TTL or hop limit used up: time exceeded in transit (11/0; 3/0).
     TimeExceeded,
+    /// It was put together here, and not complete in time: fragment reassembly time exceeded (11/1; 3/1).
+    Incomplete,
 }
 
 /// Writes the error `problem` about `frame` to `out`, back to where it came from, and returns its length in bytes.
@@ -188,6 +190,7 @@ fn header_v4(message: &mut [u8], problem: Problem) -> Option<()> {
         Problem::Prohibited => unreachable(Icmpv4DstUnreachable::CommProhibited),
         Problem::TooBig { .. } => unreachable(Icmpv4DstUnreachable::FragRequired),
         Problem::TimeExceeded => (Icmpv4Message::TimeExceeded, Icmpv4TimeExceeded::TtlExpired.into()),
+        Problem::Incomplete => (Icmpv4Message::TimeExceeded, Icmpv4TimeExceeded::FragExpired.into()),
     };
     if let Problem::TooBig { mtu } = problem {
         // RFC 1191 section 4: the low half of the unused word.
@@ -217,6 +220,7 @@ fn header_v6(message: &mut [u8], problem: Problem, pointer: u32, ip: &Ip) {
             (Icmpv6Message::PktTooBig, 0)
         }
         Problem::TimeExceeded => (Icmpv6Message::TimeExceeded, Icmpv6TimeExceeded::HopLimitExceeded.into()),
+        Problem::Incomplete => (Icmpv6Message::TimeExceeded, Icmpv6TimeExceeded::FragReassemExceeded.into()),
     };
     header.set_msg_type(kind);
     header.set_msg_code(code);

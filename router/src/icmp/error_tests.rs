@@ -14,7 +14,7 @@ use crate::testing::{
     parse, parse_with, summed, tcp4, tcp6, udp, udp4, udp6, v4, v6, verified,
 };
 
-const PROBLEMS: [Problem; 7] = [
+const PROBLEMS: [Problem; 8] = [
     Problem::NoRoute,
     Problem::Unresolved,
     Problem::Protocol,
@@ -22,6 +22,7 @@ const PROBLEMS: [Problem; 7] = [
     Problem::Prohibited,
     Problem::TooBig { mtu: 1400 },
     Problem::TimeExceeded,
+    Problem::Incomplete,
 ];
 
 fn made(frame: &[u8], packet: &Packet, problem: Problem) -> Result<Vec<u8>, NotSent> {

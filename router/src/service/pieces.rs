@@ -6,11 +6,15 @@ use switch::frame::Frame;
 use switch::io::Io;
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, To};
-use switch::reassembly::Added;
+use switch::reassembly::{Added, Late};
+use switch::snapshot::View;
+use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 
-use super::{Place, Service};
+use super::{About, Place, Service};
 use crate::icmp::echo;
+use crate::icmp::error::Problem;
+use crate::tables::Tables;
 use crate::{forward, fragment};
 
 impl Service {
@@ -26,6 +30,8 @@ impl Service {
         if !forward::header_verifies(desk.bytes(frame), &packet.meta) {
             return Err(DropReason::BadChecksum);
         }
+        // What comes too late is of another packet.
+        self.due_pieces(place.here.snapshot, place.here.now, desk);
         match self.fragments.add(desk.bytes(frame), packet, place.here.now) {
             Added::Kept => Ok(Fate::Local),
             Added::Refused => Err(DropReason::GatewayFragment),
@@ -34,6 +40,22 @@ impl Service {
                 let answered = bytes.get_mut(..len).is_some_and(|whole| answer(whole, packet, place, desk));
                 self.fragments.give_back(at, bytes);
                 if answered { Ok(Fate::Local) } else { Err(DropReason::GatewayFragment) }
+            }
+        }
+    }
+
+    /// Who sent what is not complete in time is told by whom it was for (RFC 1122 section 3.3.2, RFC 8200 section 4.5: if
+    /// the first fragment is there).
+    pub(super) fn due_pieces<I: Io>(
+        &mut self,
+        snapshot: View<'_, Tables>,
+        now: Tick,
+        desk: &mut Desk<'_, I>,
+    ) {
+        while let Some(Late { port, mac, first }) = self.fragments.late(now) {
+            if let Some(about) = About::packet(first, (mac, port), snapshot) {
+                let from = about.packet.key.dst;
+                self.say(&about, Problem::Incomplete, Some(from), now, desk);
             }
         }
     }

@@ -71,9 +71,10 @@ pub fn decide(packet: &Packet, here: &Here<'_, Tables>, why: &mut impl FnMut(Ste
     }
 }
 
-/// What may come back by a way that may not be opened.
-fn expect(verdict: &Verdict, packet: &Packet, here: &Here<'_, Tables>) {
-    let Some(returns) = &here.snapshot.tables.router.returns else { return };
+/// What may come back by a way that may not be opened. Whether it is the first fragment of a packet, whose others may go
+/// on.
+fn expect(verdict: &Verdict, packet: &Packet, here: &Here<'_, Tables>) -> bool {
+    let Some(returns) = &here.snapshot.tables.router.returns else { return false };
     let (key, meta) = (&packet.key, &packet.meta);
     let (goes, opens) = match verdict {
         Verdict::Forward(Action { hop: Some(hop), .. }) => (true, hop.opens),
@@ -81,12 +82,12 @@ fn expect(verdict: &Verdict, packet: &Packet, here: &Here<'_, Tables>) {
         _ => (false, false),
     };
     // Without room the packet goes all the same; it is the answer that will be refused, by name.
-    if opens {
+    // A later fragment has no l4 ports that an answer could have.
+    if opens && meta.fragment != Fragment::Later {
         returns.expect(key, meta.port, here.now);
     }
-    if goes && meta.fragment == Fragment::First {
-        returns.expect_rest(key, meta.fragment_id, meta.port, here.now);
-    }
+    goes && meta.fragment == Fragment::First
+        && returns.expect_rest(key, meta.fragment_id, meta.port, here.now)
 }
 
 /// Who answers on a port for the gateway of `network`, if it is a port of that network.
@@ -147,7 +148,9 @@ impl Policy for House {
         if verdict == Verdict::Drop(DropReason::NatFiltered) {
             translate::went_out(packet, here);
         }
-        expect(&verdict, packet, here);
+        if expect(&verdict, packet, here) {
+            self.waiting.first_came(packet);
+        }
         verdict
     }
 

@@ -15,6 +15,7 @@ use switch::drop::DropReason;
 use switch::flow::{FlowKey, Fragment, Packet};
 use switch::frame::Frame;
 use switch::io::Io;
+use switch::mac::MacAddr;
 use switch::parse::PROTO_TCP;
 use switch::policy::{Desk, Here};
 use switch::port::PortId;
@@ -69,18 +70,18 @@ impl<I: Io> Emit for Out<'_, '_, I> {
         self.snapshot.tables.may_open(packet.meta.port, packet)
     }
 
-    fn failed(&mut self, link: &Link, fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
+    fn failed(&mut self, (port, mac): (PortId, MacAddr), fault: Fault, from: Option<IpAddr>, quoted: &[u8]) {
         let problem = match fault {
             Fault::Unreachable(why) => service::problem(why),
             Fault::TooBig { mtu } => Problem::TooBig { mtu },
             Fault::Expired => Problem::TimeExceeded,
+            Fault::Incomplete => Problem::Incomplete,
         };
         let from: Option<Ipv6Addr> = from.map(|from| match from {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         });
-        let place = (link.mac, link.port);
-        self.router.report(problem, from, quoted, place, self.snapshot, self.now, self.desk);
+        self.router.report(problem, from, quoted, (mac, port), self.snapshot, self.now, self.desk);
     }
 }
 

@@ -541,10 +541,17 @@ fn a_later_fragment_is_what_its_first_one_was() {
     assert_eq!(to_a(plain(&mut worker, 1, &piece(1, later))), 0, "its first one was not let through");
     plain(&mut worker, 0, &datagram(A, B, [1, 2]));
     assert_eq!(to_a(plain(&mut worker, 1, &piece(2, later))), 0, "an answer begins with its beginning");
-    assert_eq!(to_a(plain(&mut worker, 1, &piece(2, first))), 1);
+    assert_eq!(
+        to_a(plain(&mut worker, 1, &piece(2, first))),
+        2,
+        "and the rest follows it, which came before"
+    );
     assert_eq!(to_a(plain(&mut worker, 1, &piece(2, later))), 1);
     assert_eq!(to_a(plain(&mut worker, 1, &piece(3, later))), 0, "of another packet");
-    assert_eq!(dropped(&worker, DropReason::Prohibited), 5);
+    assert_eq!(dropped(&worker, DropReason::Prohibited), 1);
+    worker.io.now = worker.io.now.plus_millis(2000);
+    assert_eq!(to_a(plain(&mut worker, 1, &piece(4, later))), 0);
+    assert_eq!(dropped(&worker, DropReason::NatFragment), 3, "two of the first packet, and one of the third");
 }
 
 #[test]

@@ -548,6 +548,20 @@ fn every_step_has_its_reason() {
 }
 
 #[test]
+fn a_later_fragment_waits_for_its_first() {
+    let mut lab = Lab::new(&OPEN);
+    let mut frame = plain(2, Host::Port(0), 2).frame();
+    frame[20..22].copy_from_slice(&[0, 2]);
+    let traced = lab.trace(2, &frame);
+    let row = tell(&traced, &frame, &lab.snapshot.load(), &names());
+    assert_eq!((row.verdict, traced.drop), (Fate::Held, None), "{row:#?}");
+    assert_eq!(lab.happens(2, &frame), (Vec::new(), Vec::new()));
+    let said = row.steps.iter().flat_map(|step| &step.lines).last();
+    let waits = "waits for the first fragment of its packet, which says whose it is";
+    assert_eq!(said.map(String::as_str), Some(waits), "{row:#?}");
+}
+
+#[test]
 fn no_port_no_trace_and_any_length_is_taken() {
     let lab = Lab::new(&OPEN);
     let snapshot = lab.snapshot.load();

@@ -227,6 +227,8 @@ impl Policy for Dry {
             // Sockets of the host are beyond what can be tried without being done.
             Task::Uplink if header_verifies(desk.bytes(frame), &packet.meta) => Ok(Fate::Local),
             Task::Uplink => Err(DropReason::BadChecksum),
+            // What waits for its first fragment is the worker's, and has room as far as can be said.
+            Task::AwaitFirst => Ok(Fate::Held),
             // Into a queue that nobody reads.
             Task::Punt(service) => match Punt::new(here.snapshot.ports.len()) {
                 Ok(punt) => punt.up(service, frame, packet, here.id, desk),

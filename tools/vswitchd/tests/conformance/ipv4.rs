@@ -21,6 +21,7 @@ pub static ROWS: &[Row] = &[
     Row { id: "R5", level: Should, requirement: "ICMP error quotes what fits in 576 bytes, from the address it came in by", section: "RFC 1812 4.3.2.3-4", check: error_quote },
     Row { id: "R6", level: Must, requirement: "No route: network unreachable; nobody answers: host unreachable", section: "RFC 1812 4.3.3.1", check: unreachable },
     Row { id: "R7", level: Must, requirement: "Too big: DF says so with the next MTU; else fragments of 8 bytes, options copied", section: "RFC 1812 4.2.2.7, RFC 1191", check: too_big },
+    Row { id: "R7a", level: Practice, requirement: "Fragments of answers are let in in any order, and those of strangers not", section: "RFC 791 3.2, RFC 1858 3", check: crate::plain::answers },
     Row { id: "R8", level: Must, requirement: "What came by a broadcast or multicast frame is not forwarded", section: "RFC 1812 5.3.4", check: link_broadcast },
     Row { id: "R9", level: Must, requirement: "255.255.255.255 is never forwarded", section: "RFC 1812 5.3.5.1", check: limited_broadcast },
     Row { id: "R10", level: Must, requirement: "Directed broadcast is not forwarded", section: "RFC 2644 2", check: directed_broadcast },
@@ -32,6 +33,7 @@ pub static ROWS: &[Row] = &[
     Row { id: "R15b", level: Must, requirement: "Record route and timestamp options are filled in where there is room", section: "RFC 1812 5.3.13.4-5", check: recorded },
     Row { id: "R15a", level: Practice, requirement: "Source routes are dropped", section: "RFC 7126 4.3", check: source_routes },
     Row { id: "R15c", level: Must, requirement: "An echo request in fragments is put together and answered, within bounds", section: "RFC 1122 3.3.2, RFC 8200 4.5", check: put_together },
+    Row { id: "R15d", level: Must, requirement: "Not whole in time: time exceeded (code 1), if the first fragment is there", section: "RFC 1122 3.3.2, RFC 8200 4.5", check: not_whole },
     Row { id: "R16", level: Must, requirement: "ARP: entries age, one request a second, a packet waits for the answer", section: "RFC 1122 2.3.2", check: arp },
     Row { id: "R17", level: Must, requirement: "Checksums updated are what they would be computed anew; UDP without stays so", section: "RFC 1624, RFC 768", check: checksums },
 ];
@@ -346,6 +348,42 @@ fn put_together() -> Outcome {
     lab.wait(16_000);
     assert_eq!(lab.send(A, &rest), []);
     Chosen("pings; of names and addresses nothing that is asked is as long as that")
+}
+
+fn not_whole() -> Outcome {
+    let mut lab = Lab::new();
+    for (port, src, dst, kind) in [
+        (A, IP_A, BLUE, (11, 1)),
+        (WORLD, REMOTE, US, (11, 1)),
+        (A, IP6_A, BLUE6, (3, 1)),
+        (WORLD, REMOTE6, US6, (3, 1)),
+    ] {
+        let pieces = |id: u16| long_echo(src, dst, 2000).id(id).cut(1200);
+        let [first, rest] = pieces(77);
+        assert_eq!(lab.send(port, &first), []);
+        assert_eq!(packets(lab.wait(14_000)), [], "there is still time");
+        // What comes first counts, and a later one gives no more time. Without the first fragment nothing is said.
+        let [_, other] = pieces(78);
+        assert_eq!(lab.send(port, &other), []);
+        assert_eq!(lab.send(port, &first), []);
+        let said = packets(lab.wait(1000));
+        let [error] = said.as_slice() else { panic!("{said:?}") };
+        assert_eq!((error.port, error.ip.kind(), error.ip.src), (port, kind, packet::addr(dst)));
+        let quoted = error.ip.l4[8..].to_vec();
+        assert!(first.bytes().starts_with(&quoted) && quoted.len() >= 548, "{} bytes", quoted.len());
+        assert_eq!(lab.send(port, &rest), [], "too late");
+        assert_eq!(packets(lab.wait(20_000)), []);
+        lab.speaks(port);
+    }
+    // Not without end: what makes room for another goes without a word.
+    let mut said = 0;
+    for id in 0..500 {
+        lab.send(A, &long_echo(IP_A, BLUE, 2000).id(id).cut(1200)[0]);
+        said += packets(lab.wait(100)).len();
+    }
+    said += packets(lab.wait(20_000)).len();
+    assert!((1..=2).contains(&said), "{said}");
+    Chosen("after 15 s (RFC 791 3.2); RFC 1122 recommends 60, for which there are few places")
 }
 
 /// Requests for an address, among frames.

@@ -71,15 +71,20 @@ impl Lab {
     }
 
     pub fn with(outside: &Outside, text: &str) -> Self {
-        let snapshot = Arc::new(ArcSwap::from_pointee(outside.snapshot(text)));
+        let mut lab = Self::on(outside.snapshot(text));
+        lab.all_speak();
+        lab
+    }
+
+    /// With these tables; nobody has spoken yet.
+    pub fn on(snapshot: Snapshot<Tables>) -> Self {
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let ports = usize::from(PORTS);
         let house = House::new(ports, None);
         let mut worker = Worker::new(MemIo::new(PORTS), 512, ports, Arc::clone(&snapshot), house);
         let began = Tick::from_secs(10_000);
         worker.io.now = began;
-        let mut lab = Self { worker, snapshot, began };
-        lab.all_speak();
-        lab
+        Self { worker, snapshot, began }
     }
 
     /// Everybody asks for the gateway, which knows where they are by that.

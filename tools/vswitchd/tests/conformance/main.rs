@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cut;
 mod ipv4;
 mod ipv6;
 mod lab;
@@ -13,4 +14,5 @@ mod nat_icmp;
 mod nat_tcp;
 mod nat_udp;
 mod packet;
+mod plain;
 mod row;

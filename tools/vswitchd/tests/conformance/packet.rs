@@ -1,6 +1,7 @@
 //! IP packets, written and read byte by byte: nothing here is asked of the switch's own parser or checksums.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -149,19 +150,34 @@ impl Ip {
         Self::read(&self.l4[8..], self.l4[8] >> 4 == 4).unwrap()
     }
 
+    /// With no more than the sum of the pseudo header in its checksum field, which is left to whoever puts it on a wire.
+    pub fn open(mut self) -> Self {
+        let at = checksum_at(self.proto).unwrap();
+        let sum = sum_of(self.src, self.dst, self.proto, &vec![0; self.l4.len()]);
+        self.l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        self
+    }
+
     /// In two, the first with `at` bytes of its payload.
     pub fn cut(&self, at: usize) -> [Self; 2] {
-        let (first, rest) = self.l4.split_at(at);
-        let piece = |l4: &[u8], offset: usize, more: bool| {
-            let piece = Self { l4: l4.to_vec(), ..self.clone() };
-            let word = (offset as u16 / 8, u16::from(more));
-            if self.is_v4() {
-                return piece.field(word.0 | word.1 << 13);
-            }
-            let word = (word.0 << 3 | word.1).to_be_bytes();
-            piece.extension(44, &[0, 0, word[0], word[1], 0, 0, self.id.to_be_bytes()[0], self.id as u8])
-        };
-        [piece(first, 0, true), piece(rest, at, false)]
+        self.cut_at(&[at]).try_into().unwrap()
+    }
+
+    /// In several, where the payload is cut.
+    pub fn cut_at(&self, at: &[usize]) -> Vec<Self> {
+        let ends: Vec<_> = [0].iter().chain(at).chain([&self.l4.len()]).copied().collect();
+        let whole = self.l4.len();
+        ends.windows(2).map(|ends| self.piece(ends[0]..ends[1], ends[1] < whole)).collect()
+    }
+
+    fn piece(&self, part: Range<usize>, more: bool) -> Self {
+        let (offset, more) = (part.start as u16 / 8, u16::from(more));
+        let piece = Self { l4: self.l4[part].to_vec(), ..self.clone() };
+        if self.is_v4() {
+            return piece.field(offset | more << 13);
+        }
+        let word = (offset << 3 | more).to_be_bytes();
+        piece.extension(44, &[0, 0, word[0], word[1], 0, 0, self.id.to_be_bytes()[0], self.id as u8])
     }
 
     pub fn bytes(&self) -> Vec<u8> {

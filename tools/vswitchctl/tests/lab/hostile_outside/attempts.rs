@@ -12,6 +12,15 @@ crate::as_both!(
     published_ports_are_nobody_elses,
     nothing_unpublished_is_reachable,
 );
+crate::on_other_engine!(nothing_forged_ends_a_connection, published_ports_are_nobody_elses);
+crate::by_two_workers!(
+    nothing_forged_ends_a_connection,
+    loops_come_to_an_end,
+    published_ports_are_nobody_elses
+);
+
+/// L4 ports that a daemon may serve itself: names, addresses, VXLAN, metrics; none of them is ours outside.
+const SERVICES: [u16; 6] = [53, 67, 68, 547, 4789, 9469];
 
 /// The neighbour's connection to whoever is outside: its l4 port, and that outside.
 fn connection(stage: &Stage) -> (u16, u16) {
@@ -112,7 +121,7 @@ fn nothing_forged_ends_a_connection(host: Host) {
 
 /// Frames that go on by themselves once sent: none.
 #[track_caller]
-fn assert_quiet(stage: &Stage) {
+pub fn assert_quiet(stage: &Stage) {
     let all = || -> u64 {
         ["a", "-outside"].map(|name| stage.daemon.port(name)["rx_frames"].as_u64().unwrap()).iter().sum()
     };
@@ -175,12 +184,23 @@ fn loops_come_to_an_end(host: Host) {
     stage.unharmed();
 }
 
+/// A datagram and a SYN for each of them.
+fn of_services(mark: &[u8], end: impl Fn(u16) -> [(&'static str, u16); 2]) -> Vec<Vec<u8>> {
+    let both = |port: u16| {
+        let [from, to] = end(port);
+        [Ip::udp(from, to, mark).bytes(), Ip::tcp(from, to, SYN, [1, 0], mark).bytes()]
+    };
+    SERVICES.into_iter().flat_map(both).collect()
+}
+
 /// H29.
 fn published_ports_are_nobody_elses(host: Host) {
     let mut stage = Stage::new(host);
     let shadow = "\
 import socket
+services = [53, 67, 68, 547, 4789, 9469]
 for kind, ports in ((socket.SOCK_STREAM, [8080, *range(7000, 7010)]), (socket.SOCK_DGRAM, [9053])):
+    ports += services
     for port in ports:
         s = socket.socket(socket.AF_INET, kind)
         s.settimeout(5)
@@ -201,6 +221,27 @@ for kind, ports in ((socket.SOCK_STREAM, [8080, *range(7000, 7010)]), (socket.SO
     for row in of_b {
         assert!(!published(row["local"].as_str().unwrap()), "{row}");
     }
+    // What serves containers serves nobody outside, and who uses its l4 ports there is who gets what comes to them.
+    const STRANGER: &str = "198.18.0.99";
+    const CLOSED: Fate =
+        Fate::Dropped(&["nat_unpublished", "nat_filtered", "nat_no_connection", "no_service"]);
+    stage.play(&[
+        packets("H29 to l4 ports of services", Place::Outside, CLOSED, |mark| {
+            of_services(mark, |port| [(STRANGER, 7), (US, port)])
+        }),
+        packets("H29 from l4 ports of services", Place::Inside, Fate::Passes, |mark| {
+            of_services(mark, |port| [(A, port), (FAR, 9)])
+        }),
+        packets("H29 to l4 ports of services, once used", Place::Outside, CLOSED, |mark| {
+            of_services(mark, |port| [(STRANGER, 7), (US, port)])
+        }),
+        packets("H29 from what is published, outside", Place::Outside, Fate::Passes, |mark| {
+            vec![
+                Ip::udp((FAR, 9053), (US, 9053), mark).bytes(),
+                Ip::tcp((FAR, 8080), (US, 8080), SYN, [1, 0], mark).bytes(),
+            ]
+        }),
+    ]);
     // Whoever comes to these is with `a`, and the same l4 ports on its own side are its own again.
     stage.play(&[
         packets("H29 to what is published", Place::Outside, Fate::Passes, |mark| {

@@ -4,6 +4,7 @@ use super::{A, FAR, Place, Stage, US};
 use crate::harness::{Host, resident};
 
 crate::as_both!(who_opens_everything_leaves_the_others_their_share);
+crate::by_two_workers!(who_opens_everything_leaves_the_others_their_share);
 
 fn who_opens_everything_leaves_the_others_their_share(host: Host) {
     let mut stage = Stage::new(host);

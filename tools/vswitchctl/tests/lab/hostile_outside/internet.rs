@@ -9,6 +9,8 @@ crate::as_both!(
     chains_that_lie_go_nowhere,
     errors_about_others_are_not_believed
 );
+crate::on_other_engine!(headers_that_lie_go_nowhere);
+crate::by_two_workers!(errors_about_others_are_not_believed);
 
 const MALFORMED: Fate = Fate::Dropped(&["malformed_ipv4"]);
 const MARTIAN: Fate = Fate::Dropped(&["martian"]);

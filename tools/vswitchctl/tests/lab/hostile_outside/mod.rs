@@ -7,6 +7,7 @@ mod floods;
 mod fragments;
 mod internet;
 mod link;
+mod networks;
 mod offload;
 mod transport;
 

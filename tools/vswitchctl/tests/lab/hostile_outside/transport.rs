@@ -5,6 +5,8 @@ use crate::harness::Host;
 use crate::packet::{Ip, TCP};
 
 crate::as_both!(segments_and_datagrams_that_lie_go_nowhere);
+crate::on_other_engine!(segments_and_datagrams_that_lie_go_nowhere);
+crate::by_two_workers!(segments_and_datagrams_that_lie_go_nowhere);
 
 const MALFORMED: Fate = Fate::Dropped(&["malformed_l4"]);
 /// By its sender, and to what is published.
