@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::{A, B, FAR, Fate, PUBLISH, Place, Row, Stage, US, packets};
-use crate::harness::{Host, PYTHON, random};
+use crate::harness::{Host, PYTHON};
 use crate::packet::{ACK, FIN, Ip, RST, SYN};
+use crate::publish::free;
 
 crate::as_both!(
     nothing_forged_ends_a_connection,
@@ -268,7 +269,7 @@ for kind, ports in ((socket.SOCK_STREAM, [8080, *range(7000, 7010)]), (socket.SO
 /// All l4 ports of our address, asked by a stranger while others speak, lead to what is published and nowhere else; and
 /// what is published at the host's loopback is nowhere but there.
 fn nothing_unpublished_is_reachable(host: Host) {
-    let local = 20_000 + (random() % 20_000) as u16;
+    let local = free(1);
     let publish = PUBLISH.replace(']', &format!(", \"127.0.0.1:{local}:80\"]"));
     let mut stage = Stage::with(host, &publish);
     stage.play(&[packets("who speaks meanwhile", Place::Inside, Fate::Passes, |mark| {
@@ -314,10 +315,12 @@ fn nothing_unpublished_is_reachable(host: Host) {
             vec![Ip::tcp((A, 1), ("127.0.0.1", local), SYN, [1, 0], mark).bytes()]
         }),
     ]);
+    // Only who is connected has a peer.
     let connect = format!(
-        "import socket\nfor to in '10.1.0.1', '198.18.0.10':\n try:\n  socket.create_connection((to, {local}), 1)\n  \
-         print('reached', to)\n except OSError: pass\n"
+        "import socket\nfor to in '10.1.0.1', '198.18.0.10':\n try:\n  s = socket.create_connection((to, {local}), 1)\n  \
+         print('reached', s.getpeername(), 'from', s.getsockname())\n except OSError: pass\n"
     );
-    assert_eq!(stage.daemon.exec("b", &[PYTHON, "-c", &connect]), "");
+    let reached = stage.daemon.exec("b", &[PYTHON, "-c", &connect]);
+    assert_eq!(reached, "", "{:#?}", stage.daemon.rows("connections"));
     stage.unharmed();
 }
