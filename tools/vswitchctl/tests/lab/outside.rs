@@ -5,6 +5,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::harness::{As, Daemon, Host, PYTHON, run, text, wait_for};
+use crate::publish::free;
 
 crate::as_both!(a_tap_leads_outside, the_uplink_goes_down_and_comes_back, nobody_outside_opens_anything);
 crate::on_other_engine!(a_tap_leads_outside, the_uplink_goes_down_and_comes_back, a_nic_leads_outside);
@@ -344,8 +345,9 @@ fn what_leaves_has_our_address(host: Host) {
 }
 
 fn what_is_published_comes_in(host: Host) {
-    let published = "publish = [\"8080-8081:80-81\", \"127.0.0.1:18080:80\"]";
-    let daemon = start_masqueraded(host, published, "");
+    let local = free(1);
+    let published = format!("publish = [\"8080-8081:80-81\", \"127.0.0.1:{local}:80\"]");
+    let daemon = start_masqueraded(host, &published, "");
     let server = "import socket\ns = socket.create_server(('', 80), family=socket.AF_INET6, dualstack_ipv6=True)\n\
                   while True:\n c, who = s.accept()\n c.sendall(who[0].encode())\n c.close()\n";
     let serving = daemon.background("a", &[PYTHON, "-c", server]);
@@ -362,8 +364,8 @@ fn what_is_published_comes_in(host: Host) {
     assert_eq!((&range["address"], &range["state"]), (&"198.18.0.10".into(), &"up".into()), "{range}");
     assert_eq!(range["clients"], 2, "one of each family: {range}");
     // With an address of the host's it is a socket, and its client is shown as the gateway.
-    let output =
-        std::process::Command::new(PYTHON).args(["-c", asks, "127.0.0.1", "18080"]).output().unwrap();
+    let words = ["-c", asks, "127.0.0.1", &local.to_string()];
+    let output = std::process::Command::new(PYTHON).args(words).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "::ffff:10.1.0.1", "{}", text(&output));
     // What is not published is not there, and what is published no more neither.
     let refused = "import socket,sys\ntry:\n socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)\nexcept OSError:\n print('no')";

@@ -107,7 +107,7 @@ print(s.recv(10000).startswith(b'long' * 2000 + b' 198.19.'))
 ";
 
 /// L4 ports of the host that nobody has, in a row.
-fn free(count: u16) -> u16 {
+pub fn free(count: u16) -> u16 {
     wait_for("free l4 ports", || {
         let first = 20_000 + (random() % 10_000) as u16;
         let all = (first..first + count)

@@ -16,6 +16,7 @@ mod link;
 mod listen;
 mod namespaces;
 mod nic;
+mod output;
 mod outside;
 mod places;
 mod post;

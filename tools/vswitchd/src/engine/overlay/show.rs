@@ -53,7 +53,7 @@ impl Control {
             })
         };
         let mut rows: Vec<_> = self.overlay.tunnels.all().filter_map(row).collect();
-        rows.sort_by(|a, b| (a.vni, a.vtep).cmp(&(b.vni, b.vtep)));
+        rows.sort_by_key(|row| (row.vni, row.vtep));
         rows
     }
 
