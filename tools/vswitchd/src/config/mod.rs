@@ -9,6 +9,7 @@
 //! what changed.
 
 mod aliases;
+mod cluster;
 mod diff;
 mod edit;
 mod egress;
@@ -38,6 +39,7 @@ mod vxlan;
 mod words;
 mod zones;
 
+pub use cluster::Cluster;
 pub use diff::{
     ContainerChange, ContainerField, DaemonField, Diff, InterfaceChange, InterfaceField, InterfaceKey,
     NetworkChange, NetworkField, diff,
@@ -57,6 +59,7 @@ pub use publish::{Protocol, Publish};
 pub use read::{MAX_BYTES, ReadError, read};
 pub use report::{ConfigError, ConfigErrors, MAX_ERRORS};
 pub use vxlan::{StaticMac, UdpGso, Vxlan};
+pub(crate) use words::clip;
 pub use zones::{Gateway, GatewayBy};
 
 pub use crate::wire::NetnsRef;

@@ -165,7 +165,7 @@ pub(super) fn by_name(name: &Option<String>) -> String {
 }
 
 /// The text of a file as a message may show it: on one line, not for long, and nothing a terminal obeys.
-pub(super) fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     const SHOWN: usize = 60;
     let mut shown: String = text.chars().take(SHOWN).flat_map(visible).collect();
     if text.chars().nth(SHOWN).is_some() {
