@@ -130,9 +130,11 @@ impl Known {
         let read = self.reads;
         self.believe_again(&at.to_string());
         if let Some(entry) = self.entries.get_mut(&at) {
+            // After a reading the watch tells again what has been read. A reading itself is always right, also where
+            // it is another store's, which counts from the beginning.
+            let told_again = entry.read == read && !entry.gone && stamp.modified < entry.stamp.modified;
             entry.read = read;
-            // After a reading the watch tells again what has been read.
-            if stamp.modified < entry.stamp.modified && !entry.gone {
+            if told_again {
                 return false;
             }
             let same = entry.record == record && !entry.gone;
@@ -173,7 +175,7 @@ impl Known {
 
     fn refuse(&mut self, key: &[u8], refusal: &Refusal) {
         self.counters.refused = self.counters.refused.saturating_add(1);
-        self.name_refused(Self::shown(key), clip(&refusal.to_string()));
+        self.name_refused(Self::shown(key), refusal.to_string());
     }
 
     fn name_refused(&mut self, key: String, why: String) {

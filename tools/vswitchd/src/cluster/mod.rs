@@ -29,6 +29,8 @@ mod own;
 mod records;
 mod session;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -328,7 +330,7 @@ impl Cluster {
     /// Takes an address for an interface of this host, unless another has it. What this host had before it was started
     /// again is still its own.
     pub async fn claim(&self, claim: Claim) -> Claimed {
-        let gone = || Claimed::Unreachable { why: "this host is leaving the cluster".into() };
+        let gone = || Claimed::Unreachable { why: "the connection to etcd was lost meanwhile".into() };
         let (tell, told) = oneshot::channel();
         match self.orders.send(Order::Claim(claim, tell)) {
             Ok(()) => told.await.unwrap_or_else(|_| gone()),

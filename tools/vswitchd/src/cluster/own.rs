@@ -139,6 +139,17 @@ impl Own {
         deletes.chain(writes).take(most).collect()
     }
 
+    /// Whether our name is ours: `None`: that is not known yet.
+    pub fn named(&self, known: &Known, lease: i64) -> Option<bool> {
+        let host = Key::Host(self.me.clone());
+        let wanted = self.wanted.get(&host)?;
+        match known.get(&host) {
+            Some(entry) if entry.stamp.lease == lease => Some(true),
+            Some(entry) if !self.is_ours(entry, wanted, lease) => Some(false),
+            _ => self.blocked.contains(&host).then_some(false),
+        }
+    }
+
     fn waits(&self, key: &Key) -> bool {
         self.blocked.contains(key) || self.sent.contains_key(key) || self.asked.contains(key)
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use switch::mac::MacAddr;
 
 use super::{MAX_VALUE, Member, NetworkRecord, Owner};
+use crate::config::clip;
 
 /// How many addresses and names a member has.
 pub(super) const MAX_EACH: usize = 64;
@@ -173,7 +174,7 @@ pub(super) fn parse_key(key: &[u8]) -> Result<Key, Refusal> {
 }
 
 fn json<'v, T: Deserialize<'v>>(value: &'v [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(value).map_err(|error| Refusal::Json(error.to_string()))
+    serde_json::from_slice(value).map_err(|error| Refusal::Json(clip(&error.to_string())))
 }
 
 /// What may be in a name.

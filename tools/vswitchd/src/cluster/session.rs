@@ -89,7 +89,7 @@ pub(super) async fn run(
                     wait = BACKOFF.0;
                 }
                 task.lost(endpoint, &error);
-                let longest = BACKOFF.1.min(Duration::from_secs(task.settings.ttl.into()) / 3);
+                let longest = BACKOFF.1.min(task.ttl() / 3);
                 let pause = jittered(wait);
                 wait = wait.saturating_mul(2).min(longest);
                 task.pause(pause, &error).await
@@ -155,9 +155,10 @@ impl Task {
         self.connected(endpoint);
         let mut claims = FuturesUnordered::new();
         let mut due = Some(Instant::now());
-        let mut reread: Option<Instant> = None;
+        let mut early = Vec::new();
+        let mut reread = None;
         loop {
-            let wake = earliest(due, self.known.hold());
+            let wake = earliest([due, self.known.hold(), reread]);
             tokio::select! {
                 message = stream.message() => {
                     let heard = self.hear(store, message?, &mut stream).await?;
@@ -172,10 +173,14 @@ impl Task {
                     }
                     due = due.or_else(|| Some(self.next_batch()));
                 }
-                order = self.orders.recv(), if claims.len() < CLAIMS => match order {
-                    Some(Order::Claim(claim, tell)) => {
+                order = self.orders.recv(), if claims.len() + early.len() < CLAIMS => match order {
+                    Some(Order::Claim(claim, tell)) if self.own.named(&self.known, lease) == Some(true) => {
                         self.own.ask(&claim);
                         claims.push(answer(self.claimant(store, lease, &claim), claim, tell));
+                    }
+                    Some(Order::Claim(claim, tell)) => {
+                        early.push((claim, tell));
+                        due = due.or_else(|| Some(Instant::now()));
                     }
                     Some(Order::Release(addresses)) => {
                         addresses.into_iter().for_each(|address| self.own.release(address));
@@ -188,13 +193,20 @@ impl Task {
                 () = sleep_until(wake.into()) => {
                     self.publish();
                     due = self.write(store, lease).await?.then(Instant::now);
+                    match self.own.named(&self.known, lease) {
+                        // Without our name all that we claim would be another host's.
+                        Some(true) => claims.extend(early.drain(..).map(|(claim, tell)| {
+                            self.own.ask(&claim);
+                            answer(self.claimant(store, lease, &claim), claim, tell)
+                        })),
+                        Some(false) => self.refuse(early.drain(..)),
+                        None => {}
+                    }
+                    if reread.is_some_and(|at| at <= Instant::now()) {
+                        return Ok(End::Again);
+                    }
                     if self.known.has_room_again() {
-                        let ttl = Duration::from_secs(self.settings.ttl.into());
-                        let at = *reread.get_or_insert_with(|| Instant::now() + ttl);
-                        if at <= Instant::now() {
-                            return Ok(End::Again);
-                        }
-                        due = due.or(Some(at));
+                        reread = reread.or_else(|| Some(Instant::now() + self.ttl()));
                     }
                 }
             }
@@ -209,6 +221,17 @@ impl Task {
     fn claimant(&self, store: &Store, lease: i64, claim: &Claim) -> Claimant {
         let path = store.path(&own::key(claim));
         Claimant { kv: store.kv(), lease, me: self.known.me().to_owned(), path }
+    }
+
+    fn refuse(&self, claims: impl Iterator<Item = (Claim, oneshot::Sender<Claimed>)>) {
+        for (_, tell) in claims {
+            let why = format!("another host is called `{}`", self.known.me());
+            let _ = tell.send(Claimed::Unreachable { why });
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(self.settings.ttl.into())
     }
 
     fn answered(&mut self, (claim, (claimed, revision), tell): Answer) {
@@ -249,13 +272,13 @@ impl Task {
             self.emptied();
         } else if !kept && had > 0 {
             // Our own lease ended: so did others', who are on their way back as we are.
-            self.known.hold_until(now + Duration::from_secs(self.settings.ttl.into()));
+            self.known.hold_until(now + self.ttl());
         }
         Ok(())
     }
 
     fn emptied(&mut self) {
-        let hold = Duration::from_secs(self.settings.ttl.into()).saturating_mul(3);
+        let hold = self.ttl().saturating_mul(3);
         tracing::warn!(?hold, "the cluster's store was emptied: nothing is withdrawn for now");
         self.known.counters.emptied = self.known.counters.emptied.saturating_add(1);
         self.known.hold_until(Instant::now() + hold);
@@ -293,28 +316,26 @@ impl Task {
 
     fn take(&mut self, store: &Store, message: &WatchResponse) -> bool {
         let now = Instant::now();
-        let mut changed = false;
         for kv in message.events().iter().filter_map(|event| event.kv()) {
             let Some(key) = store.below(kv.key()) else { continue };
             self.known.counters.events = self.known.counters.events.saturating_add(1);
             // A key that was deleted has no version (the type of an event is a number that may be any).
-            changed |= if kv.version() > 0 {
-                self.known.put(key, kv.value(), store::stamp(kv), now)
+            if kv.version() > 0 {
+                self.known.put(key, kv.value(), store::stamp(kv), now);
             } else {
-                self.known.delete(key, kv.mod_revision())
-            };
+                self.known.delete(key, kv.mod_revision());
+            }
             let Ok(key) = records::parse_key(key) else { continue };
             self.own.heard(&key, kv.mod_revision());
             // We never delete our own name: whoever did has deleted all of it.
             if kv.version() == 0 && matches!(&key, Key::Host(name) if name == self.known.me()) {
                 self.emptied();
             }
-            changed = true;
         }
         if let (Some(header), Some(head)) = (message.header(), &mut self.head) {
             head.revision = head.revision.max(header.revision());
         }
-        changed
+        !message.events().is_empty()
     }
 
     /// Brings the store to what we say. Whether there is more to do.
@@ -435,8 +456,8 @@ fn room(kind: &str) -> usize {
     }
 }
 
-/// The earlier of two; without any far from now.
-fn earliest(one: Option<Instant>, other: Option<Instant>) -> Instant {
+/// The earliest of these; without any far from now.
+fn earliest(times: [Option<Instant>; 3]) -> Instant {
     const NEVER: Duration = Duration::from_secs(3600);
-    one.into_iter().chain(other).min().unwrap_or_else(|| Instant::now() + NEVER)
+    times.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + NEVER)
 }

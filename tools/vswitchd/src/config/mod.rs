@@ -81,6 +81,8 @@ pub const MAX_WORKERS: u16 = 64;
 
 /// How many hosts an overlay floods to.
 pub const MAX_PEERS: usize = 1024;
+/// How many end points of etcd one daemon knows.
+pub const MAX_ENDPOINTS: usize = 16;
 /// How many `[[vxlan.static]]` one daemon serves.
 pub const MAX_STATICS: usize = 16_384;
 

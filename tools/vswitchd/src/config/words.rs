@@ -22,6 +22,10 @@ pub enum What {
     Peer,
     /// `[[vxlan.static]]`.
     Static,
+    /// An entry of `etcd`.
+    Endpoint,
+    /// A host of a cluster.
+    Host,
 }
 
 impl fmt::Display for What {
@@ -34,6 +38,8 @@ impl fmt::Display for What {
             Self::Published => "published l4 port",
             Self::Peer => "peer",
             Self::Static => "static MAC",
+            Self::Endpoint => "end point",
+            Self::Host => "host",
         })
     }
 }
