@@ -8,6 +8,7 @@ set -euo pipefail
 
 tests=(
     gcc libc6-dev pkg-config        # building
+    protobuf-compiler libprotobuf-dev   # building the client of etcd: its messages are made from their definitions
     iproute2 iputils-ping procps    # namespaces, pings, processes
     iperf3 tcpdump ethtool          # loads and captures of the tests
     curl jq                         # the control socket by hand, downloads
@@ -17,6 +18,7 @@ tests=(
     nftables                        # the kernel's translation, to compare ours with
     dnsutils dnsmasq-base           # dig, and a resolver of the host to ask
     passwd util-linux uidmap        # the ordinary user that tests make
+    etcd-server                     # the memory of a cluster
 )
 peers=(openvswitch-switch vde2 bridge-utils passt slirp4netns)
 

@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod channel;
+pub mod cluster;
 pub mod config;
 pub mod dhcp;
 pub mod engine;

@@ -40,6 +40,8 @@ pub struct Diff {
     pub outside: bool,
     /// Whether anything about how other hosts are reached is new.
     pub vxlan: bool,
+    /// Whether anything about the cluster's store is new.
+    pub cluster: bool,
     /// Whether static routes came or went.
     pub routes: bool,
     /// Containers that stay, with what is new about them beside their interfaces.
@@ -230,6 +232,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         limits: limits(old) != limits(new),
         outside: outside(old) != outside(new),
         vxlan: old.vxlan != new.vxlan,
+        cluster: old.cluster != new.cluster,
         routes: routes(old) != routes(new),
         containers_removed: owned(&containers.removed),
         containers_added: owned(&containers.added),

@@ -145,6 +145,7 @@ impl Config {
             daemon: Daemon::new(paths),
             outside: None,
             vxlan: None,
+            cluster: None,
             networks: Vec::new(),
             containers: Vec::new(),
             routes: Vec::new(),

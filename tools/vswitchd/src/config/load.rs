@@ -8,13 +8,14 @@ use switch::mac::MacAddr;
 use toml::de::DeTable;
 
 use super::aliases::alias;
+use super::cluster::{self, Cluster};
 use super::family::PerFamily;
 use super::model::{Daemon, Network, Uplink};
 use super::overlay::{self, Places, RawVxlan};
 use super::problem::{Problem, What};
 use super::report::{At, Reporter};
 use super::schema::{
-    CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, Section, TIMEOUTS, UPLINK, VXLAN,
+    CLUSTER, CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, Section, TIMEOUTS, UPLINK, VXLAN,
 };
 use super::uplink::{self, RawOutside};
 use super::value::Number;
@@ -35,6 +36,7 @@ pub(super) struct Raw {
     pub daemon: Daemon,
     pub outside: Option<RawOutside>,
     pub vxlan: Option<RawVxlan>,
+    pub cluster: Option<Cluster>,
     pub networks: Vec<RawNetwork>,
     pub containers: Vec<RawContainer>,
     pub routes: Vec<RawRoute>,
@@ -131,6 +133,7 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
         uplink::timeouts(&section, uplink, outside.as_mut(), reporter);
     }
     let vxlan = root.sections("vxlan", &VXLAN, reporter);
+    let clusters = root.sections("cluster", &CLUSTER, reporter);
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
     let routes = root.sections("route", &ROUTE, reporter);
@@ -138,6 +141,7 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
         daemon: settings,
         outside,
         vxlan: vxlan.first().map(|section| overlay::load(section, reporter)),
+        cluster: clusters.first().map(|section| cluster::load(section, !vxlan.is_empty(), reporter)),
         networks: networks.iter().map(|section| network(section, uplink, reporter)).collect(),
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
         routes: routes.iter().map(|section| route(section, reporter)).collect(),

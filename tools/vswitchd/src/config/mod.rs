@@ -9,6 +9,7 @@
 //! what changed.
 
 mod aliases;
+mod cluster;
 mod diff;
 mod edit;
 mod egress;
@@ -38,6 +39,7 @@ mod vxlan;
 mod words;
 mod zones;
 
+pub use cluster::Cluster;
 pub use diff::{
     ContainerChange, ContainerField, DaemonField, Diff, InterfaceChange, InterfaceField, InterfaceKey,
     NetworkChange, NetworkField, diff,
@@ -57,6 +59,7 @@ pub use publish::{Protocol, Publish};
 pub use read::{MAX_BYTES, ReadError, read};
 pub use report::{ConfigError, ConfigErrors, MAX_ERRORS};
 pub use vxlan::{StaticMac, UdpGso, Vxlan};
+pub(crate) use words::clip;
 pub use zones::{Gateway, GatewayBy};
 
 pub use crate::wire::NetnsRef;
@@ -78,6 +81,8 @@ pub const MAX_WORKERS: u16 = 64;
 
 /// How many hosts an overlay floods to.
 pub const MAX_PEERS: usize = 1024;
+/// How many end points of etcd one daemon knows.
+pub const MAX_ENDPOINTS: usize = 16;
 /// How many `[[vxlan.static]]` one daemon serves.
 pub const MAX_STATICS: usize = 16_384;
 

@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 use switch::mac::MacAddr;
 
+use super::cluster::Cluster;
 use super::outside::Outside;
 use super::vxlan::Vxlan;
 use super::{Egress, Family, Paths, Publish};
@@ -26,6 +27,9 @@ pub struct Config {
     /// `[vxlan]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vxlan: Option<Vxlan>,
+    /// `[cluster]`; then there is `[vxlan]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
     /// `[[network]]`, names unique.
     pub networks: Vec<Network>,
     /// `[[container]]`, names unique.

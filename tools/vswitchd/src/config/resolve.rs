@@ -18,7 +18,7 @@ use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.
 pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'_>) -> Config {
-    let Raw { daemon, outside, mut vxlan, networks, containers, routes } = raw;
+    let Raw { daemon, outside, mut vxlan, cluster, networks, containers, routes } = raw;
     let vnis = overlay::named(&networks);
     let (mut networks, facts) = resolve_networks(networks, reporter);
     overlay::networks(vxlan.as_ref(), &mut networks, &facts, reporter);
@@ -45,7 +45,7 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
     if let Some(vxlan) = &vxlan {
         overlay::beside_legs(vxlan, &networks, &facts, reporter);
     }
-    Config { daemon, outside, vxlan, networks, containers, routes }
+    Config { daemon, outside, vxlan, cluster, networks, containers, routes }
 }
 
 /// Where the default route of a container points that goes by this network, whoever answers there.

@@ -278,7 +278,8 @@ pub(super) fn folder_path(text: &str) -> Result<PathBuf, Problem> {
     absolute_path("state", text)
 }
 
-fn absolute_path(key: &'static str, text: &str) -> Result<PathBuf, Problem> {
+/// A path that means the same wherever the daemon is started.
+pub(super) fn absolute_path(key: &'static str, text: &str) -> Result<PathBuf, Problem> {
     let path = Path::new(text);
     let why = if text.contains('\0') {
         "a path has no NUL byte"

@@ -22,6 +22,10 @@ pub enum What {
     Peer,
     /// `[[vxlan.static]]`.
     Static,
+    /// An entry of `etcd`.
+    Endpoint,
+    /// A host of a cluster.
+    Host,
 }
 
 impl fmt::Display for What {
@@ -34,6 +38,8 @@ impl fmt::Display for What {
             Self::Published => "published l4 port",
             Self::Peer => "peer",
             Self::Static => "static MAC",
+            Self::Endpoint => "end point",
+            Self::Host => "host",
         })
     }
 }
@@ -165,7 +171,7 @@ pub(super) fn by_name(name: &Option<String>) -> String {
 }
 
 /// The text of a file as a message may show it: on one line, not for long, and nothing a terminal obeys.
-pub(super) fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     const SHOWN: usize = 60;
     let mut shown: String = text.chars().take(SHOWN).flat_map(visible).collect();
     if text.chars().nth(SHOWN).is_some() {

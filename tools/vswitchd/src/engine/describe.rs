@@ -27,6 +27,9 @@ pub fn describe(diff: &Diff) -> Vec<String> {
     if diff.vxlan {
         say("vxlan changed".into());
     }
+    if diff.cluster {
+        say("cluster changed".into());
+    }
     for key in &diff.interfaces_removed {
         say(format!("{} removed", interface(key)));
     }

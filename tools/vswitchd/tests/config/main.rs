@@ -2,6 +2,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "the lints know `#[test]`, not what it calls")]
 
+mod cluster;
 mod edits;
 mod errors;
 mod laws;

@@ -13,7 +13,7 @@ use super::report::{At, Reporter};
 use super::value::Number;
 use super::vlan::Numbers;
 pub(super) use tables::{
-    CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, STATIC, TIMEOUTS, UPLINK, VXLAN,
+    CLUSTER, CONTAINER, DAEMON, INTERFACE, LIMITS, NETWORK, ROOT, ROUTE, STATIC, TIMEOUTS, UPLINK, VXLAN,
 };
 
 /// What a key takes.
@@ -57,13 +57,15 @@ pub(super) struct Schema {
 }
 
 // Where a key that stands in the wrong table may have been meant to stand.
-static TABLES: [&Schema; 10] =
-    [&DAEMON, &LIMITS, &TIMEOUTS, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK, &ROUTE, &VXLAN, &STATIC];
+static TABLES: [&Schema; 11] = [
+    &DAEMON, &LIMITS, &TIMEOUTS, &NETWORK, &CONTAINER, &INTERFACE, &UPLINK, &ROUTE, &VXLAN, &STATIC, &CLUSTER,
+];
 
 // The same for a word of another tool, from the innermost table; a route and a tunnel are written in words that mean
 // something in each.
-static BY_WORD: [&Schema; 10] =
-    [&UPLINK, &INTERFACE, &CONTAINER, &NETWORK, &TIMEOUTS, &LIMITS, &DAEMON, &ROUTE, &STATIC, &VXLAN];
+static BY_WORD: [&Schema; 11] = [
+    &UPLINK, &INTERFACE, &CONTAINER, &NETWORK, &TIMEOUTS, &LIMITS, &DAEMON, &ROUTE, &STATIC, &VXLAN, &CLUSTER,
+];
 
 impl Schema {
     fn key(&self, name: &str) -> Option<&'static Key> {

@@ -1,0 +1,214 @@
+//! What of ours is to be in the store, and the steps that bring it there. Pure.
+//!
+//! A key that another host has is left alone until that changes: whoever was first keeps it. Nothing is written before
+//! our own name is ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::known::{Entry, Known};
+use super::records::{self, Key, MAX_EACH, Record};
+use super::{Claim, Owner, Says};
+
+/// One write, and what must be so for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    pub key: Key,
+    /// What is written; `None`: the key goes.
+    pub value: Option<Vec<u8>>,
+    /// It goes with our lease.
+    pub leased: bool,
+    /// The revision that wrote last what stands there; 0: nothing does.
+    pub over: i64,
+}
+
+/// Our side of the store.
+#[derive(Debug)]
+pub(super) struct Own {
+    me: String,
+    wanted: BTreeMap<Key, Record>,
+    held: BTreeMap<(String, IpAddr), Claim>,
+    /// Claims that are being made.
+    asked: BTreeSet<Key>,
+    /// Steps whose outcome the watch has not told yet: the revisions they came to.
+    sent: BTreeMap<Key, i64>,
+    /// Steps that failed: somebody else's is there.
+    blocked: BTreeSet<Key>,
+}
+
+impl Own {
+    pub const fn new(me: String) -> Self {
+        Self {
+            me,
+            wanted: BTreeMap::new(),
+            held: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            sent: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+        }
+    }
+
+    /// This is what is wanted from now on.
+    pub fn want(&mut self, says: &Says) {
+        let mut wanted = BTreeMap::new();
+        wanted.insert(Key::Host(self.me.clone()), Record::Host { name: self.me.clone(), vtep: says.vtep });
+        for network in &says.networks {
+            wanted.insert(Key::Network(network.name.clone()), Record::Network(network.clone()));
+        }
+        for member in &says.members {
+            let mut member = member.clone();
+            member.ips.truncate(MAX_EACH);
+            member.names.truncate(MAX_EACH);
+            let host = self.me.clone();
+            wanted.insert(Key::Member(member.vni, member.mac), Record::Member { host, member });
+        }
+        for claim in self.held.values() {
+            wanted.insert(key(claim), self.owned(claim));
+        }
+        self.wanted = wanted;
+    }
+
+    fn owned(&self, claim: &Claim) -> Record {
+        Record::Address(owner(&self.me, claim))
+    }
+
+    /// Everything has been read: what was sent is in it, and what was in the way may be gone.
+    pub fn begin(&mut self) {
+        self.sent.clear();
+        self.blocked.clear();
+        self.asked.clear();
+    }
+
+    /// The watch told of a key.
+    pub fn heard(&mut self, key: &Key, revision: i64) {
+        self.blocked.remove(key);
+        if self.sent.get(key).is_some_and(|sent| *sent <= revision) {
+            self.sent.remove(key);
+        }
+    }
+
+    /// Whether an address is ours already, for the same interface.
+    pub fn holds(&self, claim: &Claim) -> bool {
+        self.held.get(&(claim.network.clone(), claim.ip)) == Some(claim)
+    }
+
+    /// A claim is being made.
+    pub fn ask(&mut self, claim: &Claim) {
+        self.asked.insert(key(claim));
+    }
+
+    /// A claim has been answered; `granted` by this revision.
+    pub fn answered(&mut self, claim: Claim, granted: Option<i64>) {
+        self.asked.remove(&key(&claim));
+        let Some(revision) = granted else { return };
+        self.sent.insert(key(&claim), revision);
+        self.wanted.insert(key(&claim), self.owned(&claim));
+        self.held.insert((claim.network.clone(), claim.ip), claim);
+    }
+
+    /// An address is not ours any more.
+    pub fn release(&mut self, address: (String, IpAddr)) {
+        let key = Key::Address(address.0.clone(), address.1);
+        self.held.remove(&address);
+        self.wanted.remove(&key);
+        self.blocked.remove(&key);
+    }
+
+    /// A step came to this revision, or failed.
+    pub fn done(&mut self, step: &Step, revision: Option<i64>) {
+        match revision {
+            Some(revision) => self.sent.insert(step.key.clone(), revision).is_some(),
+            None => self.blocked.insert(step.key.clone()),
+        };
+    }
+
+    /// The next steps, at most so many, for a host with this lease.
+    pub fn plan(&self, known: &Known, lease: i64, most: usize) -> Vec<Step> {
+        let host = Key::Host(self.me.clone());
+        if !known.get(&host).is_some_and(|entry| entry.stamp.lease == lease) {
+            // Without our name the rest is nobody's. The answer is waited for.
+            return self
+                .wanted
+                .get_key_value(&host)
+                .and_then(|(k, r)| self.step(k, r, known, lease))
+                .into_iter()
+                .collect();
+        }
+        let writes = self.wanted.iter().filter_map(|(key, record)| self.step(key, record, known, lease));
+        let deletes = known.entries().filter_map(|(key, entry)| self.leftover(key, entry, lease));
+        deletes.chain(writes).take(most).collect()
+    }
+
+    /// Whether our name is ours: `None`: that is not known yet.
+    pub fn named(&self, known: &Known, lease: i64) -> Option<bool> {
+        let host = Key::Host(self.me.clone());
+        let wanted = self.wanted.get(&host)?;
+        match known.get(&host) {
+            Some(entry) if entry.stamp.lease == lease => Some(true),
+            Some(entry) if !self.is_ours(entry, wanted, lease) => Some(false),
+            _ => self.blocked.contains(&host).then_some(false),
+        }
+    }
+
+    fn waits(&self, key: &Key) -> bool {
+        self.blocked.contains(key) || self.sent.contains_key(key) || self.asked.contains(key)
+    }
+
+    fn step(&self, key: &Key, record: &Record, known: &Known, lease: i64) -> Option<Step> {
+        if self.waits(key) {
+            return None;
+        }
+        let leased = !matches!(key, Key::Network(_));
+        let there = known.get(key);
+        let over = match there {
+            None => 0,
+            // The first one wins; how ours is another is told by the view.
+            Some(_) if !leased => return None,
+            Some(entry) if entry.record == *record && entry.stamp.lease == lease => return None,
+            Some(entry) if self.is_ours(entry, record, lease) => entry.stamp.modified,
+            Some(_) => return None,
+        };
+        let value = match record {
+            Record::Host { vtep, .. } => records::host(*vtep),
+            Record::Network(network) => records::network(network),
+            Record::Member { host, member } => records::member(host, member),
+            Record::Address(owner) => records::owner(owner),
+        };
+        Some(Step { key: key.clone(), value: Some(value), leased, over })
+    }
+
+    fn is_ours(&self, entry: &Entry, record: &Record, lease: i64) -> bool {
+        match &entry.record {
+            // Another host may have the same name, but not at the same place.
+            Record::Host { .. } => entry.stamp.lease == lease || entry.record == *record,
+            other => other.host() == Some(&self.me),
+        }
+    }
+
+    /// What is in our name and not wanted any more.
+    fn leftover(&self, key: &Key, entry: &Entry, lease: i64) -> Option<Step> {
+        let ours = match key {
+            Key::Member(..) => true,
+            // What was claimed before we were started again may still be asked for; until then its lease keeps it.
+            Key::Address(..) => entry.stamp.lease == lease,
+            _ => false,
+        };
+        let leftover = ours
+            && !entry.gone
+            && entry.record.host() == Some(&self.me)
+            && !self.wanted.contains_key(key)
+            && !self.waits(key);
+        leftover.then(|| Step { key: key.clone(), value: None, leased: false, over: entry.stamp.modified })
+    }
+}
+
+/// Where a claim stands.
+pub(super) fn key(claim: &Claim) -> Key {
+    Key::Address(claim.network.clone(), claim.ip)
+}
+
+/// Who holds what a host claims.
+pub(super) fn owner(me: &str, claim: &Claim) -> Owner {
+    let Claim { container, interface, .. } = claim.clone();
+    Owner { host: me.to_owned(), container, interface }
+}

@@ -1,0 +1,12 @@
+//! Hosts that tell each other through a real etcd what they have.
+#![allow(missing_docs, clippy::panic, clippy::unwrap_used)]
+
+mod claims;
+mod etcd;
+mod host;
+mod hostile;
+mod outages;
+mod proxy;
+mod secured;
+mod tls;
+mod together;

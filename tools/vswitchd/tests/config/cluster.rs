@@ -1,0 +1,58 @@
+//! What `[cluster]` comes to.
+
+use vswitchd::config::{Cluster, MAX_ENDPOINTS, diff};
+
+use super::{first_lines, valid};
+
+const TUNNEL: &str = "[vxlan]\nlocal = \"198.18.1.1\"\n";
+
+#[test]
+fn end_points_are_enough() {
+    let config = valid(&format!("{TUNNEL}[cluster]\netcd = [\"http://127.0.0.1:2379/\"]\n"));
+    let cluster = config.cluster.unwrap();
+    assert_eq!(cluster, Cluster::new(vec!["http://127.0.0.1:2379".into()]));
+    assert_eq!((cluster.prefix.as_str(), cluster.ttl, cluster.name), ("/vswitch", 10, None));
+    assert_eq!(valid(TUNNEL).cluster, None);
+}
+
+#[test]
+fn all_that_can_be_said_is_kept_and_shown() {
+    let text = format!(
+        "{TUNNEL}[cluster]\netcd = [\"https://etcd-1.lab:2379\", \"https://[fd00::2]:2379\"]\nprefix = \"/lab/one\"\n\
+         ca = \"/etc/ca.pem\"\ncert = \"/etc/cert.pem\"\nkey = \"/etc/key.pem\"\nuser = \"switch\"\n\
+         password_file = \"/etc/password\"\nttl = 30\nname = \"host-1\"\n"
+    );
+    let config = valid(&text);
+    let wanted = Cluster {
+        etcd: vec!["https://etcd-1.lab:2379".into(), "https://[fd00::2]:2379".into()],
+        prefix: "/lab/one".into(),
+        ca: Some("/etc/ca.pem".into()),
+        cert: Some("/etc/cert.pem".into()),
+        key: Some("/etc/key.pem".into()),
+        user: Some("switch".into()),
+        password_file: Some("/etc/password".into()),
+        ttl: 30,
+        name: Some("host-1".into()),
+    };
+    assert_eq!(config.cluster.as_ref(), Some(&wanted));
+    let shown = serde_json::to_value(&config).unwrap();
+    assert_eq!(
+        (&shown["cluster"]["etcd"][1], &shown["cluster"]["ca"]),
+        (&"https://[fd00::2]:2379".into(), &"/etc/ca.pem".into())
+    );
+
+    let other = valid(&text.replace("ttl = 30", "ttl = 31"));
+    assert!(diff(&config, &other).cluster && !diff(&config, &config).cluster);
+    assert!(diff(&config, &valid(TUNNEL)).cluster);
+}
+
+#[test]
+fn there_is_a_limit_of_end_points() {
+    let text = |count: usize| {
+        let all: Vec<String> = (1..=count).map(|n| format!("\"http://10.0.0.{n}:2379\"")).collect();
+        format!("{TUNNEL}[cluster]\netcd = [{}]\n", all.join(", "))
+    };
+    assert_eq!(valid(&text(MAX_ENDPOINTS)).cluster.unwrap().etcd.len(), MAX_ENDPOINTS);
+    let lines = first_lines(&text(MAX_ENDPOINTS + 3));
+    assert_eq!(lines, ["lab.toml:4:425: error: more than 16 end points: one daemon serves at most 16"]);
+}
