@@ -3,7 +3,7 @@
 //! A frame for a remote is queued, headers and all, and sent by [`Io::flush`]; what remotes send comes with the batch, and
 //! each frame by the port of who sent it. Only datagrams of remotes that are known, and in their own network, are believed.
 //!
-//! The inner engine sleeps for both: it has an eye on [`Overlay::eye`], which is readable when a datagram is there.
+//! The inner engine sleeps for both: it has an eye on [`eye`], which is readable when a datagram is there.
 
 use std::io;
 use std::net::IpAddr;

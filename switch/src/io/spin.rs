@@ -73,14 +73,7 @@ pub struct Spin {
 impl Spin {
     /// For a thread that may run on so many cores.
     pub const fn new(cores: usize) -> Self {
-        Self {
-            allowed: cores > 1,
-            points: 0,
-            awaited: MAILBOX,
-            took: false,
-            frames: false,
-            began: 0,
-        }
+        Self { allowed: cores > 1, points: 0, awaited: MAILBOX, took: false, frames: false, began: 0 }
     }
 
     /// A batch was read, with frames or without.

@@ -88,6 +88,9 @@ pub fn network(client: &Client, as_json: bool, change: Network) -> Result<String
 
 fn create_body(create: Create) -> NetworkCreate {
     NetworkCreate {
+        gateway: None,
+        gateway6: None,
+        gateway_mac: None,
         name: create.name,
         subnet: create.subnet,
         subnet6: create.subnet6,

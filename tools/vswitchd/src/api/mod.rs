@@ -228,6 +228,15 @@ pub struct NetworkCreate {
     pub subnet: Option<IpNet>,
     /// IPv6 subnet.
     pub subnet6: Option<IpNet>,
+    /// The gateway's IPv4 address; default the first one of the subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Ipv4Addr>,
+    /// The gateway's IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
+    /// The gateway's MAC address; default made from its address.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
+    pub gateway_mac: Option<MacAddr>,
     /// The VLAN its gateway is in, 1 to 4094.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,

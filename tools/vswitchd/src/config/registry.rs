@@ -1,7 +1,7 @@
 //! Who has which name, address and MAC: the one place that says what collides, for the file and for run time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpAddrRange, IpNet, Ipv4AddrRange, Ipv6AddrRange};
@@ -14,7 +14,7 @@ use super::model::{Config, Interface, Network, mac_from_address};
 use super::problem::{Owner, Place, Problem};
 use super::vxlan::Vxlan;
 use super::zones::overlapping;
-use crate::ipam::Memory;
+use crate::ipam::{Entry, Memory};
 use crate::wire::NetnsRef;
 
 /// Everything that is taken. Networks are named by their place in [`Config::networks`].
@@ -27,6 +27,8 @@ pub(super) struct Registry {
     cursors: HashMap<(usize, Family), IpAddr>,
     /// Addresses to leave alone while there are others, with when they were given back: the later, the larger.
     resting: HashMap<(usize, IpAddr), u64>,
+    /// Addresses that other hosts hold.
+    elsewhere: HashSet<(usize, IpAddr)>,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +202,7 @@ impl Registry {
 
     /// Addresses of a network that are or were somebody's are left alone while there are others.
     pub fn rest(&mut self, index: usize, memory: &Memory, network: &str) {
+        self.elsewhere.extend(memory.elsewhere(network).map(|ip| (index, ip)));
         self.resting.extend(memory.of(network).map(|(ip, entry)| ((index, ip), entry.rank())));
     }
 
@@ -220,7 +223,10 @@ impl Registry {
         let reserved = network.reserved_of(family);
         let (first, last) = hosts(&subnet);
         let from = self.cursors.get(&(index, family)).copied().unwrap_or(first);
-        let free = |ip: &IpAddr| !self.addresses.contains_key(&(index, *ip)) && reserved != Some(*ip);
+        let free = |ip: &IpAddr| {
+            let here = self.addresses.contains_key(&(index, *ip)) || reserved == Some(*ip);
+            !here && !self.elsewhere.contains(&(index, *ip))
+        };
         let rested = |ip: &IpAddr| !self.resting.contains_key(&(index, *ip));
         let unused = range(from, last).find(|ip| free(ip) && rested(ip));
         let longest = || {
@@ -318,7 +324,9 @@ impl<'m> Had<'m> {
     /// Those of a network.
     pub fn of(memory: &'m Memory, network: &str) -> Self {
         let mut had: HashMap<_, Vec<_>> = HashMap::new();
-        for (ip, entry) in memory.of(network).filter(|(_, entry)| entry.lease.is_none()) {
+        let elsewhere: HashSet<IpAddr> = memory.elsewhere(network).collect();
+        let here = |(ip, entry): &(IpAddr, &Entry)| entry.lease.is_none() && !elsewhere.contains(ip);
+        for (ip, entry) in memory.of(network).filter(here) {
             let of_owner = had.entry((entry.container.as_str(), entry.interface.as_str())).or_default();
             of_owner.push((entry.rank(), ip));
         }

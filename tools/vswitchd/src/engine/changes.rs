@@ -98,7 +98,9 @@ impl Control {
     /// was made through the API.
     fn apply(&mut self, name: &str, text: &[u8], reply: Option<oneshot::Sender<Reply>>) {
         let paths = Paths { control: self.begin.control.clone(), state: self.begin.state.clone() };
-        let context = Context { paths, previous: Some(&self.desired), memory: Some(&self.leases.memory) };
+        // An address that turned out to be another host's is not kept.
+        let previous = self.leases.memory.without_elsewhere(&self.desired);
+        let context = Context { paths, previous: Some(&previous), memory: Some(&self.leases.memory) };
         let file = match config::parse_with(name, text, &context) {
             Ok(file) => file,
             Err(errors) => {
@@ -149,9 +151,8 @@ impl Control {
     }
 
     fn network_create(&mut self, create: NetworkCreate) -> Reply {
-        let network = network_of(&create)?;
         let mut wanted = self.desired.clone();
-        wanted.add_network(network).map_err(|problem| refused(&problem))?;
+        add_network(&mut wanted, &create)?;
         self.refit_underlay(&mut wanted);
         self.desired = wanted;
         let name = create.name.clone();
@@ -163,6 +164,12 @@ impl Control {
     }
 
     fn network_remove(&mut self, name: &str) -> Reply {
+        let of_cluster =
+            self.overlay.joined.as_ref().is_some_and(|it| it.view.networks.iter().any(|n| n.name == name));
+        if of_cluster && self.file.network(name).is_none() {
+            let text = format!("network {name} is the cluster's: it would be here again at once");
+            return Err(ApiError::new(ApiErrorKind::Conflict, text));
+        }
         if self.file.network(name).is_some() {
             let text = format!("network {name} is in {}: remove it there and reload", self.begin.config_name);
             return Err(ApiError::new(ApiErrorKind::Conflict, text));
@@ -399,13 +406,19 @@ impl Control {
     }
 }
 
+/// Adds a network that was made through the API, or that is the cluster's.
+pub(super) fn add_network(config: &mut Config, create: &NetworkCreate) -> Result<(), ApiError> {
+    let network = network_of(create)?;
+    config.add_network(network).map_err(|problem| refused(&problem))
+}
+
 /// Adds what was made through the API to a configuration. Returns what contradicted it and was left out, a line each.
 pub(super) fn connect_all(config: &mut Config, kept: &Kept, memory: &Memory) -> Vec<String> {
     let mut conflicts = Vec::new();
     for create in &kept.networks {
-        let made =
-            network_of(create).and_then(|network| config.add_network(network).map_err(|p| refused(&p)));
-        conflicts.extend(made.err().map(|error| format!("network {}: {error}", create.name)));
+        conflicts.extend(
+            add_network(config, create).err().map(|error| format!("network {}: {error}", create.name)),
+        );
     }
     for Connected { network, interface } in &kept.interfaces {
         let (container, options) = connection(interface);
@@ -444,6 +457,10 @@ fn network_of(create: &NetworkCreate) -> Result<Network, ApiError> {
         ApiError::new(ApiErrorKind::Invalid, details.join("; "))
     })?;
     network.internal = create.internal.unwrap_or(false);
+    // As the cluster has it, and has looked at it.
+    network.gateway = create.gateway.filter(|v4| network.subnet.is_some_and(|subnet| subnet.contains(v4)));
+    network.gateway6 = create.gateway6.filter(|v6| network.subnet6.is_some_and(|subnet| subnet.contains(v6)));
+    network.gateway_mac = create.gateway_mac;
     Ok(network)
 }
 

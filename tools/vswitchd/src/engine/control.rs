@@ -28,7 +28,7 @@ use super::keeper::{Keeper, Notice};
 use super::leases::Leases;
 use super::networks::Networks;
 use super::objects::Objects;
-use super::overlay::Overlay;
+use super::overlay::{Joined, Overlay};
 use super::ports::{PortRecord, Ports, State};
 use super::published::PublishedPorts;
 use super::records::{Bare, ContainerRecord, Outcome, Then, Unsettled};
@@ -110,6 +110,7 @@ pub struct Control {
     pub(super) handing_over: bool,
     /// Who took over.
     pub(super) heir: Option<AsyncChannel>,
+    heir_took_over: bool,
 }
 
 /// What the control plane is given at its start.
@@ -211,6 +212,7 @@ impl Control {
             handover: Some(handover),
             handing_over: false,
             heir: None,
+            heir_took_over: false,
             begin,
         };
         control.merge_objects();
@@ -224,6 +226,12 @@ impl Control {
         asked: mpsc::Receiver<Box<Parcel>>,
     ) -> (ExitCode, Workers) {
         let code = self.work(calls, asked).await;
+        if self.heir_took_over {
+            // What is ours in the cluster is the heir's.
+            std::mem::forget(self.overlay.joined.take());
+        } else if let Some(joined) = self.overlay.joined.take() {
+            joined.leave().await;
+        }
         (code, self.workers)
     }
 
@@ -271,10 +279,12 @@ impl Control {
                     self.finish_all(outcome.unwrap_or(Outcome::Nothing));
                     if let Some(heir) = self.heir.take() {
                         tracing::info!("another vswitchd took over");
+                        self.heir_took_over = true;
                         std::mem::forget(heir); // closed by the end of this process, and not before
                         return ExitCode::SUCCESS;
                     }
                 }
+                () = cluster_changed(&mut self.overlay.joined) => self.cluster_changed(),
                 () = readable(&heirs), if heirs.is_some() && !self.handing_over => {
                     if let Some(listener) = &heirs {
                         self.on_heir(listener);
@@ -389,6 +399,7 @@ impl Control {
     /// Something is wanted that was not, or the other way round.
     pub(super) fn bring_about(&mut self) {
         self.leases.settle(&self.desired);
+        self.reconcile_cluster();
         self.reconcile();
         self.hosts.write(&self.desired);
     }
@@ -406,7 +417,7 @@ impl Control {
             let new = Arc::new(publish::snapshot(
                 self.generation,
                 &self.desired,
-                (&self.networks, &self.ports, self.overlay.tunnels()),
+                (&self.networks, &self.ports, (self.overlay.tunnels(), self.overlay.joined.as_ref())),
                 &self.leases.memory,
             ));
             self.resume_connections(&new);
@@ -484,6 +495,14 @@ impl Control {
             self.desired.networks.len(),
             self.begin.control.display()
         )
+    }
+}
+
+/// Waits until the cluster has something else to say.
+async fn cluster_changed(joined: &mut Option<Joined>) {
+    match joined {
+        Some(joined) => joined.changed().await,
+        None => std::future::pending().await,
     }
 }
 

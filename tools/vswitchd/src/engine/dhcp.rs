@@ -97,11 +97,13 @@ impl Control {
         let container = self.desired.container(container)?;
         let interface = container.interfaces.iter().find(|interface| interface.name == ifname)?;
         let now = Tick::now();
+        let elsewhere: std::collections::HashSet<_> = self.leases.memory.elsewhere(&config.name).collect();
         let taken = |address: std::net::Ipv4Addr| {
             let there = |n: &router::neighbor::Neighbor| {
                 n.address == address.to_ipv6_mapped() && n.age < REACHABLE && n.mac != parcel.mac
             };
             self.desired.is_told(config, address.into())
+                || elsewhere.contains(&address.into())
                 || network.neighbors.iter(now).any(|neighbor| there(&neighbor))
         };
         let behind = Behind { network: &config.name, container: &container.name, interface: &interface.name };

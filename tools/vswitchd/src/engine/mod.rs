@@ -391,6 +391,15 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         (file, objects, leases) = read_all(&begin, &text, &adopted)?;
     }
 
+    let mut joined = file.cluster.as_ref().and_then(|settings| overlay::Joined::new(settings, &file));
+    if let Some(joined) = &mut joined {
+        joined.first_word().await;
+        let elsewhere = joined.elsewhere().map(|(network, ip)| (network.to_owned(), ip));
+        leases.memory.set_elsewhere(elsewhere.collect::<Vec<_>>());
+        // Once more: what is open in it is not what other hosts hold.
+        file = read_after(&begin, &text, Some(&leases.memory), &adopted, &objects)?;
+    }
+
     listener.set_nonblocking(true)?;
     let kept = Arc::new(OwnedFd::from(listener.try_clone()?));
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -426,6 +435,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         memory,
     };
     let mut control = Control::new(parts);
+    control.overlay.joined = joined;
     control.adopt(adopted, known);
     let (code, workers) = control.run(called, asked).await;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use switch::port::{NetworkId, PortId};
 
 use super::control::Control;
+use super::overlay::Joined;
 use super::routing;
 use crate::api::rows::DnsStatus;
 use crate::config::{Config, Container, GatewayBy, HOST, Interface, Network, Uplink};
@@ -34,7 +35,14 @@ pub fn name_servers(config: &Config, container: &Container) -> Vec<IpAddr> {
 }
 
 /// The names of a network.
-fn zone(id: NetworkId, config: &Config, network: &Network) -> Zone {
+fn zone(id: NetworkId, config: &Config, network: &Network, joined: Option<&Joined>) -> Zone {
+    // Who is on another host has its name here as well.
+    let remote = network.vni.and_then(|vni| Some((joined?, vni))).into_iter();
+    let remote = remote.flat_map(|(joined, vni)| joined.members(vni));
+    let remote = remote.filter_map(|(member, _)| {
+        let (name, aliases) = member.names.split_first()?;
+        Some(Member { name: name.clone(), aliases: aliases.to_vec(), addresses: member.ips.clone() })
+    });
     let members = config.interfaces().filter(|(_, interface)| interface.network == network.name);
     Zone {
         id,
@@ -49,6 +57,7 @@ fn zone(id: NetworkId, config: &Config, network: &Network) -> Zone {
                 aliases: interface.aliases.clone(),
                 addresses: addresses(interface).collect(),
             })
+            .chain(remote)
             .collect(),
     }
 }
@@ -57,13 +66,13 @@ impl Control {
     /// Tells the name server what is wanted now. A container has its name before its namespace is there: its address is
     /// its own already.
     pub(super) fn publish_names(&self) {
-        let config = &self.desired;
+        let (config, joined) = (&self.desired, self.overlay.joined.as_ref());
         let ids: HashMap<&str, NetworkId> =
             self.networks.all().map(|(id, record)| (record.config.name.as_str(), id)).collect();
         let zones = config
             .networks
             .iter()
-            .filter_map(|network| Some(zone(*ids.get(network.name.as_str())?, config, network)));
+            .filter_map(|network| Some(zone(*ids.get(network.name.as_str())?, config, network, joined)));
         let of: HashMap<&str, Vec<NetworkId>> = config
             .containers
             .iter()

@@ -11,7 +11,7 @@ use switch::table::TableError;
 
 use super::networks::{NetworkRecord, Networks};
 use super::outside::is_outside;
-use super::overlay::{self, Tunnels};
+use super::overlay::{self, Joined, Tunnels};
 use super::ports::{MAX_PORTS, PortRecord, Ports, spec};
 use super::routing::{self, Ours};
 use crate::config::{self, Config, HOST, UPLINK};
@@ -48,11 +48,11 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
             break; // a configuration has no more interfaces than there are ports
         }
     }
-    Ok(build(0, config, (&networks, &ports, &Tunnels::default()), &Memory::default(), |_| true))
+    Ok(build(0, config, (&networks, &ports, (&Tunnels::default(), None)), &Memory::default(), |_| true))
 }
 
-/// Networks, ports of interfaces, and ports that are other hosts.
-type There<'a> = (&'a Networks, &'a Ports, &'a Tunnels);
+/// Networks, ports of interfaces, and ports that are other hosts, with what the cluster says of them.
+type There<'a> = (&'a Networks, &'a Ports, (&'a Tunnels, Option<&'a Joined>));
 
 /// The snapshot of what is wanted and up.
 pub fn snapshot(generation: u64, config: &Config, there: There<'_>, memory: &Memory) -> Snapshot<Tables> {
@@ -62,7 +62,7 @@ pub fn snapshot(generation: u64, config: &Config, there: There<'_>, memory: &Mem
 fn build(
     generation: u64,
     config: &Config,
-    (networks, ports, tunnels): There<'_>,
+    (networks, ports, (tunnels, joined)): There<'_>,
     memory: &Memory,
     is_up: fn(&PortRecord) -> bool,
 ) -> Snapshot<Tables> {
@@ -85,7 +85,7 @@ fn build(
         if let Some(slot) = by_network.get_mut(id.index()) {
             let mut network = network(id, record, (ports, tunnels), is_up);
             if let Some(vni) = record.config.vni {
-                network.told = Arc::new(overlay::told(config, vni));
+                network.told = Arc::new(overlay::told(config, joined, vni));
             }
             network.zone = zones.get(&id).copied().unwrap_or(id.0);
             claim_leases(&mut network.claims, &record.config.name, ports, memory);

@@ -84,6 +84,7 @@ impl Control {
             self.reconcile_namespace(container);
             self.reconcile_command(&container.name);
         }
+        self.attach_held();
         self.drop_networks();
         self.reconcile_overlay();
         self.unpublished = true;
@@ -175,7 +176,8 @@ impl Control {
             let mut record = PortRecord::attaching(want, network, mac);
             record.ruled(interface);
             match self.ports.insert(record) {
-                Ok(port) => self.attach(port),
+                // Once its addresses are granted.
+                Ok(port) => drop(self.overlay.held.insert(port)),
                 Err(_) => tracing::error!(container = container.name, "no switch port is left"),
             }
             return;

@@ -1,5 +1,6 @@
 //! What the control plane keeps of containers, of calls that wait, and of jobs that come back.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use super::published::{Key, Listened};
 use crate::api::rows::{CommandState, Done};
 use crate::api::{Publishing, Reply};
 use crate::channel::AsyncChannel;
+use crate::cluster::Claimed;
 use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, Running};
 
 /// What the control plane knows of a container.
@@ -158,6 +160,8 @@ pub enum Outcome {
     },
     /// Sockets for published l4 ports, or why there are none.
     Listening(Key, Listened),
+    /// An address was asked of the cluster.
+    Claimed((String, IpAddr), Claimed),
     /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
     HandedOver(Option<AsyncChannel>),
     /// Connections that were over have been cleared away.

@@ -64,6 +64,7 @@ impl Control {
                 let _ = reply.send(Ok(ApiAnswer::Connections(rows)));
             }
             Outcome::Listening(key, result) => self.listening(key, result),
+            Outcome::Claimed(key, claimed) => self.claimed(key, claimed),
             Outcome::HandedOver(heir) => {
                 self.handing_over = false;
                 self.heir = heir;

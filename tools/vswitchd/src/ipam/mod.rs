@@ -12,7 +12,7 @@
 
 pub mod lease;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub const RESTING: usize = 16_384;
 #[serde(transparent)]
 pub struct Memory {
     networks: BTreeMap<String, BTreeMap<IpAddr, Entry>>,
+    /// Addresses that other hosts of a cluster hold: nobody here gets them who names none.
+    #[serde(skip)]
+    elsewhere: BTreeSet<(String, IpAddr)>,
 }
 
 /// An address that is or was somebody's.
@@ -59,6 +62,32 @@ impl Entry {
 type InUse<'c> = BTreeMap<IpAddr, (&'c str, &'c str)>;
 
 impl Memory {
+    /// Other hosts hold these addresses, and no others.
+    pub fn set_elsewhere(&mut self, addresses: impl IntoIterator<Item = (String, IpAddr)>) {
+        self.elsewhere = addresses.into_iter().collect();
+    }
+
+    /// Another host holds this address.
+    pub fn is_elsewhere(&mut self, network: &str, address: IpAddr) {
+        self.elsewhere.insert((network.to_owned(), address));
+    }
+
+    /// Addresses of a network that other hosts hold.
+    pub fn elsewhere(&self, network: &str) -> impl Iterator<Item = IpAddr> {
+        self.elsewhere.iter().filter(move |(name, _)| name == network).map(|(_, address)| *address)
+    }
+
+    /// A configuration, but for addresses of interfaces that other hosts hold.
+    pub fn without_elsewhere(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        let held = |network: &str, ip: IpAddr| self.elsewhere.contains(&(network.to_owned(), ip));
+        for interface in config.containers.iter_mut().flat_map(|container| &mut container.interfaces) {
+            interface.ip = interface.ip.filter(|ip| !held(&interface.network, ip.addr().into()));
+            interface.ip6 = interface.ip6.filter(|ip| !held(&interface.network, ip.addr().into()));
+        }
+        config
+    }
+
     /// Every address of a network that is remembered, lowest first.
     pub fn of(&self, network: &str) -> impl Iterator<Item = (IpAddr, &Entry)> {
         self.networks.get(network).into_iter().flatten().map(|(address, entry)| (*address, entry))

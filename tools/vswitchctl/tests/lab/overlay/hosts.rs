@@ -55,6 +55,7 @@ impl Underlay {
 }
 
 /// What a host of the overlay runs: network `blue` with container `c`, 10.1.0.1N, beside what else is said.
+#[derive(Default)]
 pub struct Wanted<'a> {
     /// In `[vxlan]`, beside `local`.
     pub vxlan: &'a str,
@@ -62,12 +63,6 @@ pub struct Wanted<'a> {
     pub network: &'a str,
     /// Behind all.
     pub rest: &'a str,
-}
-
-impl Default for Wanted<'_> {
-    fn default() -> Self {
-        Self { vxlan: "", network: "", rest: "" }
-    }
 }
 
 /// The configuration of the host of this number.

@@ -1,5 +1,6 @@
 //! One network on several hosts: daemons of ours, and other ends that are something else.
 
+mod cluster;
 mod hosts;
 mod kernel;
 mod strangers;

@@ -44,6 +44,8 @@ words! {
     ToldBy {
         /// `peers`.
         Peer = "peer",
+        /// Another host of `[cluster]`.
+        Cluster = "cluster",
         /// `[[vxlan.static]]`.
         Static = "static",
         /// `group`.

@@ -4,10 +4,11 @@
 //! ([`tunnels`]). Workers are told by two snapshots: the switch's has the ports, the overlay's says where their datagrams
 //! go ([`vxlan::settings`]).
 
+mod cluster;
 mod show;
 mod tunnels;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use vxlan::settings::{self, OverlayCounters, Published, Settings};
 use vxlan::sockets::Sockets;
 use vxlan::wire::{Reserved, Vni};
 
+pub use cluster::Joined;
 pub use tunnels::{By, Tunnel, Tunnels};
 
 use super::control::Control;
@@ -48,6 +50,10 @@ pub struct Overlay {
     /// Why there are no sockets, if there are none and should be.
     failed: Option<String>,
     tunnels: Tunnels,
+    /// The cluster, where there is one.
+    pub joined: Option<Joined>,
+    /// Ports that wait for their addresses to be granted, or cannot have them.
+    pub held: BTreeSet<PortId>,
     /// What was told of MAC addresses, and has been put into the FDBs.
     placed: BTreeMap<(NetworkId, MacAddr), (u16, PortId)>,
     /// MTU of the interface that has our address.
@@ -128,6 +134,8 @@ impl Overlay {
             sockets: None,
             failed: None,
             tunnels: Tunnels::default(),
+            joined: None,
+            held: BTreeSet::new(),
             placed: BTreeMap::new(),
             underlay: None,
             too_big: 0,
@@ -140,21 +148,35 @@ impl Overlay {
         &self.tunnels
     }
 
+    /// MAC addresses that were told of and are behind a port.
+    fn placed_on(&self, port: PortId) -> usize {
+        self.placed.values().filter(|(_, at)| *at == port).count()
+    }
+
     fn count(&self, of: impl Fn(&OverlayCounters) -> u64) -> u64 {
         self.counters.iter().map(|counters| of(counters)).sum()
     }
 }
 
 /// Every other host in every network, as the configuration says.
-fn wanted(vxlan: &Vxlan, config: &Config, networks: &Networks) -> BTreeMap<(NetworkId, IpAddr), (By, bool)> {
+fn wanted(
+    vxlan: &Vxlan,
+    config: &Config,
+    networks: &Networks,
+    joined: Option<&Joined>,
+) -> BTreeMap<(NetworkId, IpAddr), (By, bool)> {
     let mut wanted = BTreeMap::new();
     for network in &config.networks {
         let (Some(vni), Some(id)) = (network.vni, networks.find(&network.name)) else { continue };
+        let floods = vxlan.group.is_none();
+        for (_, vtep) in joined.into_iter().flat_map(|joined| joined.members(vni)) {
+            wanted.insert((id, vtep), (By::Cluster, floods));
+        }
         for told in vxlan.statics.iter().filter(|told| told.vni == vni) {
-            wanted.insert((id, told.vtep), (By::Static, false));
+            wanted.entry((id, told.vtep)).or_insert((By::Static, false));
         }
         for peer in &vxlan.peers {
-            wanted.insert((id, *peer), (By::Peer, vxlan.group.is_none()));
+            wanted.insert((id, *peer), (By::Peer, floods));
         }
         if let Some(group) = vxlan.group {
             wanted.insert((id, group), (By::Group, true));
@@ -172,7 +194,7 @@ impl Control {
             return self.drop_tunnels(|_| false);
         };
         self.open_sockets(&vxlan);
-        let wanted = wanted(&vxlan, &self.desired, &self.networks);
+        let wanted = wanted(&vxlan, &self.desired, &self.networks, self.overlay.joined.as_ref());
         self.drop_tunnels(|tunnel| {
             wanted.get(&(tunnel.network, tunnel.vtep)) == Some(&(tunnel.by, tunnel.floods))
         });
@@ -237,11 +259,16 @@ impl Control {
     /// Puts into the FDBs who is behind which host, and takes out who is not any more.
     fn place_macs(&mut self, vxlan: &Vxlan) {
         let mut wanted = BTreeMap::new();
-        for told in &vxlan.statics {
-            let network = self.networks.all().find(|(_, record)| record.config.vni == Some(told.vni));
-            let Some((id, record)) = network else { continue };
-            if let Some(port) = self.overlay.tunnels.find(id, told.vtep) {
-                wanted.insert((id, told.mac), (record.config.vlan.unwrap_or(0), port));
+        for (id, record) in self.networks.all() {
+            let Some(vni) = record.config.vni else { continue };
+            let members = self.overlay.joined.iter().flat_map(|joined| joined.members(vni));
+            let members = members.map(|(member, vtep)| (member.mac, vtep));
+            // The file's word is the last.
+            let statics = vxlan.statics.iter().filter(|told| told.vni == vni);
+            for (mac, vtep) in members.chain(statics.map(|told| (told.mac, told.vtep))) {
+                if let Some(port) = self.overlay.tunnels.find(id, vtep) {
+                    wanted.insert((id, mac), (record.config.vlan.unwrap_or(0), port));
+                }
             }
         }
         for ((id, mac), (vlan, _)) in &self.overlay.placed {
@@ -297,6 +324,7 @@ impl Control {
         if self.overlay.sockets.is_none() {
             self.open_sockets(&vxlan);
         }
+        self.claim_again();
         self.fit_underlay();
         let too_big = self.overlay.count(|counters| counters.too_big.get());
         let lowered = self.overlay.tunnels.all().any(|(_, tunnel)| tunnel.path_mtu.is_some());
@@ -386,7 +414,9 @@ pub fn ports<'a>(
 }
 
 /// Who has which address on other hosts of a network.
-pub fn told(config: &Config, vni: u32) -> Told {
+pub fn told(config: &Config, joined: Option<&Joined>, vni: u32) -> Told {
+    let members = joined.into_iter().flat_map(|joined| joined.members(vni));
+    let members = members.flat_map(|(member, _)| member.ips.iter().map(|ip| (mapped(*ip), member.mac)));
     let statics = config.vxlan.iter().flat_map(|vxlan| &vxlan.statics).filter(|told| told.vni == vni);
-    statics.filter_map(|told| Some((mapped(told.ip?), told.mac))).collect()
+    members.chain(statics.filter_map(|told| Some((mapped(told.ip?), told.mac)))).collect()
 }

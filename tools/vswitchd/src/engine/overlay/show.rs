@@ -39,10 +39,12 @@ impl Control {
                 told: match tunnel.by {
                     By::Static => ToldBy::Static,
                     By::Peer => ToldBy::Peer,
+                    By::Cluster => ToldBy::Cluster,
                     By::Group => ToldBy::Group,
                 },
                 flood: tunnel.floods,
-                macs: u32::try_from(record.fdb.learned_on(port)).unwrap_or(u32::MAX),
+                macs: u32::try_from(record.fdb.learned_on(port) + self.overlay.placed_on(port))
+                    .unwrap_or(u32::MAX),
                 mtu: takes.map_or(0, |it| u32::from(it.inner_mtu(ETHERNET).min(record.config.mtu))),
                 age: tunnel.since.elapsed().as_secs(),
                 rx_frames: counters.rx_frames,

@@ -22,6 +22,8 @@ pub enum By {
     Static,
     /// `peers`.
     Peer,
+    /// The cluster.
+    Cluster,
     /// `group`: it is no host, but all who listen.
     Group,
 }

@@ -1,0 +1,256 @@
+//! Hosts that find each other through etcd: whoever joins needs its own address and where etcd is.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use super::hosts::{Place, Underlay, configuration};
+use super::{Wanted, hosts_like, vtep};
+use crate::as_both;
+use crate::harness::{As, Daemon, Host, Train, run, skipped, wait_for};
+
+as_both!(who_joins_needs_two_addresses);
+
+/// Where etcd is on the cable.
+const ETCD: &str = "198.18.1.254";
+
+/// An etcd in the namespace of the cable.
+struct Etcd {
+    child: Option<Child>,
+    netns: String,
+    data: PathBuf,
+}
+
+impl Etcd {
+    fn start(underlay: &Underlay, host: &Host) -> Option<Self> {
+        if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
+            skipped("there is no etcd");
+            return None;
+        }
+        let netns = &underlay.netns;
+        run("ip", &["-n", netns, "address", "add", &format!("{ETCD}/24"), "dev", "br0"]);
+        run("ip", &["-n", netns, "link", "set", "lo", "up"]);
+        let mut etcd = Self { child: None, netns: netns.clone(), data: host.dir.join("etcd") };
+        etcd.begin();
+        Some(etcd)
+    }
+
+    fn begin(&mut self) {
+        let (url, peer) = (format!("http://{ETCD}:2379"), "http://127.0.0.1:2380");
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns, "etcd", "--data-dir"]).arg(&self.data);
+        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--log-level", "error"]);
+        command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
+        command.args(["--initial-cluster", &format!("default={peer}")]);
+        self.child =
+            Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        wait_for("etcd to listen", || {
+            // Its l4 port in the kernel's table.
+            run("ip", &["netns", "exec", &self.netns, "cat", "/proc/net/tcp"])
+                .contains(":094B ")
+                .then_some(())
+        });
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Everything it knew is gone.
+    fn empty(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(&self.data).unwrap();
+        self.begin();
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// So many hosts of a cluster, of which the first has network `blue` and a container `c` on it.
+struct Lab {
+    etcd: Etcd,
+    daemons: Vec<Daemon>,
+    _cable: Host,
+}
+
+fn cluster(number: usize) -> String {
+    format!("[cluster]\netcd = [\"http://{ETCD}:2379\"]\nttl = 2\nname = \"h{number}\"\n")
+}
+
+fn begin(mut host: Host, place: &Place, text: &str) -> Daemon {
+    host.before = vec!["nsenter".into(), format!("--net=/run/netns/{}", place.netns)];
+    host.start(text)
+}
+
+impl Lab {
+    fn new(first: Host, count: usize) -> Option<Self> {
+        let mut cable = Host::new(As::Root).unwrap();
+        let mut underlay = Underlay::new(&mut cable, false);
+        let etcd = Etcd::start(&underlay, &cable)?;
+        let mut hosts = hosts_like(first, count);
+        let places: Vec<_> = hosts.iter_mut().map(|host| underlay.place(host)).collect();
+        let mut daemons = Vec::new();
+        for ((host, place), number) in hosts.into_iter().zip(&places).zip(1..) {
+            let cluster = cluster(number);
+            let text = if number == 1 {
+                configuration(&host, place, 1, &Wanted { rest: &cluster, ..Wanted::default() })
+            } else {
+                host.configuration(&format!("[vxlan]\nlocal = \"{}\"\n{cluster}", place.address))
+            };
+            daemons.push(begin(host, place, &text));
+        }
+        Some(Self { etcd, daemons, _cable: cable })
+    }
+
+    /// A container `c` on a host that has the network from the cluster. Its address.
+    fn connect(&self, at: usize) -> String {
+        let daemon = &self.daemons[at];
+        wait_for("the network of the cluster", || {
+            daemon.rows("networks").iter().any(|row| row["name"] == "blue").then_some(())
+        });
+        let netns = daemon.host.name("c");
+        daemon.ctl(&["network", "connect", "blue", "c", "--netns", &netns, "--create"]);
+        let address = daemon.port("c")["addresses"][0].as_str().unwrap().to_owned();
+        address.split('/').next().unwrap().to_owned()
+    }
+
+    /// Waits until a host knows of so many others on the network.
+    fn knows(&self, at: usize, count: usize) {
+        wait_for("the other hosts", || (self.daemons[at].rows("vxlan").len() == count).then_some(()));
+    }
+
+    fn stop(self) {
+        for daemon in self.daemons {
+            daemon.assert_conserved();
+            daemon.stop();
+        }
+    }
+}
+
+fn who_joins_needs_two_addresses(host: Host) {
+    let Some(lab) = Lab::new(host, 3) else { return };
+    let (two, three) = (lab.connect(1), lab.connect(2));
+    // Each took a free one: host 1's container has 10.1.0.11, and the gateway 10.1.0.1.
+    let mut all = ["10.1.0.11", "10.1.0.1", &two, &three];
+    all.sort_unstable();
+    assert!(all.windows(2).all(|pair| pair[0] != pair[1]), "{all:?}");
+    for (at, others) in [(0, [&two, &three]), (1, [&"10.1.0.11".to_owned(), &three])] {
+        lab.knows(at, 2);
+        for to in others {
+            lab.daemons[at].ping("c", to);
+        }
+    }
+    let row = vtep(&lab.daemons[0], "198.18.1.2");
+    assert_eq!((&row["told"], &row["flood"], &row["macs"]), (&"cluster".into(), &true.into(), &1.into()));
+    // Somebody on another host is found by name.
+    let said = lab.daemons[1].exec("c", &["dig", "+short", "+time=2", "+tries=2", "@10.1.0.1", "c", "A"]);
+    assert!(said.contains("10.1.0.11"), "{said}");
+    lab.stop();
+}
+
+#[test]
+fn a_host_that_dies_takes_its_own_along_and_no_other() {
+    let Some(host) = Host::new(As::Root) else { return };
+    let Some(mut lab) = Lab::new(host, 3) else { return };
+    let (_, three) = (lab.connect(1), lab.connect(2));
+    lab.knows(0, 2);
+    let train = Train::start(&lab.daemons[0], "c", &three);
+    // Both processes, without a word.
+    let dead = lab.daemons.remove(1);
+    let (keeper, engine) = (dead.pid(), dead.engine());
+    for pid in [keeper, engine] {
+        run("kill", &["-KILL", &pid.to_string()]);
+    }
+    wait_for("its MACs to be gone", || {
+        let known = |at: usize| lab.daemons[at].rows("vxlan").iter().any(|row| row["vtep"] == "198.18.1.2");
+        (!known(0) && !known(1)).then_some(())
+    });
+    let left = lab.daemons[0].rows("fdb");
+    assert!(left.iter().all(|row| row["iface"] != "198.18.1.2"), "{left:?}");
+    train.assert_lost_nothing();
+    drop(dead);
+    lab.stop();
+}
+
+#[test]
+fn without_etcd_all_goes_on() {
+    let Some(host) = Host::new(As::Root) else { return };
+    let Some(mut lab) = Lab::new(host, 2) else { return };
+    let two = lab.connect(1);
+    lab.knows(0, 1);
+    lab.knows(1, 1);
+    let train = Train::start(&lab.daemons[0], "c", &two);
+    let is_known = |daemon: &Daemon| {
+        daemon.rows("fdb").iter().any(|row| row["iface"] == "198.18.1.2" && row["type"] == "static")
+    };
+    lab.etcd.kill();
+    let gone = std::time::Instant::now();
+    // Longer than any lease.
+    wait_for("leases to be over", || {
+        lab.daemons[1].ping("c", "10.1.0.11");
+        assert!(is_known(&lab.daemons[0]) && lab.daemons[1].rows("vxlan").len() == 1);
+        (gone.elapsed().as_secs() >= 5).then_some(())
+    });
+    lab.etcd.begin();
+    lab.daemons[1].ping("c", "10.1.0.11");
+    lab.knows(1, 1);
+    // Emptied: nothing is withdrawn, and both say all of it again.
+    lab.etcd.empty();
+    lab.daemons[0].ping("c", &two);
+    let emptied = std::time::Instant::now();
+    wait_for("a hold-down to be over", || {
+        assert!(is_known(&lab.daemons[0]) && lab.daemons[1].rows("vxlan").len() == 1);
+        (emptied.elapsed().as_secs() >= 8).then_some(())
+    });
+    lab.daemons[0].ping("c", &two);
+    train.assert_lost_nothing();
+    lab.stop();
+}
+
+/// Two hosts that start at once with a network of the same name, each with containers that name no address.
+#[test]
+fn no_two_hosts_hand_out_one_address() {
+    let Some(first) = Host::new(As::Root) else { return };
+    let mut cable = Host::new(As::Root).unwrap();
+    let mut underlay = Underlay::new(&mut cable, false);
+    let Some(_etcd) = Etcd::start(&underlay, &cable) else { return };
+    let mut hosts = hosts_like(first, 2);
+    let places: Vec<_> = hosts.iter_mut().map(|host| underlay.place(host)).collect();
+    let starting = hosts.into_iter().zip(places).zip(1..).map(|((host, place), number)| {
+        std::thread::spawn(move || {
+            let mut text = format!(
+                "[vxlan]\nlocal = \"{}\"\n{}[[network]]\nname = \"blue\"\nsubnet = \"10.1.0.0/24\"\nvni = 100\n",
+                place.address,
+                cluster(number)
+            );
+            for name in ["a", "b", "d"] {
+                text += &format!(
+                    "[[container]]\nname = \"{name}\"\nnetns = \"{}\"\ncreate = true\n[[container.interface]]\nnetwork = \"blue\"\n",
+                    host.name(name)
+                );
+            }
+            let text = host.configuration(&text);
+            begin(host, &place, &text)
+        })
+    });
+    let daemons: Vec<Daemon> =
+        starting.collect::<Vec<_>>().into_iter().map(|it| it.join().unwrap()).collect();
+    let addresses = wait_for("six addresses", || {
+        let rows = daemons.iter().flat_map(|daemon| daemon.rows("ports"));
+        let up: Vec<_> = rows.filter(|row| row["state"] == "up").collect();
+        let mut all: Vec<_> = up.iter().map(|row| row["addresses"][0].as_str().unwrap().to_owned()).collect();
+        all.sort_unstable();
+        all.dedup();
+        (all.len() == 6).then_some(all)
+    });
+    assert_eq!(addresses.len(), 6);
+    for daemon in daemons {
+        daemon.stop();
+    }
+}

@@ -1,0 +1,314 @@
+//! This host's part in a cluster, as the control plane has it: what it says, what it is told, and whose addresses are.
+//!
+//! An interface of a network with a `vni` is attached once its addresses are granted: no two hosts hand out one address.
+//! Where etcd does not answer it is attached all the same, and asked for again: what runs without it goes on.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use switch::port::PortId;
+use tokio::sync::watch;
+
+use crate::api::NetworkCreate;
+use crate::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Owner, Says, Settings, View};
+use crate::config::{Config, Container, Interface, Network};
+use crate::engine::control::Control;
+use crate::engine::ports::State;
+use crate::engine::records::Outcome;
+
+/// How long a start waits for the cluster, so that addresses that are left open are free ones.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// When etcd is asked again for what it did not grant.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The cluster that this host has joined.
+pub struct Joined {
+    settings: Settings,
+    cluster: Arc<Cluster>,
+    changes: watch::Receiver<Arc<View>>,
+    /// What is known of it.
+    pub view: Arc<View>,
+    claims: BTreeMap<(String, IpAddr), Standing>,
+    asked: Instant,
+}
+
+/// What came of asking for an address.
+enum Standing {
+    /// It is being asked for.
+    Asked,
+    Granted,
+    /// Nobody answered.
+    Unknown,
+    /// It is another host's.
+    Taken(Owner),
+}
+
+/// Whether an interface may have its addresses.
+pub enum MayHave {
+    Yes,
+    /// That is being asked.
+    Wait,
+    /// In words.
+    No(String),
+}
+
+impl Joined {
+    /// Joins the cluster that a configuration names, saying what it says.
+    pub fn new(settings: &Settings, config: &Config) -> Option<Self> {
+        let cluster = Arc::new(Cluster::start(settings.clone(), says(config)?));
+        let mut changes = cluster.view();
+        let view = Arc::clone(&changes.borrow_and_update());
+        Some(Self {
+            settings: settings.clone(),
+            cluster,
+            changes,
+            view,
+            claims: BTreeMap::new(),
+            asked: Instant::now(),
+        })
+    }
+
+    /// Waits for the first word of the cluster, but not for long.
+    pub async fn first_word(&mut self) {
+        let connected = |view: &Arc<View>| matches!(view.state, crate::cluster::State::Connected { .. });
+        // Without an answer all goes on without one.
+        let _ = tokio::time::timeout(PATIENCE, self.changes.wait_for(connected)).await;
+        self.view = Arc::clone(&self.changes.borrow_and_update());
+    }
+
+    /// Waits until something else is known.
+    pub async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Addresses that other hosts hold.
+    pub fn elsewhere(&self) -> impl Iterator<Item = (&str, IpAddr)> {
+        let others = self.view.addresses.iter().filter(|(_, owner)| owner.host != self.view.name);
+        others.map(|((network, ip), _)| (network.as_str(), *ip))
+    }
+
+    /// Leaves it at once. Who takes over goes on with what is there, and does not call this.
+    pub async fn leave(self) {
+        if let Some(cluster) = Arc::into_inner(self.cluster) {
+            cluster.leave().await;
+        }
+    }
+
+    /// The MACs on other hosts of a network, each with its host.
+    pub fn members(&self, vni: u32) -> impl Iterator<Item = (&Member, IpAddr)> {
+        let of_it = self.view.members.iter().filter(move |remote| remote.member.vni == vni);
+        of_it.map(|remote| (&remote.member, remote.vtep))
+    }
+}
+
+/// What a host of this configuration says; `None`: it has no overlay.
+fn says(config: &Config) -> Option<Says> {
+    let vxlan = config.vxlan.as_ref()?;
+    let networks = config.networks.iter().filter_map(record).collect();
+    let member = |(container, interface): (&Container, &Interface)| {
+        Some(Member {
+            vni: config.network(&interface.network)?.vni?,
+            mac: interface.mac,
+            ips: interface.ips().map(|ip| ip.addr()).collect(),
+            names: std::iter::once(&container.name).chain(&interface.aliases).cloned().collect(),
+        })
+    };
+    Some(Says { vtep: vxlan.local, networks, members: config.interfaces().filter_map(member).collect() })
+}
+
+fn record(network: &Network) -> Option<NetworkRecord> {
+    Some(NetworkRecord {
+        name: network.name.clone(),
+        vni: network.vni?,
+        subnet: network.subnet,
+        subnet6: network.subnet6,
+        gateway: network.gateway,
+        gateway6: network.gateway6,
+        gateway_mac: network.gateway_mac,
+        mtu: network.mtu_named.then_some(network.mtu),
+        internal: network.internal,
+        icc: network.icc,
+        nat: network.nat,
+        nat6: network.nat6,
+    })
+}
+
+/// A network of the cluster's, as it is made here.
+fn create(record: &NetworkRecord) -> NetworkCreate {
+    NetworkCreate {
+        name: record.name.clone(),
+        subnet: record.subnet.map(Into::into),
+        subnet6: record.subnet6.map(Into::into),
+        gateway: record.gateway,
+        gateway6: record.gateway6,
+        gateway_mac: record.gateway_mac,
+        vni: Some(record.vni),
+        mtu: record.mtu.map(u32::from),
+        icc: Some(record.icc),
+        nat: Some(record.nat),
+        nat6: Some(record.nat6),
+        internal: Some(record.internal),
+        ..NetworkCreate::default()
+    }
+}
+
+/// The addresses that an interface needs granted.
+fn claims<'a>(
+    config: &'a Config,
+    container: &'a str,
+    interface: &'a Interface,
+) -> impl Iterator<Item = Claim> + 'a {
+    let shared = config.network(&interface.network).is_some_and(|network| network.vni.is_some());
+    interface.ips().filter(move |_| shared).map(move |ip| Claim {
+        network: interface.network.clone(),
+        ip: ip.addr(),
+        container: container.to_owned(),
+        interface: interface.name.clone(),
+    })
+}
+
+impl Control {
+    /// Joins, leaves, and says what is so now. Before anything is attached.
+    pub(in crate::engine) fn reconcile_cluster(&mut self) {
+        let wanted = self.desired.cluster.as_ref();
+        if self.overlay.joined.as_ref().map(|joined| &joined.settings) != wanted {
+            // Whoever is left is told by the lease.
+            self.overlay.joined = wanted.and_then(|settings| Joined::new(settings, &self.desired));
+        }
+        let Some(joined) = &mut self.overlay.joined else { return };
+        if let Some(says) = says(&self.desired) {
+            joined.cluster.say(says);
+        }
+        let wanted: BTreeMap<(String, IpAddr), Claim> = self
+            .desired
+            .interfaces()
+            .flat_map(|(container, interface)| claims(&self.desired, &container.name, interface))
+            .map(|claim| ((claim.network.clone(), claim.ip), claim))
+            .collect();
+        let gone: Vec<_> = joined.claims.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        for key in &gone {
+            joined.claims.remove(key);
+        }
+        joined.cluster.release(gone);
+        for (key, claim) in wanted {
+            if joined.claims.contains_key(&key) {
+                continue;
+            }
+            joined.claims.insert(key.clone(), Standing::Asked);
+            let cluster = Arc::clone(&joined.cluster);
+            self.jobs.spawn(async move { Outcome::Claimed(key, cluster.claim(claim).await) });
+        }
+    }
+
+    /// What came of asking for an address.
+    pub(in crate::engine) fn claimed(&mut self, key: (String, IpAddr), claimed: Claimed) {
+        let Some(joined) = &mut self.overlay.joined else { return };
+        let Some(standing) = joined.claims.get_mut(&key) else { return };
+        *standing = match claimed {
+            Claimed::Granted => Standing::Granted,
+            Claimed::Unreachable { why } => {
+                tracing::warn!(network = key.0, address = %key.1, %why, "not leased yet");
+                Standing::Unknown
+            }
+            Claimed::Taken { by } => {
+                tracing::error!(network = key.0, address = %key.1, %by, "the address is another's");
+                // Whoever left it open gets another one, by reading the file again.
+                self.leases.memory.is_elsewhere(&key.0, key.1);
+                Standing::Taken(by)
+            }
+        };
+        if matches!(standing, Standing::Taken(_)) {
+            self.read_file(None);
+        }
+        self.unreconciled = true;
+    }
+
+    /// Whether an interface may have its addresses.
+    pub(in crate::engine) fn may_have(&self, container: &str, interface: &Interface) -> MayHave {
+        let Some(joined) = &self.overlay.joined else { return MayHave::Yes };
+        let mut wait = false;
+        for claim in claims(&self.desired, container, interface) {
+            match joined.claims.get(&(claim.network, claim.ip)) {
+                Some(Standing::Taken(by)) => return MayHave::No(format!("{} is held by {by}", claim.ip)),
+                Some(Standing::Granted | Standing::Unknown) => {}
+                Some(Standing::Asked) | None => wait = true,
+            }
+        }
+        if wait { MayHave::Wait } else { MayHave::Yes }
+    }
+
+    /// Ports that waited for their addresses are attached, or cannot be.
+    pub(in crate::engine) fn attach_held(&mut self) {
+        for port in std::mem::take(&mut self.overlay.held) {
+            let Some(record) = self.ports.get(port).filter(|record| record.is_wanted()) else { continue };
+            let (container, ifname) = (record.container().to_owned(), record.ifname().to_owned());
+            let wanted = self.desired.container(&container);
+            let interface = wanted.and_then(|it| it.interfaces.iter().find(|it| it.name == ifname));
+            match interface.map(|interface| self.may_have(&container, interface)) {
+                Some(MayHave::Yes) => self.attach(port),
+                Some(MayHave::Wait) => self.hold(port, State::Attaching),
+                Some(MayHave::No(reason)) => self.hold(port, State::Failed { reason }),
+                None => {}
+            }
+        }
+    }
+
+    fn hold(&mut self, port: PortId, state: State) {
+        self.overlay.held.insert(port);
+        if let Some(place) = self.state_mut(port) {
+            *place = state;
+        }
+    }
+
+    /// Once a second: what was not granted for want of an answer is asked for again.
+    pub(in crate::engine) fn claim_again(&mut self) {
+        let Some(joined) = &mut self.overlay.joined else { return };
+        if joined.asked.elapsed() < AGAIN {
+            return;
+        }
+        joined.asked = Instant::now();
+        let before = joined.claims.len();
+        joined.claims.retain(|_, standing| !matches!(standing, Standing::Unknown));
+        self.unreconciled |= joined.claims.len() != before;
+    }
+
+    /// The cluster has something else to say.
+    pub(in crate::engine) fn cluster_changed(&mut self) {
+        let Some(joined) = &mut self.overlay.joined else { return };
+        joined.view = Arc::clone(&joined.changes.borrow_and_update());
+        let elsewhere = joined.elsewhere().map(|(network, ip)| (network.to_owned(), ip)).collect::<Vec<_>>();
+        self.leases.memory.set_elsewhere(elsewhere);
+        let view = Arc::clone(&joined.view);
+        let mut made = false;
+        for record in view.networks.iter() {
+            if self.desired.network(&record.name).is_some() {
+                continue;
+            }
+            match self.join_network(create(record)) {
+                Ok(()) => made = true,
+                // Said once for each word of the cluster; `show cluster` has what is refused.
+                Err(error) => {
+                    tracing::warn!(network = record.name, %error, "a network of the cluster is not here")
+                }
+            }
+        }
+        if made {
+            self.keep();
+        }
+        (self.unreconciled, self.unpublished) = (true, true);
+    }
+
+    fn join_network(&mut self, create: NetworkCreate) -> Result<(), crate::api::ApiError> {
+        let mut wanted = self.desired.clone();
+        crate::engine::changes::add_network(&mut wanted, &create)?;
+        self.refit_underlay(&mut wanted);
+        tracing::info!(network = create.name, vni = create.vni, "a network of the cluster is here now");
+        self.desired = wanted;
+        self.objects.kept.networks.push(create);
+        Ok(())
+    }
+}
