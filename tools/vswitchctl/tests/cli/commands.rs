@@ -170,7 +170,6 @@ fn usage_is_exit_2() {
     let nowhere = Folder::new();
     for (line, words) in [
         ("", "requires a subcommand"),
-        ("show vxlan", "'show vxlan' is not supported yet"),
         ("capture web", "'capture' is not supported yet"),
         ("fdb del blue nonsense", "a MAC address is six pairs"),
         ("exec web", "<CMD>..."),

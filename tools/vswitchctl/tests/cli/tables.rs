@@ -155,6 +155,7 @@ uplink           sockets; 2 of 16384 connections; masked 3, opened 5
 resolvers        none
 names            0 asked by UDP, 0 by TCP: 0 answered, 0 forwarded (0 failed), 0 refused, 0 without a resolver, 0 over quota, 0 malformed
 limits           4096 ports, 1024 networks, 65536 FDB entries, 65536 open files
+overlay          vxlan at 198.18.1.1 port 4789, MTU 1500, many datagrams at once: yes (udp_gso = on); 7 datagrams received (1 with reserved bits), 0 frames were too big for a path
 "
     );
     let status: Status = serde_json::from_str(&daemon.good("show status --json")).unwrap();
