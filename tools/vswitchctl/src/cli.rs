@@ -83,6 +83,8 @@ pub enum Show {
     Groups(Filter),
     /// Other hosts that networks are on
     Vxlan(VtepFilter),
+    /// The hosts of the cluster, and who is behind them
+    Cluster,
     /// L4 ports of the host that lead to containers
     Nat(crate::nat::Filter),
     /// What goes through the uplink
@@ -138,7 +140,7 @@ impl Show {
             | Self::Stats { filter, .. } => (filter.network.as_deref(), filter.container.as_deref()),
             Self::Nat(filter) | Self::Connections(filter) => (None, filter.container.as_deref()),
             Self::Vxlan(filter) => (filter.network.as_deref(), None),
-            Self::Status | Self::Config => (None, None),
+            Self::Cluster | Self::Status | Self::Config => (None, None),
         }
     }
 }
@@ -430,7 +432,6 @@ mod tests {
     #[test]
     fn a_wrong_line_is_answered_in_one() {
         for (line, wanted) in [
-            ("show cluster --json", "'show cluster' is not supported yet"),
             ("show connections --protocol quic", "expected one of: tcp, udp, icmp, icmp6, sctp, other"),
             ("top", "'top' is not supported yet"),
             ("publish a", "the following required arguments were not provided: <ENTRY>..."),

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use vswitchd::api::rows::{
-    ContainerRow, DropRow, FdbRow, GroupRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow, PortRow,
-    RouteRow, Stats, VtepRow,
+    ClusterDetail, ContainerRow, DropRow, FdbRow, GroupRow, LeaseRow, NeighborRow, NetworkDetail, NetworkRow,
+    PortRow, RouteRow, Stats, VtepRow,
 };
 
 use crate::cli::{Filter, Show};
@@ -47,6 +47,10 @@ pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failu
             let mut rows: Vec<VtepRow> = client.get("/v1/vxlan")?;
             rows.retain(|row| filter.network.as_ref().is_none_or(|wanted| *wanted == row.network));
             either(as_json, &rows, |rows| vxlan::vteps(rows))
+        }
+        Show::Cluster => {
+            let detail: Option<ClusterDetail> = client.get("/v1/cluster")?;
+            either(as_json, &detail, |detail| vxlan::cluster(detail.as_ref()))
         }
         Show::Nat(filter) => nat::show_nat(client, as_json, filter),
         Show::Connections(filter) => nat::show_connections(client, as_json, filter),

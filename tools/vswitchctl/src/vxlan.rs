@@ -1,9 +1,9 @@
 //! The overlay: `show vxlan`, and its line of `show status`.
 
-use vswitchd::api::rows::{OverlayStatus, VtepRow};
+use vswitchd::api::rows::{ClusterDetail, OverlayStatus, VtepRow};
 
 use crate::show::yes;
-use crate::table::{Table, number, words};
+use crate::table::{Table, list, number, words};
 
 /// `show vxlan`.
 pub fn vteps(rows: &[VtepRow]) -> String {
@@ -52,4 +52,55 @@ pub fn overlay(status: &OverlayStatus) -> String {
          ({reserved} with reserved bits), {too_big} frames were too big for a path",
         yes(*udp_gso)
     )
+}
+
+/// `show cluster`.
+pub fn cluster(cluster: Option<&ClusterDetail>) -> String {
+    let Some(cluster) = cluster else { return "no [cluster] in the configuration\n".into() };
+    let mut text = list([
+        ("this host", cluster.name.clone()),
+        ("store", format!("{}: {}", cluster.state, cluster.store)),
+        ("since", cluster.since.map_or_else(|| "-".into(), |seconds| format!("{seconds} s"))),
+        ("held", cluster.held.map_or_else(|| "-".into(), |seconds| format!("{seconds} s more"))),
+        ("refused", cluster.refused_total.to_string()),
+    ]);
+    let columns = [words("HOST"), words("VTEP"), number("MEMBERS"), number("AGE"), words("STATE")];
+    let cells = cluster.hosts.iter().map(|row| {
+        let state = match (row.me, row.held) {
+            (true, _) => "this",
+            (_, true) => "held",
+            _ => "there",
+        };
+        [row.host.clone(), row.vtep.to_string(), row.members.to_string(), row.age.to_string(), state.into()]
+    });
+    text += &format!("\n{}", Table::new(columns, cells));
+    let columns = [
+        number("VNI"),
+        words("MAC"),
+        words("ADDRESSES"),
+        words("NAMES"),
+        words("HOST"),
+        words("VTEP"),
+        number("AGE"),
+    ];
+    let all = |addresses: &[std::net::IpAddr]| {
+        addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    };
+    let cells = cluster.members.iter().map(|row| {
+        [
+            row.vni.to_string(),
+            row.mac.to_string(),
+            all(&row.addresses),
+            row.names.join(","),
+            row.host.clone(),
+            row.vtep.to_string(),
+            row.age.to_string(),
+        ]
+    });
+    text += &format!("\n{}", Table::new(columns, cells));
+    if !cluster.refused.is_empty() {
+        let cells = cluster.refused.iter().map(|row| [row.key.clone(), row.why.clone()]);
+        text += &format!("\n{}", Table::new([words("REFUSED"), words("WHY")], cells));
+    }
+    text
 }

@@ -353,6 +353,36 @@ fn drops(ports: bool) -> Vec<DropRow> {
     vec![row("storm", 17, "beyond the port's limit"), row("tx_full", 0, "the queue was full")]
 }
 
+pub fn cluster() -> ClusterDetail {
+    let host = |host: &str, last: u8, me| ClusterHostRow {
+        host: host.into(),
+        vtep: std::net::IpAddr::from([198, 18, 1, last]),
+        age: 60,
+        members: 1,
+        me,
+        held: false,
+    };
+    ClusterDetail {
+        name: "h1".into(),
+        state: StoreState::Connected,
+        store: "http://198.18.1.254:2379".into(),
+        since: Some(61),
+        held: None,
+        hosts: vec![host("h1", 1, true), host("h2", 2, false)],
+        members: vec![ClusterMemberRow {
+            vni: 100,
+            mac: "02:42:0a:01:00:0c".parse().unwrap(),
+            addresses: vec!["10.1.0.12".parse().unwrap(), "fd00:1::12".parse().unwrap()],
+            names: vec!["web".into(), "www".into()],
+            host: "h2".into(),
+            vtep: "198.18.1.2".parse().unwrap(),
+            age: 59,
+        }],
+        refused: vec![RefusedRow { key: "/hosts/h3".into(), why: "its VTEP is ours".into() }],
+        refused_total: 1,
+    }
+}
+
 pub fn vteps() -> Vec<VtepRow> {
     let row = |network: &str, vni, told, flood| VtepRow {
         network: network.into(),
@@ -407,6 +437,7 @@ pub fn answer(request: &Request) -> Reply {
         Request::Neighbors => Answer::Neighbors(neighbors()),
         Request::Groups => Answer::Groups(groups()),
         Request::Vxlan => Answer::Vxlan(vteps()),
+        Request::Cluster => Answer::Cluster(Some(Box::new(cluster()))),
         Request::Ports => Answer::Ports(vec![port(Some(3), "web"), port(None, "db")]),
         Request::Networks => Answer::Networks(vec![network("blue"), network("red")]),
         Request::Network { name } if name == "blue" => Answer::Network(NetworkDetail {

@@ -1,7 +1,7 @@
 //! What `vswitchctl` prints, to the letter.
 
 use crate::fake::{self, Daemon, texts};
-use vswitchd::api::rows::{FdbRow, GroupRow, NetworkDetail, Status, VtepRow};
+use vswitchd::api::rows::{ClusterDetail, FdbRow, GroupRow, NetworkDetail, Status, VtepRow};
 use vswitchd::api::{Answer, Reply, Request};
 
 #[test]
@@ -219,6 +219,33 @@ red     200 198.18.1.2 4095 static no       2 1450  60        10        20     1
     );
     let rows: Vec<VtepRow> = serde_json::from_str(&daemon.good("show vxlan --json --network red")).unwrap();
     assert_eq!(rows, fake::vteps()[1..]);
+}
+
+#[test]
+fn cluster() {
+    let daemon = Daemon::start();
+    assert_eq!(
+        daemon.good("show cluster"),
+        "\
+this host  h1
+store      connected: http://198.18.1.254:2379
+since      61 s
+held       -
+refused    1
+
+HOST VTEP       MEMBERS AGE STATE
+h1   198.18.1.1       1  60 this
+h2   198.18.1.2       1  60 there
+
+VNI MAC               ADDRESSES            NAMES   HOST VTEP       AGE
+100 02:42:0a:01:00:0c 10.1.0.12,fd00:1::12 web,www h2   198.18.1.2  59
+
+REFUSED   WHY
+/hosts/h3 its VTEP is ours
+"
+    );
+    let said: ClusterDetail = serde_json::from_str(&daemon.good("show cluster --json")).unwrap();
+    assert_eq!(said, fake::cluster());
 }
 
 #[test]

@@ -27,7 +27,7 @@ use super::{
 use crate::api::rows::TraceAsk;
 
 /// What there is, for whoever asks for something else.
-pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/routes, /v1/neighbors, /v1/groups, /v1/vxlan, /v1/ports, /v1/networks, /v1/networks/NAME, \
+pub const RESOURCES: &str = "/v1/fdb, /v1/fdb/flush, /v1/routes, /v1/neighbors, /v1/groups, /v1/vxlan, /v1/cluster, /v1/ports, /v1/networks, /v1/networks/NAME, \
 /v1/networks/NAME/connect, /v1/networks/NAME/disconnect, /v1/containers, /v1/containers/NAME/target, /v1/nat, /v1/publish, \
 /v1/connections, /v1/drops, \
 /v1/stats, /v1/status, /v1/config, /v1/trace, /v1/reload, /v1/apply";
@@ -82,6 +82,7 @@ pub fn router(calls: Calls) -> Router {
         .route("/v1/neighbors", get(neighbors))
         .route("/v1/groups", get(groups))
         .route("/v1/vxlan", get(vxlan))
+        .route("/v1/cluster", get(cluster))
         .route("/v1/ports", get(ports))
         .route("/v1/networks", get(networks).post(network_create))
         .route("/v1/networks/{name}", get(network).delete(network_remove))
@@ -135,6 +136,10 @@ async fn neighbors(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
 
 async fn vxlan(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
     calls.ask(Request::Vxlan).await
+}
+
+async fn cluster(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {
+    calls.ask(Request::Cluster).await
 }
 
 async fn groups(State(calls): State<Calls>, _: Params<Nothing>) -> Reply {

@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 use crate::config::Publish;
 use crate::wire::Target;
 use rows::{
-    ConnectionRow, ContainerRow, Done, DropRow, FdbRow, GroupRow, NatRow, NeighborRow, NetworkDetail,
-    NetworkRow, PortRow, RouteRow, Spoof, Stats, Status, TraceAsk, TraceRow, Transport, VtepRow,
-    optional_text, text,
+    ClusterDetail, ConnectionRow, ContainerRow, Done, DropRow, FdbRow, GroupRow, NatRow, NeighborRow,
+    NetworkDetail, NetworkRow, PortRow, RouteRow, Spoof, Stats, Status, TraceAsk, TraceRow, Transport,
+    VtepRow, optional_text, text,
 };
 
 /// One question to the control plane, and where its answer goes.
@@ -50,6 +50,8 @@ pub enum Request {
     Groups,
     /// The other hosts of the overlay; [`Answer::Vxlan`].
     Vxlan,
+    /// What is known of the cluster; [`Answer::Cluster`].
+    Cluster,
     /// Add a static entry; [`Answer::Done`].
     FdbAdd(FdbAdd),
     /// Remove an entry; [`Answer::Done`].
@@ -139,6 +141,8 @@ pub enum Answer {
     Groups(Vec<GroupRow>),
     /// The other hosts of the overlay.
     Vxlan(Vec<VtepRow>),
+    /// The cluster; `None`: there is none.
+    Cluster(Option<Box<ClusterDetail>>),
     /// Ports.
     Ports(Vec<PortRow>),
     /// The port that was made.

@@ -4,6 +4,7 @@
 
 #[macro_use]
 mod words;
+mod cluster;
 mod dns;
 mod leases;
 mod nat;
@@ -12,6 +13,7 @@ mod status;
 mod trace;
 mod vxlan;
 
+pub use cluster::{ClusterDetail, ClusterHostRow, ClusterMemberRow, RefusedRow, StoreState};
 pub use dns::{DnsCounts, DnsStatus};
 pub use leases::{AddressStats, DhcpStats, LeaseRow};
 pub use nat::{

@@ -31,6 +31,7 @@ impl Control {
             Request::Neighbors => Ok(Answer::Neighbors(self.neighbor_rows())),
             Request::Groups => Ok(Answer::Groups(self.group_rows())),
             Request::Vxlan => Ok(Answer::Vxlan(self.vtep_rows())),
+            Request::Cluster => Ok(Answer::Cluster(self.cluster_detail())),
             Request::FdbAdd(add) => self.fdb_add(add),
             Request::FdbDel(del) => self.fdb_del(&del),
             Request::FdbFlush(which) => self.fdb_flush(&which),

@@ -143,7 +143,13 @@ async fn every_resource_asks_for_its_own() {
 async fn what_makes_no_sense_is_named_and_never_reaches_the_actor() {
     let deep = format!(r#"{{"name":{}"#, "[".repeat(200_000));
     let cases: &[(&str, &str, &[u8], StatusCode, &str)] = &[
-        ("GET", "/v1/nothing", b"", StatusCode::NOT_FOUND, "no such resource: /v1/nothing; there are /v1/fdb"),
+        (
+            "GET",
+            "/v1/nothing",
+            b"",
+            StatusCode::NOT_FOUND,
+            "no such resource: /v1/nothing; there are /v1/fdb",
+        ),
         (
             "POST",
             "/v1/publish",

@@ -1,9 +1,15 @@
 //! What the API says of the overlay.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use switch::stats::PortSample;
 
 use super::{By, ETHERNET, Tunnel};
-use crate::api::rows::{OverlayStatus, ToldBy, VtepRow};
+use crate::api::rows::{
+    ClusterDetail, ClusterHostRow, ClusterMemberRow, OverlayStatus, RefusedRow, StoreState, ToldBy, VtepRow,
+};
+use crate::cluster::{HostRecord, Refused, Remote, State};
 use crate::engine::control::Control;
 use switch::port::PortId;
 use vxlan::encap::Underlay;
@@ -79,5 +85,54 @@ impl Control {
             reserved: overlay.count(|it| it.reserved.get()),
             too_big: overlay.count(|it| it.too_big.get()),
         })
+    }
+}
+
+impl Control {
+    /// `show cluster`; `None`: there is none.
+    pub(in crate::engine) fn cluster_detail(&self) -> Option<Box<ClusterDetail>> {
+        let view = &self.overlay.joined.as_ref()?.view;
+        let (state, store, since) = match &view.state {
+            State::Connected { since, endpoint } => (StoreState::Connected, endpoint, Some(since)),
+            State::Lost { since, why } => (StoreState::Lost, why, Some(since)),
+            State::Never { why } => (StoreState::Never, why, None),
+        };
+        let host = |host: &HostRecord| ClusterHostRow {
+            host: host.name.clone(),
+            vtep: host.vtep,
+            age: host.since.elapsed().as_secs(),
+            members: if host.me {
+                self.desired.interfaces().filter(|(_, it)| self.is_shared(&it.network)).count() as u32
+            } else {
+                view.members.iter().filter(|it| it.host == host.name).count() as u32
+            },
+            me: host.me,
+            held: host.held,
+        };
+        let member = |remote: &Arc<Remote>| ClusterMemberRow {
+            vni: remote.member.vni,
+            mac: remote.member.mac,
+            addresses: remote.member.ips.clone(),
+            names: remote.member.names.clone(),
+            host: remote.host.clone(),
+            vtep: remote.vtep,
+            age: remote.since.elapsed().as_secs(),
+        };
+        let refused = |it: &Refused| RefusedRow { key: it.key.clone(), why: it.why.clone() };
+        Some(Box::new(ClusterDetail {
+            name: view.name.clone(),
+            state,
+            store: store.clone(),
+            since: since.map(|since| since.elapsed().as_secs()),
+            held: view.held_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
+            hosts: view.hosts.iter().map(host).collect(),
+            members: view.members.iter().map(member).collect(),
+            refused: view.refused.iter().map(refused).collect(),
+            refused_total: view.counters.refused,
+        }))
+    }
+
+    fn is_shared(&self, network: &str) -> bool {
+        self.desired.network(network).is_some_and(|network| network.vni.is_some())
     }
 }
