@@ -60,7 +60,8 @@ impl Claimant {
             over = match there.map(|kv| (kv, self.judge(claim, &owner, kv))) {
                 // It went meanwhile.
                 None => 0,
-                Some((kv, Ours::Now)) => return Ok((Claimed::Granted, Some(kv.mod_revision()))),
+                // The watch has told of it already, or is about to: nothing is waited for.
+                Some((_, Ours::Now)) => return Ok((Claimed::Granted, Some(0))),
                 Some((kv, Ours::Before)) => kv.mod_revision(),
                 Some((_, Ours::Not(by))) => return Ok((Claimed::Taken { by }, None)),
             };

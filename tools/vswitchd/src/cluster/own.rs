@@ -28,8 +28,8 @@ pub(super) struct Own {
     me: String,
     wanted: BTreeMap<Key, Record>,
     held: BTreeMap<(String, IpAddr), Claim>,
-    /// Claims that are being made.
-    asked: BTreeSet<Key>,
+    /// Claims that are being made, and the latest revision that the watch told of each meanwhile.
+    asked: BTreeMap<Key, i64>,
     /// Steps whose outcome the watch has not told yet: the revisions they came to.
     sent: BTreeMap<Key, i64>,
     /// Steps that failed: somebody else's is there.
@@ -42,7 +42,7 @@ impl Own {
             me,
             wanted: BTreeMap::new(),
             held: BTreeMap::new(),
-            asked: BTreeSet::new(),
+            asked: BTreeMap::new(),
             sent: BTreeMap::new(),
             blocked: BTreeSet::new(),
         }
@@ -82,6 +82,9 @@ impl Own {
     /// The watch told of a key.
     pub fn heard(&mut self, key: &Key, revision: i64) {
         self.blocked.remove(key);
+        if let Some(heard) = self.asked.get_mut(key) {
+            *heard = revision;
+        }
         if self.sent.get(key).is_some_and(|sent| *sent <= revision) {
             self.sent.remove(key);
         }
@@ -94,14 +97,17 @@ impl Own {
 
     /// A claim is being made.
     pub fn ask(&mut self, claim: &Claim) {
-        self.asked.insert(key(claim));
+        self.asked.insert(key(claim), 0);
     }
 
     /// A claim has been answered; `granted` by this revision.
     pub fn answered(&mut self, claim: Claim, granted: Option<i64>) {
-        self.asked.remove(&key(&claim));
+        let heard = self.asked.remove(&key(&claim)).unwrap_or(0);
         let Some(revision) = granted else { return };
-        self.sent.insert(key(&claim), revision);
+        // The watch may be faster than the answer.
+        if heard < revision {
+            self.sent.insert(key(&claim), revision);
+        }
         self.wanted.insert(key(&claim), self.owned(&claim));
         self.held.insert((claim.network.clone(), claim.ip), claim);
     }
@@ -125,7 +131,7 @@ impl Own {
     /// The next steps, at most so many, for a host with this lease.
     pub fn plan(&self, known: &Known, lease: i64, most: usize) -> Vec<Step> {
         let host = Key::Host(self.me.clone());
-        if !known.get(&host).is_some_and(|entry| entry.stamp.lease == lease) {
+        if known.get(&host).is_none_or(|entry| entry.stamp.lease != lease) {
             // Without our name the rest is nobody's. The answer is waited for.
             return self
                 .wanted
@@ -151,7 +157,7 @@ impl Own {
     }
 
     fn waits(&self, key: &Key) -> bool {
-        self.blocked.contains(key) || self.sent.contains_key(key) || self.asked.contains(key)
+        self.blocked.contains(key) || self.sent.contains_key(key) || self.asked.contains_key(key)
     }
 
     fn step(&self, key: &Key, record: &Record, known: &Known, lease: i64) -> Option<Step> {

@@ -14,9 +14,7 @@ use super::known::Known;
 use super::own::{self, Own};
 use super::records::{self, KINDS, Key};
 use super::store::{self, CHUNK, Head, Store, StoreError};
-use super::{
-    Claim, Claimed, MAX_ADDRESSES, MAX_HOSTS, MAX_MEMBERS, MAX_NETWORKS, Order, Says, Settings, State, View,
-};
+use super::{Claim, Claimed, Order, Says, Settings, State, View};
 
 /// How long changes are gathered before they are told.
 const BATCH: Duration = Duration::from_millis(50);
@@ -28,8 +26,8 @@ const WRITES: usize = 16;
 const MESSAGES: u32 = 64;
 /// The first wait after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// Keys that are looked at for each that can be kept: the others are no records.
-const JUNK: usize = 4;
+/// Keys of one kind that are looked at: far more than can be kept, for most of them may be no records.
+const MAX_KEYS: usize = 2_000_000;
 
 /// A claim, what came of it, and who waits for that.
 type Answer = (Claim, Outcome, oneshot::Sender<Claimed>);
@@ -250,10 +248,9 @@ impl Task {
         self.known.begin_read();
         let now = Instant::now();
         for kind in KINDS {
-            let most = JUNK.saturating_mul(room(kind));
             let known = &mut self.known;
             let unread = store
-                .read(kind, most, |kv| {
+                .read(kind, MAX_KEYS, |kv| {
                     if let Some(key) = store.below(kv.key()) {
                         known.put(key, kv.value(), store::stamp(kv), now);
                     }
@@ -445,15 +442,6 @@ async fn answer(claimant: Claimant, claim: Claim, tell: oneshot::Sender<Claimed>
 
 fn is_other(known: &Known, key: &Key) -> bool {
     matches!(key, Key::Host(name) if name != known.me())
-}
-
-fn room(kind: &str) -> usize {
-    match kind {
-        "hosts/" => MAX_HOSTS,
-        "networks/" => MAX_NETWORKS,
-        "members/" => MAX_MEMBERS,
-        _ => MAX_ADDRESSES,
-    }
 }
 
 /// The earliest of these; without any far from now.

@@ -19,8 +19,8 @@ use super::records::Key;
 
 /// How long an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Keys of one page of a reading.
-const PAGE: i64 = 1000;
+/// Keys of the first page of a reading, and of the largest: etcd looks at all that is left for each.
+const PAGE: (i64, i64) = (1000, 16_000);
 /// Bytes of an answer; what is longer is asked for in smaller pages.
 const MAX_ANSWER: usize = 8 << 20;
 /// Bytes of a certificate, key or password file.
@@ -172,7 +172,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let mut from = format!("{}{kind}", self.root).into_bytes();
         let end = end_of(&from);
-        let (mut page, mut seen) = (PAGE, 0usize);
+        let (mut page, mut seen) = (PAGE.0, 0usize);
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(page);
             let answer = match within("a read", self.kv().get(from.clone(), Some(options))).await {
@@ -185,7 +185,11 @@ impl Store {
                     let options = GetOptions::new().with_range(end.clone()).with_limit(1).with_keys_only();
                     within("a read", self.kv().get(from.clone(), Some(options))).await?
                 }
-                other => other?,
+                other => {
+                    let answer = other?;
+                    page = page.saturating_mul(2).min(PAGE.1);
+                    answer
+                }
             };
             answer.kvs().iter().for_each(&mut take);
             seen = seen.saturating_add(answer.kvs().len());

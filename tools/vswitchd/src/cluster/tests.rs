@@ -508,8 +508,9 @@ fn claims_are_ours_until_they_are_released() {
     let owner = Record::Address(super::own::owner("h1", &claim));
     known.put(key.to_string().as_bytes(), &text(&owner), stamp(150), Instant::now());
     assert!(own.plan(&known, LEASE, 100).is_empty());
-    own.answered(claim.clone(), Some(150));
     own.heard(&key, 150);
+    own.answered(claim.clone(), Some(150));
+    revision = 200;
     own.want(&says(&[]));
     assert!(own.holds(&claim) && own.plan(&known, LEASE, 100).is_empty());
     own.release(("blue".into(), claim.ip));
@@ -517,12 +518,13 @@ fn claims_are_ours_until_they_are_released() {
     assert_eq!(settle(&mut own, &mut known, &mut revision), [format!("-{key}")]);
 
     // Nobody waited for this one.
+    revision = 300;
     known.put(key.to_string().as_bytes(), &text(&owner), stamp(250), Instant::now());
     own.ask(&claim);
     own.answered(claim.clone(), None);
     assert_eq!(settle(&mut own, &mut known, &mut revision), [format!("-{key}")]);
     // Of an earlier life, which its lease keeps for a while.
-    let earlier = Stamp { lease: 3, created: 300, modified: 300 };
+    let earlier = Stamp { lease: 3, created: 400, modified: 400 };
     known.put(key.to_string().as_bytes(), &text(&owner), earlier, Instant::now());
     assert!(own.plan(&known, LEASE, 100).is_empty());
 }

@@ -164,7 +164,7 @@ fn endpoint(text: &str) -> Result<String, Problem> {
     }
     if authority.port_u16().is_none_or(|port| port == 0) {
         return refuse(format!(
-            "it lacks the l4 port, usually 2379: \"{scheme}://{}:2379\"",
+            "it lacks an l4 port, 1 to 65535 and usually 2379: \"{scheme}://{}:2379\"",
             authority.host()
         ));
     }

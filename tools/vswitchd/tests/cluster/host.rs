@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -118,9 +117,4 @@ pub fn hosts(view: &View) -> Vec<&str> {
 
 pub fn connected(view: &View) -> bool {
     matches!(view.state, State::Connected { .. })
-}
-
-/// How long ago.
-pub fn since(at: Instant) -> std::time::Duration {
-    at.elapsed()
 }

@@ -40,7 +40,8 @@ async fn records_that_cannot_be_are_refused_one_by_one() {
         ("hosts/text", "198.18.1.9".into(), "its value is no such record"),
         ("hosts/$(reboot)", vtep("198.18.1.9"), "a name is 1 to 63 letters"),
         ("hosts/../x", vtep("198.18.1.9"), "a name is 1 to 63 letters"),
-        ("members/100/02:42:0a:ff:00:01", member("h2", "10.9.0.1"), "10.9.0.1 is in no subnet of `blue`"),
+        // In the name of a host that is not there: one that is takes out what it has not said.
+        ("members/100/02:42:0a:ff:00:01", member("ghost", "10.9.0.1"), "10.9.0.1 is in no subnet of `blue`"),
         (
             "members/100/02:42:0a:ff:00:02",
             member("h9", "10.1.9.1"),
@@ -73,24 +74,25 @@ async fn records_that_cannot_be_are_refused_one_by_one() {
         ),
         ("nonsense", "x".into(), "no record is at such a key"),
     ];
+    put(&mut client, [("hosts/ghost".into(), vtep("198.18.1.8"))]).await;
     put(&mut client, cases.iter().map(|(key, value, _)| ((*key).to_owned(), value.clone()))).await;
     let view = one.sees("all refusals", |view| view.refused.len() == cases.len()).await;
     for (key, _, why) in &cases {
         let refused = view.refused.iter().find(|it| it.key == *key);
         assert!(refused.is_some_and(|it| it.why.contains(why)), "{key}: {refused:?}");
     }
-    assert_eq!((view.members.len(), hosts(&view)), (3, vec!["h1", "h2"]));
+    assert_eq!((view.members.len(), hosts(&view)), (3, vec!["ghost", "h1", "h2"]));
     assert_eq!(view.networks.len(), 1);
     assert!(view.counters.refused >= 10, "{:?}", view.counters);
 
     // Who joins now is told the same; and what is put right, or taken out, is not refused any more.
     let mut three = Host::start(&etcd.endpoint(), 3, 0);
-    let view = three.sees("the hosts", |view| view.hosts.len() == 3 && view.members.len() == 5).await;
+    let view = three.sees("the hosts", |view| view.hosts.len() == 4 && view.members.len() == 5).await;
     assert!(view.refused.len() >= cases.len() - 2, "{:#?}", view.refused);
     put(&mut client, [("hosts/text".into(), vtep("198.18.1.9"))]).await;
     client.delete("/vswitch/v1/nonsense", None).await.unwrap();
     let view = one.sees("less of it", |view| view.refused.len() == cases.len() - 2).await;
-    assert_eq!(hosts(&view), ["h1", "h2", "h3", "text"]);
+    assert_eq!(hosts(&view), ["ghost", "h1", "h2", "h3", "text"]);
 }
 
 #[tokio::test]

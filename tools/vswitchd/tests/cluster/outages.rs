@@ -54,8 +54,13 @@ async fn etcd_that_is_away_for_long_and_comes_back_changes_nothing() {
     let before = one.sees_members(20).await;
     two.sees_members(10).await;
     let fewest = [Fewest::of(&one), Fewest::of(&two)];
+    let (held, other) = ("10.1.0.77".parse().unwrap(), "10.1.0.78".parse().unwrap());
+    assert_eq!(one.claim(held, "web").await, Claimed::Granted);
     etcd.kill();
     one.sees("the loss", |view| lost(view)).await;
+    // What is ours stays ours, and of the rest nobody knows.
+    assert_eq!(one.claim(held, "web").await, Claimed::Granted);
+    assert!(matches!(one.claim(other, "web").await, Claimed::Unreachable { .. }));
     never(&mut one, 2, |view| !lost(view) || view.members.len() != 20).await;
     // What we say meanwhile is told then.
     one.says.members.push(member(1, 11));

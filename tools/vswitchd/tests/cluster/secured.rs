@@ -74,7 +74,8 @@ async fn with_certificates() {
     let mut without = settings(&etcd.endpoint(), "h3");
     without.ca = Some(certs.ca.clone());
     let why = refusal(without.clone()).await;
-    assert!(why.to_lowercase().contains("certificate"), "{why}");
+    // TLS 1.3: the refusal comes when our end believes to be through already.
+    assert!(why.contains("closed") || why.to_lowercase().contains("certificate"), "{why}");
     without.ca = None;
     let why = refusal(without.clone()).await;
     assert!(why.contains("UnknownIssuer"), "{why}");

@@ -54,5 +54,5 @@ fn there_is_a_limit_of_end_points() {
     };
     assert_eq!(valid(&text(MAX_ENDPOINTS)).cluster.unwrap().etcd.len(), MAX_ENDPOINTS);
     let lines = first_lines(&text(MAX_ENDPOINTS + 3));
-    assert_eq!(lines, ["lab.toml:4:425: error: more than 16 end points: one daemon serves at most 16"]);
+    assert_eq!(lines, ["lab.toml:4:400: error: more than 16 end points: one daemon serves at most 16"]);
 }

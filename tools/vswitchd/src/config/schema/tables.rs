@@ -408,10 +408,6 @@ pub(in crate::config) static CLUSTER: Schema = Schema {
         ("etcdpassword", "password_file"),
         ("lease", "ttl"),
         ("leasettl", "ttl"),
-        ("timeout", "ttl"),
-        ("hostname", "name"),
-        ("node", "name"),
         ("nodename", "name"),
-        ("host", "name"),
     ],
 };
