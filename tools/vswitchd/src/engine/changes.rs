@@ -188,12 +188,14 @@ impl Control {
         Ok(done(1, format!("network {name} removed")))
     }
 
-    fn connect(&mut self, network: &str, interface: Connect, reply: oneshot::Sender<Reply>) {
+    pub(super) fn connect(&mut self, network: &str, interface: Connect, reply: oneshot::Sender<Reply>) {
         let (container, options) = connection(&interface);
         let made = match self.desired.connect_again(network, &container, &options, &self.leases.memory) {
             Ok(made) => made,
             Err(problem) => return send(Some(reply), Err(refused(&problem))),
         };
+        // What left its address open may have another, if a host of the cluster was faster.
+        let again = (interface.ip.is_none() && interface.ip6.is_none()).then(|| Box::new(interface.clone()));
         let kept = Connect {
             interface: Some(made.name.clone()),
             // What comes by DHCP is remembered elsewhere: kept here it would be named from then on.
@@ -207,7 +209,7 @@ impl Control {
         self.bring_about();
         match self.ports.find(&container.name, &made.name) {
             Some(port) => {
-                let then = Then::Connected { network: network.into(), port };
+                let then = Then::Connected { network: network.into(), port, again };
                 self.unsettled.push(Unsettled { port: Some(port), reply, then });
             }
             // An interface of the same name is still leaving: it is attached when that one is gone.
@@ -242,7 +244,7 @@ impl Control {
         Err(error)
     }
 
-    fn disconnect(&mut self, network: &str, interface: &Disconnect) -> Reply {
+    pub(super) fn disconnect(&mut self, network: &str, interface: &Disconnect) -> Reply {
         let Disconnect { container, interface } = interface;
         let is_it = |kept: &Connected| {
             let name =

@@ -457,9 +457,10 @@ impl Control {
         let (waiting, settled): (Vec<_>, Vec<_>) = self.unsettled.drain(..).partition(under_way);
         self.unsettled = waiting;
         for call in settled {
+            let Some(call) = self.another_address(call) else { continue };
             let reply = match call.then {
                 Then::Reloaded { done, failed } => self.reloaded(done, &failed),
-                Then::Connected { network, port } => self.connected(&network, port),
+                Then::Connected { network, port, .. } => self.connected(&network, port),
                 Then::Follows { network, container, interface } => {
                     self.followed(&network, &container, &interface)
                 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::published::{Key, Listened};
 use crate::api::rows::{CommandState, Done};
-use crate::api::{Publishing, Reply};
+use crate::api::{Connect, Publishing, Reply};
 use crate::channel::AsyncChannel;
 use crate::cluster::Claimed;
 use crate::wire::{AttachInfo, AttachSpec, NetnsRef, Refusal, Running};
@@ -81,6 +81,8 @@ pub enum Then {
         network: String,
         /// It.
         port: PortId,
+        /// What was asked for, if it left the address open.
+        again: Option<Box<Connect>>,
     },
     /// The same of a port that is made when one of its name has left.
     Follows {

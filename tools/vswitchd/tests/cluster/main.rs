@@ -1,5 +1,5 @@
 //! Hosts that tell each other through a real etcd what they have.
-#![allow(missing_docs, clippy::panic, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::panic, clippy::unwrap_used, clippy::print_stderr)]
 
 mod claims;
 mod etcd;

@@ -338,6 +338,9 @@ fn every_lab_is_valid() {
     let mut count = 0;
     for entry in std::fs::read_dir(labs).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|it| it != "toml") {
+            continue; // a lab of several hosts writes its files itself
+        }
         let text = vswitchd::config::read(&path).unwrap();
         let config =
             parse_fresh(&path.display().to_string(), &text).unwrap_or_else(|errors| panic!("{errors}"));

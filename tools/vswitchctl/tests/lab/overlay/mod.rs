@@ -3,6 +3,7 @@
 mod cluster;
 mod hosts;
 mod kernel;
+mod labs;
 mod strangers;
 
 use serde_json::Value;

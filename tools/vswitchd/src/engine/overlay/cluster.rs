@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use switch::port::PortId;
 use tokio::sync::watch;
 
-use crate::api::NetworkCreate;
+use crate::api::{Disconnect, NetworkCreate};
 use crate::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Owner, Says, Settings, View};
 use crate::config::{Config, Container, Interface, Network};
 use crate::engine::control::Control;
 use crate::engine::ports::State;
-use crate::engine::records::Outcome;
+use crate::engine::records::{Outcome, Then, Unsettled};
 
 /// How long a start waits for the cluster, so that addresses that are left open are free ones.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -239,6 +239,24 @@ impl Control {
             }
         }
         if wait { MayHave::Wait } else { MayHave::Yes }
+    }
+
+    /// Connects anew whoever left its address open and got one that another host was faster to claim.
+    pub(in crate::engine) fn another_address(&mut self, mut call: Unsettled) -> Option<Unsettled> {
+        let Then::Connected { network, port, again } = &mut call.then else { return Some(call) };
+        if !self.overlay.held.contains(port) {
+            return Some(call);
+        }
+        let Some(interface) = again.take() else { return Some(call) };
+        let record = self.ports.get(*port)?;
+        let gone =
+            Disconnect { container: record.container().into(), interface: Some(record.ifname().into()) };
+        if self.disconnect(network, &gone).is_ok() {
+            let network = network.clone();
+            self.connect(&network, *interface, call.reply);
+            return None;
+        }
+        Some(call)
     }
 
     /// Ports that waited for their addresses are attached, or cannot be.
