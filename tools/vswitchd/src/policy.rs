@@ -12,9 +12,10 @@
 //! ```
 //!
 //! [`switch::worker`] is the loop that calls them. What is decided here reads as a list, in the order in which it is
-//! asked; translation stands in it (dnat and conntrack, snat: [`crate::translate`]), and tunnels (vtep) will join it. What
-//! leaves by the sockets uplink is given to [`crate::uplink`]; what a gateway does itself (ARP, neighbour discovery, ICMP,
-//! packets that wait) is out of line, in [`router::service`].
+//! asked; translation stands in it (dnat and conntrack, snat: [`crate::translate`]). Another host is a port like any other
+//! ([`vxlan::overlay`]): it is tx that makes datagrams of a frame. What leaves by the sockets uplink is given to
+//! [`crate::uplink`]; what a gateway does itself (ARP, neighbour discovery, ICMP, packets that wait) is out of line, in
+//! [`router::service`].
 
 use std::net::Ipv6Addr;
 use std::os::fd::BorrowedFd;
