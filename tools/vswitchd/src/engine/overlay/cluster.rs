@@ -267,10 +267,10 @@ impl Control {
             let wanted = self.desired.container(&container);
             let interface = wanted.and_then(|it| it.interfaces.iter().find(|it| it.name == ifname));
             match interface.map(|interface| self.may_have(&container, interface)) {
-                Some(MayHave::Yes) => self.attach(port),
                 Some(MayHave::Wait) => self.hold(port, State::Attaching),
                 Some(MayHave::No(reason)) => self.hold(port, State::Failed { reason }),
-                None => {}
+                // No container's: a leg of the host's, or what is outside. Their addresses are this host's own.
+                Some(MayHave::Yes) | None => self.attach(port),
             }
         }
     }
