@@ -3,12 +3,13 @@
 //! A frame for a remote is queued, headers and all, and sent by [`Io::flush`]; what remotes send comes with the batch, and
 //! each frame by the port of who sent it. Only datagrams of remotes that are known, and in their own network, are believed.
 //!
-//! The inner engine sleeps for both: it has an eye on [`eye`], which is readable when a datagram is there.
+//! The inner engine sleeps for both: it has an eye ([`Eye::Around`]) on what is readable
+//! when a datagram is there.
 
 use std::io;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use arc_swap::Cache;
@@ -75,21 +76,18 @@ impl Inbox {
     }
 }
 
-/// What an engine must have an eye on for the overlay around it ([`Eye::Around`]).
-///
-/// # Errors
-/// When the kernel has no descriptors left.
-///
-/// # Syscalls
-/// `epoll_create1`
-pub fn eye() -> Result<OwnedFd, Errno> {
-    epoll::create(epoll::CreateFlags::CLOEXEC)
-}
-
 impl<I: Io> Overlay<I> {
-    /// Worker `me`'s, around `io`, which has an eye on `eye`.
-    pub fn new(io: I, eye: OwnedFd, published: Published, me: usize) -> Self {
-        Self {
+    /// Worker `me`'s, around `io`, which gets an eye on the sockets.
+    ///
+    /// # Errors
+    /// When the kernel has no descriptors left.
+    ///
+    /// # Syscalls
+    /// `epoll_create1`; later `epoll_ctl`, `sendmmsg`, `recvmmsg`
+    pub fn new(mut io: I, published: Published, me: usize) -> Result<Self, Errno> {
+        let eye = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        io.watch(Eye::Around, eye.as_fd())?;
+        Ok(Self {
             io,
             published: Cache::new(published),
             settings: Arc::default(),
@@ -105,7 +103,7 @@ impl<I: Io> Overlay<I> {
             readable: false,
             owed: false,
             counters: Arc::default(),
-        }
+        })
     }
 
     /// Its counters, to be read by anybody.
@@ -232,7 +230,7 @@ impl<I: Io> Overlay<I> {
         const NOTHING: Incoming =
             Incoming { start: 0, len: 0, size: None, from: None, tos: 0, truncated: false };
         self.readable = false;
-        let Some(sockets) = self.sockets.clone() else { return };
+        let Some(sockets) = self.sockets.take() else { return };
         let mut used = 0;
         for receiver in &sockets.receivers {
             let mut incoming = [NOTHING; MESSAGES];
@@ -247,6 +245,7 @@ impl<I: Io> Overlay<I> {
             }
             used += count;
         }
+        self.sockets = Some(sockets);
     }
 
     /// The inner frames of one message, to be put together.
@@ -365,6 +364,10 @@ impl<I: Io> Io for Overlay<I> {
     fn flush(&mut self, pool: &mut Pool, books: &mut Books) {
         self.io.flush(pool, books);
         self.send(pool, books);
+    }
+
+    fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.io.watch(eye, fd)
     }
 
     fn rested(&mut self, port: PortId, may_leave: bool) {

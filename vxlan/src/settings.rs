@@ -29,14 +29,12 @@ pub struct Remote {
 /// Where the current settings are found.
 pub type Published = Arc<ArcSwap<Settings>>;
 
-/// What the overlay is to be.
+/// What the overlay is to be; by default there is none.
 ///
 /// # Threads
 /// Immutable; workers look once a batch. Whoever publishes wakes them.
 #[derive(Debug, Default)]
 pub struct Settings {
-    /// Counts publications; 0: nothing was published, and there is no overlay.
-    pub generation: u64,
     /// Of each worker.
     sockets: Box<[Arc<Sockets>]>,
     /// What becomes of headers with reserved bits.
@@ -65,7 +63,6 @@ impl Settings {
     /// # Errors
     /// [`Twice`].
     pub fn new(
-        generation: u64,
         sockets: Box<[Arc<Sockets>]>,
         reserved: Reserved,
         networks: impl IntoIterator<Item = (Vni, u16)>,
@@ -86,7 +83,7 @@ impl Settings {
                 *place = Some(remote);
             }
         }
-        Ok(Self { generation, sockets, reserved, remotes: by_port.into_boxed_slice(), known, networks })
+        Ok(Self { sockets, reserved, remotes: by_port.into_boxed_slice(), known, networks })
     }
 
     /// The sockets of a worker.

@@ -21,7 +21,7 @@ use switch::io::{Batch, Eye, Io, Sent, Wait};
 use switch::port::PortId;
 use switch::vnet::VnetHdr;
 use vxlan::encap::Underlay;
-use vxlan::overlay::{self, Overlay};
+use vxlan::overlay::Overlay;
 use vxlan::settings::{OverlayCounters, Published, Remote, Settings, Twice};
 use vxlan::sockets::Sockets;
 use vxlan::wire::{Reserved, Vni, VxlanHdr};
@@ -51,7 +51,7 @@ impl Host {
         let sockets = Arc::new(Sockets::open(local, 4, gso).unwrap());
         let address = sockets.receivers[0].local_addr().unwrap();
         let published = Published::default();
-        let overlay = Overlay::new(MemIo::new(2), overlay::eye().unwrap(), Arc::clone(&published), 0);
+        let overlay = Overlay::new(MemIo::new(2), Arc::clone(&published), 0).unwrap();
         let (pool, books, batch) = (Pool::new(64), Books::new(2), Batch::new());
         Self { overlay, published, sockets, pool, books, batch, address }
     }
@@ -65,7 +65,7 @@ impl Host {
     fn knows(&mut self, remotes: &[(PortId, Remote)]) {
         let sockets = Box::new([Arc::clone(&self.sockets)]);
         let networks = [(vni(7), 1450), (vni(9), 1450)];
-        let settings = Settings::new(1, sockets, Reserved::Accept, networks, remotes.iter().copied());
+        let settings = Settings::new(sockets, Reserved::Accept, networks, remotes.iter().copied());
         self.published.store(Arc::new(settings.unwrap()));
         let mut batch = Batch::new();
         self.overlay.rx(&mut self.pool, &mut batch, Wait::Poll).unwrap();
@@ -244,7 +244,7 @@ fn a_remote_is_one_port() {
     let [one, two] = hosts(true);
     let sockets = || Box::new([Arc::clone(&one.sockets)]);
     let settings = |remotes: &[(PortId, Remote)]| {
-        Settings::new(1, sockets(), Reserved::Accept, [], remotes.iter().copied()).map(drop)
+        Settings::new(sockets(), Reserved::Accept, [], remotes.iter().copied()).map(drop)
     };
     let twice = Twice { address: two.address.ip(), vni: vni(7) };
     assert_eq!(settings(&[(REMOTE, two.remote()), (PortId(0), two.remote())]), Err(twice));

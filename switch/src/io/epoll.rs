@@ -118,18 +118,6 @@ impl EpollIo {
         self.spin = Spin::beside(workers);
     }
 
-    /// Has an eye on one more descriptor, level-triggered, and tells by [`Batch::watched`].
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    ///
-    /// # Syscalls
-    /// `epoll_ctl`
-    pub fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        let token = WATCHED - eye as u64;
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
-    }
-
     fn served(&mut self, port: PortId) -> Option<&mut Served> {
         self.taps.get_mut(port.index())?.as_mut()
     }
@@ -443,6 +431,11 @@ impl Io for EpollIo {
     }
 
     fn flush(&mut self, _: &mut Pool, _: &mut Books) {}
+
+    fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        let token = WATCHED - eye as u64;
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+    }
 
     fn rested(&mut self, port: PortId, may_leave: bool) {
         if !may_leave {

@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Batch, Io, IoStats, Sent, Wait};
+use super::{Batch, Eye, Io, IoStats, Sent, Wait};
 use crate::books::{Books, Ticket};
 use crate::drop::DropReason;
 use crate::flow::Meta;
@@ -127,6 +130,11 @@ impl Io for MemIo {
     }
 
     fn flush(&mut self, _: &mut Pool, _: &mut Books) {}
+
+    // Nothing is there but what was injected.
+    fn watch(&mut self, _: Eye, _: BorrowedFd<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
 
     fn take_stats(&mut self) -> IoStats {
         IoStats::default()

@@ -13,6 +13,9 @@ mod tap;
 pub mod uring;
 
 use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
 
 use crate::books::{Books, Ticket};
 use crate::drop::DropReason;
@@ -152,6 +155,15 @@ pub trait Io {
 
     /// The batch is done, or needs room: submits what was queued and books what became of it.
     fn flush(&mut self, pool: &mut Pool, books: &mut Books);
+
+    /// Has an eye on one more descriptor, level-triggered, and tells by [`Batch::watched`].
+    ///
+    /// # Errors
+    /// When the kernel has no descriptors left, or refuses.
+    ///
+    /// # Syscalls
+    /// `epoll_ctl`, or `fcntl` `F_DUPFD_CLOEXEC` and a poll in the ring
+    fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno>;
 
     /// A port that was said to rest does, or must be read on: the policy has something that only this worker can go on
     /// with.

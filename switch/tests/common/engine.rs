@@ -24,7 +24,9 @@ pub trait Engine: Io + Sized {
     fn new(ports: usize, mailbox: &Arc<Mailbox>) -> Option<Self>;
     /// Slots that the kernel has.
     fn lent(&self) -> usize;
-    fn eye(&mut self, fd: &OwnedFd);
+    fn eye(&mut self, fd: &OwnedFd) {
+        self.watch(Eye::Policy, fd.as_fd()).unwrap();
+    }
 }
 
 impl Engine for EpollIo {
@@ -33,9 +35,6 @@ impl Engine for EpollIo {
     }
     fn lent(&self) -> usize {
         0
-    }
-    fn eye(&mut self, fd: &OwnedFd) {
-        self.watch(Eye::Policy, fd.as_fd()).unwrap();
     }
 }
 
@@ -50,9 +49,6 @@ impl Engine for UringIo {
     }
     fn lent(&self) -> usize {
         self.lent()
-    }
-    fn eye(&mut self, fd: &OwnedFd) {
-        self.watch(Eye::Policy, fd.as_fd()).unwrap();
     }
 }
 

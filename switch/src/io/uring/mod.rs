@@ -147,18 +147,6 @@ impl UringIo {
         self.spin = Spin::beside(workers);
     }
 
-    /// Has an eye on one more descriptor, level-triggered, and tells by [`Batch::watched`].
-    ///
-    /// # Errors
-    /// When the kernel has no descriptors left.
-    ///
-    /// # Syscalls
-    /// `fcntl` `F_DUPFD_CLOEXEC`
-    pub fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.eyes[eye as usize] = Some(rustix::io::fcntl_dupfd_cloexec(fd, 0)?);
-        Ok(())
-    }
-
     /// Slots that the kernel has.
     pub fn lent(&self) -> usize {
         usize::from(self.ring.lent())
@@ -483,6 +471,14 @@ impl Io for UringIo {
 
     fn flush(&mut self, pool: &mut Pool, books: &mut Books) {
         self.submit(pool, books);
+    }
+
+    fn watch(&mut self, eye: Eye, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
+        if let Some(place) = self.eyes.get_mut(eye as usize) {
+            *place = Some(fd);
+        }
+        Ok(())
     }
 
     fn rested(&mut self, port: PortId, may_leave: bool) {

@@ -226,10 +226,8 @@ impl Control {
         asked: mpsc::Receiver<Box<Parcel>>,
     ) -> (ExitCode, Workers) {
         let code = self.work(calls, asked).await;
-        if self.heir_took_over {
-            // What is ours in the cluster is the heir's.
-            std::mem::forget(self.overlay.joined.take());
-        } else if let Some(joined) = self.overlay.joined.take() {
+        // What is ours in the cluster is the heir's, if there is one.
+        if let Some(joined) = self.overlay.joined.take().filter(|_| !self.heir_took_over) {
             joined.leave().await;
         }
         (code, self.workers)

@@ -42,7 +42,7 @@ pub use rehearse::rehearse;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,7 +59,6 @@ use switch::stats::Counters;
 use switch::sys::caps;
 use switch::tick::Tick;
 use tokio::sync::{mpsc, oneshot};
-use vxlan::overlay::eye;
 use vxlan::settings::{OverlayCounters, Published};
 
 use crate::api::rows::IoStatus;
@@ -315,35 +314,27 @@ impl Beginning {
         self.doors.push((settings, window));
         let house = House::beside(ports::MAX_PORTS, uplink, Arc::clone(&self.news), me);
         let house = house.with_services(Arc::clone(&self.punt));
-        let eye = eye().map_err(std::io::Error::from)?;
         let (counters, thread) = match engine {
-            Engine::Uring(mut io) => {
-                io.watch(Eye::Around, eye.as_fd()).map_err(std::io::Error::from)?;
-                house
-                    .watched()
-                    .map_or(Ok(()), |fd| io.watch(Eye::Policy, fd))
-                    .map_err(std::io::Error::from)?;
-                work(me, self.around(*io, eye, me), &self.snapshot, house)?
-            }
-            Engine::Epoll(mut io) => {
-                io.watch(Eye::Around, eye.as_fd()).map_err(std::io::Error::from)?;
-                house
-                    .watched()
-                    .map_or(Ok(()), |fd| io.watch(Eye::Policy, fd))
-                    .map_err(std::io::Error::from)?;
-                work(me, self.around(*io, eye, me), &self.snapshot, house)?
-            }
+            Engine::Uring(io) => self.start(*io, house, me)?,
+            Engine::Epoll(io) => self.start(*io, house, me)?,
         };
         Ok(Worker { mailbox: Arc::clone(mailbox), counters, thread })
     }
-}
 
-impl Beginning {
-    /// An engine with the other hosts beside its ports.
-    fn around<I: Io>(&mut self, io: I, eye: OwnedFd, me: usize) -> vxlan::overlay::Overlay<I> {
-        let overlay = vxlan::overlay::Overlay::new(io, eye, Arc::clone(&self.overlay), me);
-        self.counters.push(Arc::clone(overlay.counters()));
-        overlay
+    /// A worker's thread, with an engine that has an eye on what else may have something, and the other hosts beside its
+    /// ports.
+    fn start<I: Io + Send + 'static>(
+        &mut self,
+        mut io: I,
+        house: House,
+        me: usize,
+    ) -> std::io::Result<(Arc<Counters>, JoinHandle<()>)> {
+        if let Some(fd) = house.watched() {
+            io.watch(Eye::Policy, fd)?;
+        }
+        let io = vxlan::overlay::Overlay::new(io, Arc::clone(&self.overlay), me)?;
+        self.counters.push(Arc::clone(io.counters()));
+        work(me, io, &self.snapshot, house)
     }
 }
 
@@ -391,11 +382,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         (file, objects, leases) = read_all(&begin, &text, &adopted)?;
     }
 
-    let mut joined = file.cluster.as_ref().and_then(|settings| overlay::Joined::new(settings, &file));
-    if let Some(joined) = &mut joined {
-        joined.first_word().await;
-        let elsewhere = joined.elsewhere().map(|(network, ip)| (network.to_owned(), ip));
-        leases.memory.set_elsewhere(elsewhere.collect::<Vec<_>>());
+    let joined = join(&file, &mut leases).await;
+    if joined.is_some() {
         // Once more: what is open in it is not what other hosts hold.
         file = read_after(&begin, &text, Some(&leases.memory), &adopted, &objects)?;
     }
@@ -443,6 +431,14 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
     let _ = served.await;
     workers.stop();
     Ok(code)
+}
+
+/// The cluster, where the file names one, with its first word of who holds which address.
+async fn join(file: &Config, leases: &mut Leases) -> Option<overlay::Joined> {
+    let mut joined = overlay::Joined::new(file.cluster.as_ref()?, file)?;
+    joined.first_word().await;
+    leases.memory.set_elsewhere(joined.elsewhere());
+    Some(joined)
 }
 
 /// The capabilities this process has, as `show status` says it: `none` is as it should be.

@@ -63,12 +63,13 @@ type InUse<'c> = BTreeMap<IpAddr, (&'c str, &'c str)>;
 
 impl Memory {
     /// Other hosts hold these addresses, and no others.
-    pub fn set_elsewhere(&mut self, addresses: impl IntoIterator<Item = (String, IpAddr)>) {
-        self.elsewhere = addresses.into_iter().collect();
+    pub fn set_elsewhere<'n>(&mut self, addresses: impl IntoIterator<Item = (&'n str, IpAddr)>) {
+        let owned = |(network, address): (&str, IpAddr)| (network.to_owned(), address);
+        self.elsewhere = addresses.into_iter().map(owned).collect();
     }
 
-    /// Another host holds this address.
-    pub fn is_elsewhere(&mut self, network: &str, address: IpAddr) {
+    /// Another host holds this address, too.
+    pub fn add_elsewhere(&mut self, network: &str, address: IpAddr) {
         self.elsewhere.insert((network.to_owned(), address));
     }
 

@@ -12,7 +12,7 @@ use switch::port::PortId;
 use tokio::sync::watch;
 
 use crate::api::{Disconnect, NetworkCreate};
-use crate::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Owner, Says, Settings, View};
+use crate::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Owner, Remote, Says, Settings, View};
 use crate::config::{Config, Container, Interface, Network};
 use crate::engine::control::Control;
 use crate::engine::ports::State;
@@ -30,6 +30,8 @@ pub struct Joined {
     changes: watch::Receiver<Arc<View>>,
     /// What is known of it.
     pub view: Arc<View>,
+    /// Who is behind other hosts, by the network's VNI.
+    members: BTreeMap<u32, Vec<Arc<Remote>>>,
     claims: BTreeMap<(String, IpAddr), Standing>,
     asked: Instant,
 }
@@ -58,16 +60,26 @@ impl Joined {
     /// Joins the cluster that a configuration names, saying what it says.
     pub fn new(settings: &Settings, config: &Config) -> Option<Self> {
         let cluster = Arc::new(Cluster::start(settings.clone(), says(config)?));
-        let mut changes = cluster.view();
-        let view = Arc::clone(&changes.borrow_and_update());
-        Some(Self {
+        let mut joined = Self {
             settings: settings.clone(),
+            changes: cluster.view(),
+            view: Arc::new(View::empty(cluster.name().to_owned())),
             cluster,
-            changes,
-            view,
+            members: BTreeMap::new(),
             claims: BTreeMap::new(),
             asked: Instant::now(),
-        })
+        };
+        joined.look();
+        Some(joined)
+    }
+
+    /// Takes in what is known now.
+    fn look(&mut self) {
+        self.view = Arc::clone(&self.changes.borrow_and_update());
+        self.members.clear();
+        for remote in self.view.members.iter() {
+            self.members.entry(remote.member.vni).or_default().push(Arc::clone(remote));
+        }
     }
 
     /// Waits for the first word of the cluster, but not for long.
@@ -75,7 +87,7 @@ impl Joined {
         let connected = |view: &Arc<View>| matches!(view.state, crate::cluster::State::Connected { .. });
         // Without an answer all goes on without one.
         let _ = tokio::time::timeout(PATIENCE, self.changes.wait_for(connected)).await;
-        self.view = Arc::clone(&self.changes.borrow_and_update());
+        self.look();
     }
 
     /// Waits until something else is known.
@@ -100,7 +112,7 @@ impl Joined {
 
     /// The MACs on other hosts of a network, each with its host.
     pub fn members(&self, vni: u32) -> impl Iterator<Item = (&Member, IpAddr)> {
-        let of_it = self.view.members.iter().filter(move |remote| remote.member.vni == vni);
+        let of_it = self.members.get(&vni).into_iter().flatten();
         of_it.map(|remote| (&remote.member, remote.vtep))
     }
 }
@@ -217,7 +229,7 @@ impl Control {
             Claimed::Taken { by } => {
                 tracing::error!(network = key.0, address = %key.1, %by, "the address is another's");
                 // Whoever left it open gets another one, by reading the file again.
-                self.leases.memory.is_elsewhere(&key.0, key.1);
+                self.leases.memory.add_elsewhere(&key.0, key.1);
                 Standing::Taken(by)
             }
         };
@@ -297,9 +309,8 @@ impl Control {
     /// The cluster has something else to say.
     pub(in crate::engine) fn cluster_changed(&mut self) {
         let Some(joined) = &mut self.overlay.joined else { return };
-        joined.view = Arc::clone(&joined.changes.borrow_and_update());
-        let elsewhere = joined.elsewhere().map(|(network, ip)| (network.to_owned(), ip)).collect::<Vec<_>>();
-        self.leases.memory.set_elsewhere(elsewhere);
+        joined.look();
+        self.leases.memory.set_elsewhere(joined.elsewhere());
         let view = Arc::clone(&joined.view);
         let mut made = false;
         for record in view.networks.iter() {

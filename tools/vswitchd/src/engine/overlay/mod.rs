@@ -13,7 +13,6 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use switch::fdb::FdbError;
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Port, Remote, Told};
@@ -148,9 +147,13 @@ impl Overlay {
         &self.tunnels
     }
 
-    /// MAC addresses that were told of and are behind a port.
-    fn placed_on(&self, port: PortId) -> usize {
-        self.placed.values().filter(|(_, at)| *at == port).count()
+    /// MAC addresses that were told of, by the port that they are behind.
+    fn placed_on(&self) -> BTreeMap<PortId, usize> {
+        let mut counts = BTreeMap::new();
+        for (_, port) in self.placed.values() {
+            *counts.entry(*port).or_default() += 1;
+        }
+        counts
     }
 
     fn count(&self, of: impl Fn(&OverlayCounters) -> u64) -> u64 {
@@ -271,25 +274,24 @@ impl Control {
                 }
             }
         }
-        for ((id, mac), (vlan, _)) in &self.overlay.placed {
-            if !wanted.contains_key(&(*id, *mac))
-                && let Some(record) = self.networks.get(*id)
-            {
+        for (at @ (id, mac), (vlan, _)) in &self.overlay.placed {
+            let stays = wanted.get(at).is_some_and(|(wanted, _)| wanted == vlan);
+            if !stays && let Some(record) = self.networks.get(*id) {
                 record.fdb.del_static(*vlan, *mac);
             }
         }
-        for (at @ (id, mac), place @ (vlan, port)) in &wanted {
-            if self.overlay.placed.get(at) == Some(place) {
-                continue;
-            }
-            let Some(record) = self.networks.get(*id) else { continue };
-            if let Err(error @ (FdbError::Full | FdbError::NotIndividual(_) | FdbError::Vlan(_))) =
-                record.fdb.add_static(*vlan, *mac, *port, Tick::now())
-            {
-                tracing::error!(%mac, network = record.config.name, %error, "not known where it is");
-            }
-        }
+        // What there was no room for is tried again the next time.
+        wanted.retain(|at, place| self.overlay.placed.get(at) == Some(place) || self.place_mac(*at, *place));
         self.overlay.placed = wanted;
+    }
+
+    fn place_mac(&self, (id, mac): (NetworkId, MacAddr), (vlan, port): (u16, PortId)) -> bool {
+        let Some(record) = self.networks.get(id) else { return false };
+        let added = record.fdb.add_static(vlan, mac, port, Tick::now());
+        if let Err(error) = &added {
+            tracing::error!(%mac, network = record.config.name, %error, "not known where it is");
+        }
+        added.is_ok()
     }
 
     /// Workers are told who the remotes are. Before the switch's snapshot names their ports.
@@ -312,7 +314,7 @@ impl Control {
             };
             Some((port, remote))
         });
-        match Settings::new(self.generation, sockets, reserved, networks, remotes) {
+        match Settings::new(sockets, reserved, networks, remotes) {
             Ok(settings) => self.overlay.published.store(Arc::new(settings)),
             Err(error) => tracing::error!(%error, "the overlay stays as it was"),
         }
@@ -325,7 +327,7 @@ impl Control {
             self.open_sockets(&vxlan);
         }
         self.claim_again();
-        self.fit_underlay();
+        self.fit_underlay(&vxlan);
         let too_big = self.overlay.count(|counters| counters.too_big.get());
         let lowered = self.overlay.tunnels.all().any(|(_, tunnel)| tunnel.path_mtu.is_some());
         if too_big != self.overlay.too_big || (lowered && self.overlay.looked.elapsed() >= LOOK_AGAIN) {
@@ -335,12 +337,12 @@ impl Control {
     }
 
     /// The networks' MTUs are what the underlay leaves them, which may have changed.
-    fn fit_underlay(&mut self) {
-        let mut desired = self.desired.clone();
+    fn fit_underlay(&mut self, vxlan: &Vxlan) {
         let before = self.overlay.underlay;
-        self.refit_underlay(&mut desired);
-        self.desired = desired;
-        if self.overlay.underlay != before {
+        if self.overlay.look_at_underlay(vxlan) != before {
+            let mut desired = self.desired.clone();
+            self.refit_underlay(&mut desired);
+            self.desired = desired;
             (self.unreconciled, self.unpublished) = (true, true);
         }
     }
@@ -348,11 +350,7 @@ impl Control {
     /// The same of what is about to be wanted.
     pub(super) fn refit_underlay(&mut self, wanted: &mut Config) {
         let Some(vxlan) = &wanted.vxlan else { return };
-        // Without an answer it is what it was.
-        if let Some(mtu) = interface::mtu_of(vxlan.local).ok().flatten() {
-            self.overlay.underlay = Some(mtu);
-        }
-        let mtu = self.overlay.underlay.unwrap_or(USUAL);
+        let mtu = self.overlay.look_at_underlay(vxlan).unwrap_or(USUAL);
         wanted.fit_underlay(u16::try_from(mtu).unwrap_or(u16::MAX));
     }
 
@@ -372,6 +370,12 @@ impl Control {
 }
 
 impl Overlay {
+    /// Asks what the interface with our address takes. Without an answer it is what it was.
+    fn look_at_underlay(&mut self, vxlan: &Vxlan) -> Option<u32> {
+        self.underlay = interface::mtu_of(vxlan.local).ok().flatten().or(self.underlay);
+        self.underlay
+    }
+
     /// Bytes of an IP packet that the interface with our address takes.
     fn interface_mtu(&self, vxlan: &Vxlan) -> u32 {
         vxlan.mtu.map(u32::from).or(self.underlay).unwrap_or(USUAL)

@@ -1,5 +1,6 @@
 //! What the API says of the overlay.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,6 +34,7 @@ impl Control {
 
     pub(in crate::engine) fn vtep_rows(&self) -> Vec<VtepRow> {
         let Some(vxlan) = &self.desired.vxlan else { return Vec::new() };
+        let placed = self.overlay.placed_on();
         let row = |(port, tunnel): (PortId, &Tunnel)| {
             let record = self.networks.get(tunnel.network)?;
             let takes = Underlay::new(self.overlay.underlay_mtu(vxlan, tunnel), tunnel.vtep.is_ipv6());
@@ -49,7 +51,7 @@ impl Control {
                     By::Group => ToldBy::Group,
                 },
                 flood: tunnel.floods,
-                macs: u32::try_from(record.fdb.learned_on(port) + self.overlay.placed_on(port))
+                macs: u32::try_from(record.fdb.learned_on(port) + placed.get(&port).unwrap_or(&0))
                     .unwrap_or(u32::MAX),
                 mtu: takes.map_or(0, |it| u32::from(it.inner_mtu(ETHERNET).min(record.config.mtu))),
                 age: tunnel.since.elapsed().as_secs(),
@@ -97,6 +99,10 @@ impl Control {
             State::Lost { since, why } => (StoreState::Lost, why, Some(since)),
             State::Never { why } => (StoreState::Never, why, None),
         };
+        let mut behind: BTreeMap<&str, u32> = BTreeMap::new();
+        for remote in view.members.iter() {
+            *behind.entry(&remote.host).or_default() += 1;
+        }
         let host = |host: &HostRecord| ClusterHostRow {
             host: host.name.clone(),
             vtep: host.vtep,
@@ -104,7 +110,7 @@ impl Control {
             members: if host.me {
                 self.desired.interfaces().filter(|(_, it)| self.is_shared(&it.network)).count() as u32
             } else {
-                view.members.iter().filter(|it| it.host == host.name).count() as u32
+                behind.get(host.name.as_str()).copied().unwrap_or(0)
             },
             me: host.me,
             held: host.held,
