@@ -9,7 +9,11 @@
 set -eu
 
 check=no
-[ "${1:-}" = --check ] && check=yes
+case "$*" in
+"") ;;
+--check) check=yes ;;
+*) echo "three-hosts.sh: only --check is known, not: $*" >&2; exit 2 ;;
+esac
 [ "$(id -u)" = 0 ] || { echo "three-hosts.sh: needs root, to put namespaces on one cable" >&2; exit 1; }
 command -v etcd > /dev/null || { echo "three-hosts.sh: there is no etcd; tools/setup-debian.sh installs it" >&2; exit 1; }
 bin=${VSWITCH_BIN:-$(dirname "$0")/../../target/release}

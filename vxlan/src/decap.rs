@@ -3,6 +3,8 @@
 //!
 //! One layer is taken off, never more: VXLAN inside the frame is the payload of whoever sent it.
 
+use std::ops::Range;
+
 use switch::checksum::pseudo;
 use switch::drop::DropReason;
 use switch::flow::{Fragment, L3, Packet};
@@ -12,7 +14,7 @@ use switch::port::PortId;
 use switch::vnet::VnetHdr;
 
 use crate::ecn::{self, Ecn};
-use crate::wire::{Repr, Reserved, VxlanHdr, WireError};
+use crate::wire::{Repr, VxlanHdr, WireError};
 
 /// Offset of the checksum in a TCP header, bytes.
 const TCP_FIELD: u16 = 16;
@@ -23,15 +25,6 @@ const CWR: u8 = 0x80;
 const SYN_OR_RST: u8 = 0x06;
 /// Linux sends no smaller TCP segments (`tcp_min_snd_mss`), and the parser takes no large super-frames of them.
 const TCP_SIZE_MIN: u16 = 48;
-
-/// What a network takes from its remotes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// What becomes of headers with reserved bits.
-    pub reserved: Reserved,
-    /// The network's MTU: the largest inner IP packet that is no super-frame, bytes.
-    pub mtu: u16,
-}
 
 /// An inner frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,38 +61,14 @@ pub enum DecapError {
     Frame(DropReason),
 }
 
-/// The inner frames of what one call received: `buffer` has one datagram, or several of `size` bytes, the last one
-/// perhaps shorter (`UDP_GRO`), which came with `outer` in their outer headers.
-pub const fn frames(buffer: &mut [u8], size: Option<u16>, outer: Ecn, rules: Rules) -> Frames<'_> {
-    Frames { rest: Some(buffer), at: 0, size, outer, rules }
-}
-
-/// See [`frames`].
-#[derive(Debug)]
-pub struct Frames<'a> {
-    /// What is left; a datagram may be empty.
-    rest: Option<&'a mut [u8]>,
-    at: usize,
-    size: Option<u16>,
-    outer: Ecn,
-    rules: Rules,
-}
-
-impl Iterator for Frames<'_> {
-    type Item = Result<Inner, DecapError>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.rest.take()?;
-        let size = self.size.map_or(rest.len(), |size| usize::from(size.max(1)).min(rest.len()));
-        let (datagram, rest) = rest.split_at_mut_checked(size)?;
-        self.rest = Some(rest).filter(|rest| !rest.is_empty());
-        let at = self.at;
-        self.at += size;
-        let header = Repr::parse(datagram, self.rules.reserved);
-        let header = header.map_err(DecapError::Wire);
-        Some(header.and_then(|header| inner(datagram, at, header, self.outer, self.rules.mtu)))
-    }
+/// The datagrams of what one call received: `range` of its buffer has one, or several of `size` bytes, the last one perhaps
+/// shorter (`UDP_GRO`). A datagram may be empty.
+pub fn datagrams(range: Range<usize>, size: Option<u16>) -> impl Iterator<Item = Range<usize>> {
+    let Range { start, end } = range;
+    let size = size.map_or(end.saturating_sub(start), usize::from).max(1);
+    let first = std::iter::once(start..start.saturating_add(size).min(end));
+    let more = (start..end).step_by(size).skip(1);
+    first.chain(more.map(move |start| start..start.saturating_add(size).min(end)))
 }
 
 /// The frame in one datagram with this header, which begins at `at` of its buffer and came with `outer` in its outer

@@ -251,20 +251,14 @@ impl<I: Io> Overlay<I> {
     /// The inner frames of one message, to be put together.
     fn open(&mut self, message: &Incoming, batch: &mut Batch) {
         let Some(from) = message.from.map(|from| from.ip()) else { return };
-        if message.len == 0 {
-            self.counters.datagrams.add(1);
-            return batch.lose(PortId::NOBODY, DropReason::VxlanMalformed);
-        }
         let end = message.start + message.len;
-        let size = message.size.map_or(message.len, usize::from).max(1);
-        for start in (message.start..end).step_by(size) {
+        for range in decap::datagrams(message.start..end, message.size) {
             self.counters.datagrams.add(1);
             // The last one of a message that was cut off is not whole.
-            let whole = !(message.truncated && start + size >= end);
-            let taken = if whole {
-                self.datagram(from, start..(start + size).min(end), Ecn::of(message.tos))
-            } else {
+            let taken = if message.truncated && range.end == end {
                 Err((PortId::NOBODY, DropReason::OversizedRead))
+            } else {
+                self.datagram(from, range, Ecn::of(message.tos))
             };
             if let Err((port, reason)) = taken {
                 batch.lose(port, reason);

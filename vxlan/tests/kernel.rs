@@ -8,11 +8,14 @@ mod capture;
 mod lab;
 #[path = "../../switch/tests/corpus/maker.rs"]
 mod maker;
+#[path = "laws/received.rs"]
+mod received;
 
 use std::path::Path;
 
 use capture::{Capture, Exchange};
 use lab::{Lab, Offloads};
+use received::{Rules, frames};
 use switch::checksum::complete;
 use switch::flow::Gso;
 use switch::parse::parse;
@@ -20,7 +23,7 @@ use switch::port::PortId;
 use switch::segment;
 use switch::vnet::VnetHdr;
 use vxlan::coalesce::Coalescer;
-use vxlan::decap::{Inner, Rules, frames};
+use vxlan::decap::Inner;
 use vxlan::ecn::Ecn;
 use vxlan::encap::{Encap, Underlay};
 use vxlan::wire::{Reserved, Vni};

@@ -12,3 +12,5 @@ mod encap;
 mod maker;
 #[path = "laws/packets.rs"]
 mod packets;
+#[path = "laws/received.rs"]
+mod received;

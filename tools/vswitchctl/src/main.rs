@@ -8,6 +8,7 @@ mod client;
 mod daemon;
 mod exec;
 mod failure;
+mod members;
 mod nat;
 mod output;
 mod show;
@@ -35,7 +36,7 @@ fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
     let client = Client::new(Socket::choose(cli.socket)).map_err(Failure::Start)?;
     let json = cli.json;
     if let Command::Show(what) = &cli.command {
-        show::exists(&client, what)?;
+        members::exists(&client, what)?;
     }
     match cli.command {
         Command::Show(cli::Show::Stats { watch: true, interval, filter }) => {

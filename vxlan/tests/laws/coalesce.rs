@@ -10,13 +10,14 @@ use switch::port::PortId;
 use switch::segment;
 use switch::vnet::VnetHdr;
 use vxlan::coalesce::Coalescer;
-use vxlan::decap::{Inner, Rules, frames};
+use vxlan::decap::Inner;
 use vxlan::ecn::Ecn;
 use vxlan::wire::{Reserved, Vni, VxlanHdr};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::maker::{fold, put, sum};
 use crate::packets::*;
+use crate::received::{Rules, frames};
 
 /// One write to a TAP.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,12 +8,13 @@ use switch::flow::Gso;
 use switch::port::PortId;
 use switch::segment;
 use switch::vnet::VnetHdr;
-use vxlan::decap::{DecapError, Inner, Rules, frames};
+use vxlan::decap::{DecapError, Inner};
 use vxlan::ecn::Ecn;
 use vxlan::wire::{Reserved, Vni, VxlanHdr, WireError};
 use zerocopy::IntoBytes;
 
 use crate::packets::*;
+use crate::received::{Rules, frames};
 
 const RULES: Rules = Rules { reserved: Reserved::Accept, mtu: 1450 };
 

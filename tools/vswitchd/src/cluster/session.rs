@@ -173,8 +173,7 @@ impl Task {
                 }
                 order = self.orders.recv(), if claims.len() + early.len() < CLAIMS => match order {
                     Some(Order::Claim(claim, tell)) if self.own.named(&self.known, lease) == Some(true) => {
-                        self.own.ask(&claim);
-                        claims.push(answer(self.claimant(store, lease, &claim), claim, tell));
+                        claims.push(self.claim(store, lease, claim, tell));
                     }
                     Some(Order::Claim(claim, tell)) => {
                         early.push((claim, tell));
@@ -193,18 +192,14 @@ impl Task {
                     due = self.write(store, lease).await?.then(Instant::now);
                     match self.own.named(&self.known, lease) {
                         // Without our name all that we claim would be another host's.
-                        Some(true) => claims.extend(early.drain(..).map(|(claim, tell)| {
-                            self.own.ask(&claim);
-                            answer(self.claimant(store, lease, &claim), claim, tell)
-                        })),
+                        Some(true) => claims.extend(
+                            early.drain(..).map(|(claim, tell)| self.claim(store, lease, claim, tell)),
+                        ),
                         Some(false) => self.refuse(early.drain(..)),
                         None => {}
                     }
-                    if reread.is_some_and(|at| at <= Instant::now()) {
+                    if self.is_to_be_read_again(&mut reread) {
                         return Ok(End::Again);
-                    }
-                    if self.known.has_room_again() {
-                        reread = reread.or_else(|| Some(Instant::now() + self.ttl()));
                     }
                 }
             }
@@ -216,9 +211,32 @@ impl Task {
         Instant::now() + BATCH.max(self.judged.saturating_mul(10))
     }
 
-    fn claimant(&self, store: &Store, lease: i64, claim: &Claim) -> Claimant {
-        let path = store.path(&own::key(claim));
-        Claimant { kv: store.kv(), lease, me: self.known.me().to_owned(), path }
+    /// Makes a claim, and says what came of it.
+    fn claim(
+        &mut self,
+        store: &Store,
+        lease: i64,
+        claim: Claim,
+        tell: oneshot::Sender<Claimed>,
+    ) -> impl Future<Output = Answer> + use<> {
+        self.own.ask(&claim);
+        let path = store.path(&own::key(&claim));
+        let claimant = Claimant { kv: store.kv(), lease, me: self.known.me().to_owned(), path };
+        async move {
+            let outcome = claimant.claim(&claim).await;
+            (claim, outcome, tell)
+        }
+    }
+
+    /// Whether it is time to read everything once more: what there was no room for may have some by now.
+    fn is_to_be_read_again(&mut self, at: &mut Option<Instant>) -> bool {
+        if at.is_some_and(|at| at <= Instant::now()) {
+            return true;
+        }
+        if self.known.has_room_again() {
+            *at = at.or_else(|| Some(Instant::now() + self.ttl()));
+        }
+        false
     }
 
     fn refuse(&self, claims: impl Iterator<Item = (Claim, oneshot::Sender<Claimed>)>) {
@@ -433,11 +451,6 @@ impl Task {
             other
         });
     }
-}
-
-async fn answer(claimant: Claimant, claim: Claim, tell: oneshot::Sender<Claimed>) -> Answer {
-    let outcome = claimant.claim(&claim).await;
-    (claim, outcome, tell)
 }
 
 fn is_other(known: &Known, key: &Key) -> bool {

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use super::aliases::alias;
 use super::cluster::{self, Cluster};
 use super::family::PerFamily;
+use super::limits;
 use super::model::{Daemon, Network, Uplink};
 use super::overlay::{self, Places, RawVxlan};
 use super::problem::{Problem, What};
@@ -127,10 +128,10 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     }
     let uplink = settings.uplink;
     for section in root.sections("limits", &LIMITS, reporter) {
-        uplink::limits(&section, &mut settings, outside.as_mut(), reporter);
+        limits::limits(&section, &mut settings, outside.as_mut(), reporter);
     }
     for section in root.sections("timeouts", &TIMEOUTS, reporter) {
-        uplink::timeouts(&section, uplink, outside.as_mut(), reporter);
+        limits::timeouts(&section, uplink, outside.as_mut(), reporter);
     }
     let vxlan = root.sections("vxlan", &VXLAN, reporter);
     let clusters = root.sections("cluster", &CLUSTER, reporter);

@@ -15,6 +15,7 @@ mod edit;
 mod egress;
 mod family;
 mod host;
+mod limits;
 mod load;
 mod model;
 mod netns;

@@ -1,5 +1,4 @@
-//! `[uplink]` of a kind that takes packets, `[limits]` and `[timeouts]`: from keys to [`Outside`], and what networks may be
-//! beside it.
+//! `[uplink]` of a kind that takes packets: from keys to [`Outside`], and what networks may be beside it.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -9,14 +8,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::Family;
 use super::family::PerFamily;
 use super::load::{Setting, addresses, fill, setting};
-use super::model::{Daemon, Network, Uplink, mac_from_address};
+use super::model::{Network, Uplink, mac_from_address};
 use super::outside::{Device, Filtering, Limits, Outside, Timeouts, UPLINK};
 use super::problem::{Place, Problem};
 use super::registry::hosts;
 use super::report::{At, Reporter};
 use super::resolve::Facts;
 use super::schema::Section;
-use super::value::{self, Bounds, overlap};
+use super::value::{self, overlap};
 use super::value6;
 use super::vlan::vid;
 use super::zones::overlapping;
@@ -43,21 +42,17 @@ const OF_KINDS: [(&str, &[&str]); 14] = [
     ("parity", &["tap", "nic"]),
 ];
 
-/// Keys of `[limits]` that are about what is translated.
-const OF_CONNECTIONS: [&str; 5] =
-    ["connections", "connections_per_container", "mappings", "mappings_per_container", "fragments"];
-
 /// An uplink that takes packets, as far as it can be judged by itself.
 #[derive(Debug)]
 pub(super) struct RawOutside {
-    outside: Outside,
+    pub(super) outside: Outside,
     /// Where its addresses are written.
     spans: PerFamily<Option<Range<usize>>>,
     /// What it says of its addresses is not wrong.
     sound: bool,
 }
 
-const fn word(kind: Uplink) -> &'static str {
+pub(super) const fn word(kind: Uplink) -> &'static str {
     match kind {
         Uplink::None => "none",
         Uplink::Sockets => "sockets",
@@ -325,113 +320,6 @@ fn gateways(section: &Section<'_>, outside: &mut Outside, reporter: &mut Reporte
         Some(IpAddr::V6(v6)) => Some(v6),
         _ => host6.map(|host| host.addr()),
     };
-}
-
-/// `[limits]`.
-pub(super) fn limits(
-    section: &Section<'_>,
-    settings: &mut Daemon,
-    outside: Option<&mut RawOutside>,
-    reporter: &mut Reporter<'_>,
-) {
-    let mut limits = Limits::default();
-    let bounds = |key, low, high, why| Bounds { key, low, high, why };
-    let errors = &mut settings.icmp_errors;
-    let second = "ICMP errors a second; 0: none";
-    numbers(
-        section,
-        [
-            (bounds("icmp_errors", 0, 1_000_000, second), &mut errors.all),
-            (bounds("icmp_errors_per_container", 0, 1_000_000, second), &mut errors.per_container),
-        ],
-        reporter,
-    );
-    let connections = "connections, all of them held in memory";
-    let mappings = "an address has 64512 l4 ports for each protocol that are not reserved";
-    numbers(
-        section,
-        [
-            (bounds("connections", 64, 1 << 22, connections), &mut limits.connections),
-            (
-                bounds("connections_per_container", 0, 1 << 22, "0: as many as leave room for others"),
-                &mut limits.connections_per_container,
-            ),
-            (bounds("mappings", 64, 64_000, mappings), &mut limits.mappings),
-            (bounds("mappings_per_container", 1, 64_000, mappings), &mut limits.mappings_per_container),
-            (bounds("fragments", 16, 1 << 16, "packets whose fragments are followed"), &mut limits.fragments),
-        ],
-        reporter,
-    );
-    match outside {
-        Some(raw) => raw.outside.limits = limits,
-        // A wrong uplink has been reported.
-        None if settings.uplink.takes_packets() => {}
-        None => {
-            for key in OF_CONNECTIONS {
-                if let Some(span) = section.place(key) {
-                    let (kinds, kind) = (&["tap", "nic"][..], word(settings.uplink));
-                    reporter.add(&span, || Problem::OtherKind { key, kinds, kind });
-                }
-            }
-        }
-    }
-}
-
-/// `[timeouts]`.
-pub(super) fn timeouts(
-    section: &Section<'_>,
-    kind: Uplink,
-    outside: Option<&mut RawOutside>,
-    reporter: &mut Reporter<'_>,
-) {
-    let mut timeouts = Timeouts::default();
-    let seconds = |key, low, why| Bounds { key, low, high: 1_000_000, why };
-    numbers(
-        section,
-        [
-            (seconds("udp", 120, "seconds (RFC 4787 REQ-5: not less than two minutes)"), &mut timeouts.udp),
-            (
-                seconds("tcp_established", 7440, "seconds (RFC 5382 REQ-5: not less than 2 hours 4 minutes)"),
-                &mut timeouts.tcp_established,
-            ),
-            (
-                seconds("tcp_transitory", 240, "seconds (RFC 5382 REQ-5: not less than 4 minutes)"),
-                &mut timeouts.tcp_transitory,
-            ),
-            (seconds("icmp", 60, "seconds (RFC 5508 REQ-2: not less than 60)"), &mut timeouts.icmp),
-            (seconds("others", 60, "seconds; the usual is 300"), &mut timeouts.others),
-        ],
-        reporter,
-    );
-    match outside {
-        Some(raw) => raw.outside.timeouts = timeouts,
-        None => without_effect("[timeouts]", section, kind, reporter),
-    }
-}
-
-fn numbers<const N: usize>(
-    section: &Section<'_>,
-    keys: [(Bounds, &mut u32); N],
-    reporter: &mut Reporter<'_>,
-) {
-    for (bounds, field) in keys {
-        if let Some(at) = section.number(bounds.key)
-            && let Some(number) = reporter.check(&at.span, bounds.check(&at.value))
-        {
-            *field = number;
-        }
-    }
-}
-
-fn without_effect(what: &'static str, section: &Section<'_>, kind: Uplink, reporter: &mut Reporter<'_>) {
-    // A wrong uplink has been reported.
-    if !kind.takes_packets() {
-        reporter.add(&section.span, || Problem::OtherKind {
-            key: what,
-            kinds: &["tap", "nic"],
-            kind: word(kind),
-        });
-    }
 }
 
 /// What the networks of the file may be beside it.

@@ -8,8 +8,9 @@ use switch::parse::{PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 use switch::tick::Tick;
 use tokio::sync::oneshot;
 
-use super::changes::{done, refused, send};
+use super::changes::{done, send};
 use super::control::Control;
+use super::made::refused;
 use super::records::{Outcome, Then, Unsettled};
 use crate::api::rows::{ConnectionRow, Direction, NatRow, Transport};
 use crate::api::{Answer, ApiError, ApiErrorKind, ConnectionFilter, Publishing, Reply};

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::tables::Tables;
 use switch::snapshot::Snapshot;
 
-use super::changes::connect_all;
 use super::leases::Leases;
+use super::made::connect_all;
 use super::memory;
 use super::objects::Objects;
 use super::publish::all_up;

@@ -333,7 +333,7 @@ impl Control {
 
     fn join_network(&mut self, create: NetworkCreate) -> Result<(), crate::api::ApiError> {
         let mut wanted = self.desired.clone();
-        crate::engine::changes::add_network(&mut wanted, &create)?;
+        crate::engine::made::add_network(&mut wanted, &create)?;
         self.refit_underlay(&mut wanted);
         tracing::info!(network = create.name, vni = create.vni, "a network of the cluster is here now");
         self.desired = wanted;
