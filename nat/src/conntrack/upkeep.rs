@@ -52,9 +52,11 @@ impl Conntrack {
 
     fn mark(&self, record: &Connection, pass: u64) {
         let (proto, inside, _) = ends(&record.key);
-        if let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto))
-            && let Some(held) = self.mappings_of(class, inside.end.address).hold(at)
-        {
+        let (Some(at), Some(class)) = (self.mapping_of(record), Class::of(proto)) else { return };
+        let mappings = self.mappings_of(class, inside.end.address);
+        // Most were met by another connection before: to write that again would take the line from whoever translates.
+        let unmet = mappings.get(at).is_some_and(|mapping| mapping.value[MARK] < pass);
+        if unmet && let Some(held) = mappings.hold(at) {
             held.value()[MARK].fetch_max(pass, Ordering::Relaxed);
         }
     }

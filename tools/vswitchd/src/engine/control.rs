@@ -47,8 +47,12 @@ pub const WAITING_POLL: Duration = Duration::from_millis(200);
 /// The pace of ageing.
 const AGEING_POLL: Duration = Duration::from_secs(1);
 
-/// The time between passes over all connections.
+/// The time between passes over all connections, and how many times as long as a pass itself it is at least: many
+/// connections must not make each packet dearer. What is over is so without a pass.
 const CONNECTIONS_PACE: Duration = Duration::from_secs(5);
+const CONNECTIONS_REST: u32 = 400;
+/// However long a pass takes: until then an l4 port of ours may wait for its next user.
+const CONNECTIONS_LONGEST: Duration = Duration::from_secs(60);
 
 /// The control plane.
 pub struct Control {
@@ -90,8 +94,8 @@ pub struct Control {
     pub(super) relearned: Vec<(NetworkId, PortId)>,
     /// Ports that are free again: connections of theirs go before others get their numbers.
     pub(super) gone: Vec<PortId>,
-    /// Connections that are over are being cleared away.
-    pub(super) ageing_connections: bool,
+    /// When connections that are over are next cleared away; `None`: that is under way.
+    next_pass: Option<Instant>,
     /// What was published before: dropped here, not on a packet's way.
     retired: Option<Arc<Snapshot<Tables>>>,
     /// Something is wanted or gone: [`Control::reconcile`] has work.
@@ -100,7 +104,6 @@ pub struct Control {
     pub(super) unpublished: bool,
     pub(super) started: Instant,
     last_ageing: Instant,
-    last_pass: Instant,
     ready: bool,
     /// The listening control socket.
     pub(super) listener: Arc<OwnedFd>,
@@ -200,13 +203,12 @@ impl Control {
             moved: Vec::new(),
             relearned: Vec::new(),
             gone: Vec::new(),
-            ageing_connections: false,
+            next_pass: Some(Instant::now() + CONNECTIONS_PACE),
             retired: None,
             unreconciled: false,
             unpublished: false,
             started: Instant::now(),
             last_ageing: Instant::now(),
-            last_pass: Instant::now(),
             ready: false,
             listener,
             handover: Some(handover),
@@ -350,11 +352,19 @@ impl Control {
             if let Some(returns) = self.networks.returns() {
                 returns.age(now);
             }
-            if self.last_pass.elapsed() >= CONNECTIONS_PACE {
-                self.last_pass = Instant::now();
+            if let Some(nat) = &self.snapshot.load().tables.nat {
+                nat.fragments.age(now);
+            }
+            if self.next_pass.is_some_and(|at| Instant::now() >= at) {
+                self.next_pass = None;
                 self.age_connections();
             }
         }
+    }
+
+    pub(super) fn connections_aged(&mut self, took: Duration) {
+        let rest = took.saturating_mul(CONNECTIONS_REST).clamp(CONNECTIONS_PACE, CONNECTIONS_LONGEST);
+        self.next_pass = Some(Instant::now() + rest);
     }
 
     /// Something is wanted that was not, or the other way round.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nat::conntrack::{ConnectionRow as Tracked, Rule};
 use nat::sockets::Connection;
@@ -166,8 +166,8 @@ pub enum Outcome {
     Claimed((String, IpAddr), Claimed),
     /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
     HandedOver(Option<AsyncChannel>),
-    /// Connections that were over have been cleared away.
-    Aged,
+    /// Connections that were over have been cleared away; it took so long.
+    Aged(Duration),
     /// Nothing to do.
     Nothing,
 }

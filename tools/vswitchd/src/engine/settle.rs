@@ -69,7 +69,7 @@ impl Control {
                 self.handing_over = false;
                 self.heir = heir;
             }
-            Outcome::Aged => self.ageing_connections = false,
+            Outcome::Aged(took) => self.connections_aged(took),
             Outcome::Nothing => {}
         }
     }

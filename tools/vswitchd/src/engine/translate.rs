@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use nat::conntrack::{self, Conntrack, EndPoint, Inside, Rule, Rules};
 use nat::fragments::Fragments;
@@ -247,18 +248,15 @@ impl Control {
         });
     }
 
-    /// Clears away what is over, unless that is under way still.
+    /// Clears away what is over ([`Outcome::Aged`]).
     pub(super) fn age_connections(&mut self) {
         let snapshot = self.snapshot.load_full();
-        if snapshot.tables.nat.is_none() || std::mem::replace(&mut self.ageing_connections, true) {
-            return;
-        }
         self.jobs.spawn_blocking(move || {
+            let began = Instant::now();
             if let Some(nat) = &snapshot.tables.nat {
                 nat.conntrack.age(&nat.rules, Tick::now());
-                nat.fragments.age(Tick::now());
             }
-            Outcome::Aged
+            Outcome::Aged(began.elapsed())
         });
     }
 
