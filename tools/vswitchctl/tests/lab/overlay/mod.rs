@@ -5,6 +5,7 @@ mod hosts;
 mod kernel;
 mod labs;
 mod strangers;
+mod trace;
 
 use serde_json::Value;
 
