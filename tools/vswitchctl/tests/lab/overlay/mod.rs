@@ -4,6 +4,7 @@ mod cluster;
 mod hosts;
 mod kernel;
 mod labs;
+mod leases;
 mod strangers;
 mod trace;
 
