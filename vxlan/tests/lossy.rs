@@ -148,6 +148,8 @@ struct Place {
     address: SocketAddr,
     /// Segments that came out towards the host.
     out: u64,
+    /// Super-frames: of the host, and for it.
+    together: [u64; 2],
 }
 
 /// How bad the underlay is, in percent of datagrams.
@@ -238,6 +240,7 @@ impl Place {
             coalescer: Coalescer::new(512),
             address,
             out: 0,
+            together: [0; 2],
         }
     }
 
@@ -262,6 +265,7 @@ impl Place {
                 self.wire.came.push_back(frame);
                 continue;
             }
+            self.together[1] += 1;
             for index in 0..count {
                 let len = segment::segment(&frame, &meta, index, &mut room).unwrap();
                 self.wire.came.push_back(room[..len].to_vec());
@@ -271,7 +275,7 @@ impl Place {
 
     /// What the host says, as a kernel with segmentation offload would: segments of a stream at once, where there are some.
     fn inject(&mut self) {
-        let Self { wire, coalescer, worker, .. } = self;
+        let Self { wire, coalescer, worker, together, .. } = self;
         let mut buffer = Vec::new();
         let mut inners = Vec::new();
         for frame in wire.leaves.drain(..) {
@@ -288,6 +292,7 @@ impl Place {
         for out in coalescer.outs() {
             let len = coalescer.write(&buffer, out, &mut to).unwrap();
             let (vnet, frame) = VnetHdr::read_from_prefix(&to[..len]).unwrap();
+            together[0] += u64::from(out.count > 1);
             worker.io.io.0.inject(NEAR, &vnet, frame);
         }
     }
@@ -375,7 +380,7 @@ struct World {
 impl World {
     fn new(quality: &Quality) -> Self {
         let relay = |which: u8| {
-            let socket = UdpSocket::bind(([127, 0, 1, which + 1], 0)).unwrap();
+            let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 1, which + 1], 0))).unwrap();
             socket.set_nonblocking(true).unwrap();
             socket
         };
@@ -466,6 +471,7 @@ fn everybody_speaks(quality: &Quality) -> BTreeMap<&'static str, u64> {
     world.settle();
     let mut names = BTreeMap::new();
     for place in &world.places {
+        assert!(place.together.iter().all(|count| *count > 0), "no super-frame: {:?}", place.together);
         let dropped = DropReason::ALL.iter().map(|reason| (reason.name(), place.dropped(*reason)));
         let dropped: Vec<_> = dropped.filter(|(_, count)| *count > 0).collect();
         let total: u64 = dropped.iter().map(|(_, count)| count).sum();

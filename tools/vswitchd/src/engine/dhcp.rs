@@ -222,7 +222,9 @@ impl Control {
         self.leases.changed(ended);
         self.unpublished |= ended;
         self.leases.save();
-        self.claim_leases();
+        if self.desired.networks.iter().any(|network| network.dhcp && network.vni.is_some()) {
+            self.claim_leases(); // what was kept for a client that did not come is free
+        }
     }
 
     /// The leases of a network.

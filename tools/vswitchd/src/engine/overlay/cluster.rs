@@ -1,7 +1,8 @@
 //! This host's part in a cluster, as the control plane has it: what it says, what it is told, and whose addresses are.
 //!
 //! An interface of a network with a `vni` is attached once its addresses are granted: no two hosts hand out one address.
-//! Where etcd does not answer it is attached all the same, and asked for again: what runs without it goes on.
+//! Where etcd does not answer it is attached all the same, and asked for again: what runs without it goes on. What DHCP lends
+//! is another matter: nobody has it yet, so without a grant nobody gets it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
