@@ -32,7 +32,8 @@ fn a_trace_says_which_host(host: Host) {
     let lab = Lab::new(host, 2, false, &Wanted::default());
     let [one, two] = &lab.daemons[..] else { panic!("two daemons") };
     let to = "--from c --to 10.1.0.12 --dst-mac 02:42:0a:01:00:0c";
-    is(&trace(one, to), "flood", None, "on other hosts to 198.18.1.2");
+    let nobody = "--from c --to 10.1.0.12 --dst-mac 02:42:0a:01:00:63";
+    is(&trace(one, nobody), "flood", None, "on other hosts to 198.18.1.2");
     one.ping("c", "10.1.0.12");
     let row = trace(one, to);
     is(&row, "forward", None, "is behind host 198.18.1.2 (port 4095): learned from there");
