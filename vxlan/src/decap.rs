@@ -3,6 +3,7 @@
 //!
 //! One layer is taken off, never more: VXLAN inside the frame is the payload of whoever sent it.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use switch::checksum::pseudo;
@@ -14,6 +15,7 @@ use switch::port::PortId;
 use switch::vnet::VnetHdr;
 
 use crate::ecn::{self, Ecn};
+use crate::settings::Settings;
 use crate::wire::{Repr, VxlanHdr, WireError};
 
 /// Offset of the checksum in a TCP header, bytes.
@@ -61,6 +63,18 @@ pub enum DecapError {
     Frame(DropReason),
 }
 
+impl From<DecapError> for DropReason {
+    fn from(error: DecapError) -> Self {
+        match error {
+            DecapError::Wire(_) => Self::VxlanMalformed,
+            DecapError::Congested => Self::VxlanCongested,
+            DecapError::Tagged => Self::VxlanTagged,
+            DecapError::BadSource => Self::BadSourceMac,
+            DecapError::Frame(reason) => reason,
+        }
+    }
+}
+
 /// The datagrams of what one call received: `range` of its buffer has one, or several of `size` bytes, the last one perhaps
 /// shorter (`UDP_GRO`). A datagram may be empty.
 pub fn datagrams(range: Range<usize>, size: Option<u16>) -> impl Iterator<Item = Range<usize>> {
@@ -69,6 +83,28 @@ pub fn datagrams(range: Range<usize>, size: Option<u16>) -> impl Iterator<Item =
     let first = std::iter::once(start..start.saturating_add(size).min(end));
     let more = (start..end).step_by(size).skip(1);
     first.chain(more.map(move |start| start..start.saturating_add(size).min(end)))
+}
+
+/// The frame in one datagram from `from`, which begins at `at` of its buffer, and the port it came by: whether there is such
+/// a network, whether the sender is known to be on it, and whether the frame is sound, in this order.
+///
+/// # Errors
+/// Whose it is, as far as that is known, and why there is no frame in it.
+pub fn open(
+    settings: &Settings,
+    from: IpAddr,
+    datagram: &mut [u8],
+    at: usize,
+    outer: Ecn,
+) -> Result<(PortId, Inner), (PortId, DropReason)> {
+    let of_nobody = |reason| (PortId::NOBODY, reason);
+    let header =
+        Repr::parse(datagram, settings.reserved).map_err(|_| of_nobody(DropReason::VxlanMalformed))?;
+    let mtu = settings.mtu(header.vni).ok_or(of_nobody(DropReason::VxlanUnknownVni))?;
+    // RFC 7348 section 7: nothing but the outer address says who it is from.
+    let port = settings.port(from, header.vni).ok_or(of_nobody(DropReason::VxlanUnknownVtep))?;
+    let inner = inner(datagram, at, header, outer, mtu).map_err(|error| (port, error.into()))?;
+    Ok((port, inner))
 }
 
 /// The frame in one datagram with this header, which begins at `at` of its buffer and came with `outer` in its outer

@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use foldhash::fast::FixedState;
 use switch::checksum::sum;
+use switch::drop::DropReason;
 use switch::flow::{Csum, Fragment, L3, Meta};
 use switch::parse::{PROTO_TCP, PROTO_UDP};
 use switch::segment;
@@ -77,6 +78,16 @@ pub enum EncapError {
     Malformed,
 }
 
+impl From<EncapError> for DropReason {
+    fn from(error: EncapError) -> Self {
+        match error {
+            EncapError::TooBig { .. } => Self::TooBig,
+            EncapError::NoRoom => Self::TxFull,
+            EncapError::Malformed => Self::TxError,
+        }
+    }
+}
+
 /// A frame on its way into the tunnel: one send after the other.
 #[derive(Debug)]
 pub struct Encap<'a> {
@@ -135,6 +146,16 @@ impl<'a> Encap<'a> {
             return Err(EncapError::TooBig { mtu: underlay.inner_mtu(meta.l3_off) });
         }
         Ok(Self { frame, meta, header: VxlanHdr::new(vni), shape, next: 0 })
+    }
+
+    /// Datagrams that it becomes.
+    pub const fn datagrams(&self) -> usize {
+        self.shape.count as usize
+    }
+
+    /// Bytes of the longest of them.
+    pub const fn longest(&self) -> usize {
+        VxlanHdr::LEN + self.shape.rewritten as usize + self.shape.size as usize
     }
 
     /// Bytes of scratch memory that all sends together use.

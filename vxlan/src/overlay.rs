@@ -25,13 +25,12 @@ use switch::sys::mmsg::{self, Incoming, MESSAGES};
 use switch::tick::Tick;
 
 use crate::coalesce::Coalescer;
-use crate::decap::{self, DecapError};
+use crate::decap;
 use crate::ecn::Ecn;
-use crate::encap::{Encap, EncapError, way};
+use crate::encap::{Encap, way};
 use crate::outbox::{Letter, Outbox};
 use crate::settings::{OverlayCounters, Published, Remote, Settings};
 use crate::sockets::Sockets;
-use crate::wire::Repr;
 
 /// Bytes of one receive: the longest datagram, or as many as `UDP_GRO` puts together.
 const EACH: usize = 1 << 16;
@@ -172,7 +171,7 @@ impl<I: Io> Overlay<I> {
         let ways = self.sockets.as_ref().ok_or(DropReason::TxDown)?.senders.len();
         let bytes = pool.bytes(frame);
         let way = way(bytes, meta, ways);
-        let mut encap = Encap::new(bytes, meta, remote.vni, remote.underlay).map_err(reason)?;
+        let mut encap = Encap::new(bytes, meta, remote.vni, remote.underlay)?;
         if !self.outbox.has_room(way, encap.scratch()) {
             return Err(DropReason::TxFull);
         }
@@ -186,7 +185,7 @@ impl<I: Io> Overlay<I> {
                 Err(error) => {
                     // Nothing goes of a frame that does not go whole.
                     self.outbox.take_back(way, before);
-                    return Err(reason(error));
+                    return Err(error.into());
                 }
             }
         }
@@ -275,41 +274,14 @@ impl<I: Io> Overlay<I> {
     ) -> Result<(), (PortId, DropReason)> {
         let Inbox { buffer, coalescer, .. } = &mut self.inbox;
         let start = range.start;
-        let malformed = (PortId::NOBODY, DropReason::VxlanMalformed);
-        let datagram = buffer.get_mut(range).ok_or(malformed)?;
-        let header = Repr::parse(datagram, self.settings.reserved).map_err(|_| malformed)?;
-        let mtu = self.settings.mtu(header.vni).ok_or((PortId::NOBODY, DropReason::VxlanUnknownVni))?;
-        // RFC 7348 section 7: nothing but the outer address says who it is from.
-        let port = self.settings.port(from, header.vni);
-        let port = port.ok_or((PortId::NOBODY, DropReason::VxlanUnknownVtep))?;
-        self.counters.reserved.add(u64::from(header.reserved));
-        let inner = decap::inner(datagram, start, header, outer, mtu);
-        let inner = inner.map_err(|error| (port, refused(error)))?;
+        let datagram = buffer.get_mut(range).ok_or((PortId::NOBODY, DropReason::VxlanMalformed))?;
+        let (port, inner) = decap::open(&self.settings, from, datagram, start, outer)?;
+        self.counters.reserved.add(u64::from(inner.header.reserved));
         if coalescer.add(buffer, u32::from(port.0), &inner) {
             Ok(())
         } else {
             Err((port, DropReason::VxlanFull))
         }
-    }
-}
-
-/// Why the port did not take it.
-const fn reason(error: EncapError) -> DropReason {
-    match error {
-        EncapError::TooBig { .. } => DropReason::TooBig,
-        EncapError::NoRoom => DropReason::TxFull,
-        EncapError::Malformed => DropReason::TxError,
-    }
-}
-
-/// Why there is no frame in it.
-const fn refused(error: DecapError) -> DropReason {
-    match error {
-        DecapError::Wire(_) => DropReason::VxlanMalformed,
-        DecapError::Congested => DropReason::VxlanCongested,
-        DecapError::Tagged => DropReason::VxlanTagged,
-        DecapError::BadSource => DropReason::BadSourceMac,
-        DecapError::Frame(reason) => reason,
     }
 }
 

@@ -91,9 +91,14 @@ impl Settings {
         self.sockets.get(worker)
     }
 
+    /// There are sockets: what is for remotes can be sent.
+    pub fn is_open(&self) -> bool {
+        !self.sockets.is_empty()
+    }
+
     /// The remote that a port is.
     #[inline]
-    pub(crate) fn remote(&self, port: PortId) -> Option<&Remote> {
+    pub fn remote(&self, port: PortId) -> Option<&Remote> {
         self.remotes.get(port.index())?.as_ref()
     }
 

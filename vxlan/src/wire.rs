@@ -71,6 +71,11 @@ impl VxlanHdr {
         Self { flags: HAS_VNI, reserved: [0; 3], vni: vni.to_bytes(), last: 0 }
     }
 
+    /// As it is sent.
+    pub fn bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
     /// The VNI, where the I flag says that there is one.
     pub const fn vni(&self) -> Option<Vni> {
         if self.flags & HAS_VNI != 0 { Some(Vni::from_bytes(self.vni)) } else { None }

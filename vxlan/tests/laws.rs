@@ -14,3 +14,5 @@ mod maker;
 mod packets;
 #[path = "laws/received.rs"]
 mod received;
+#[path = "laws/tunnel.rs"]
+mod tunnel;

@@ -18,14 +18,21 @@ const LONGEST: u64 = 1 << 20;
 /// A packet, described or whole.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["to", "hex"]))]
+#[command(group = ArgGroup::new("sender").required(true).args(["from", "vtep"]))]
 #[command(group = ArgGroup::new("protocol").args(["tcp", "udp", "icmp", "arp"]))]
 pub struct Trace {
     /// The container that sends it
     #[arg(long, value_name = "CONTAINER")]
-    pub from: String,
+    pub from: Option<String>,
     /// Its interface [default: its only one]
-    #[arg(long)]
+    #[arg(long, requires = "from")]
     pub interface: Option<String>,
+    /// Another host that sends it in VXLAN instead, by its address on the underlay
+    #[arg(long, value_name = "ADDRESS")]
+    pub vtep: Option<IpAddr>,
+    /// The network that it names [default: the only one with a vni]
+    #[arg(long, requires = "vtep")]
+    pub vni: Option<u32>,
     /// Its destination
     #[arg(long, value_name = "ADDRESS")]
     pub to: Option<IpAddr>,
@@ -41,10 +48,10 @@ pub struct Trace {
     /// An ARP request for the destination
     #[arg(long)]
     pub arp: bool,
-    /// Source address [default: the container's]
+    /// Source address [default: the container's, or one that is known behind the host]
     #[arg(long, value_name = "ADDRESS")]
     pub src_ip: Option<IpAddr>,
-    /// Source MAC [default: the container's]
+    /// Source MAC [default: the container's, or that of the address behind the host]
     #[arg(long, value_name = "MAC")]
     pub src_mac: Option<MacAddr>,
     /// Destination MAC [default: the gateway's, or that of the destination]
@@ -87,7 +94,7 @@ pub fn trace(client: &Client, as_json: bool, what: Trace) -> Result<String, Fail
 }
 
 fn ask(what: Trace) -> Result<TraceAsk, Failure> {
-    let Trace { from, interface, to, tcp, udp, icmp, arp, hex, .. } = what;
+    let Trace { from, interface, vtep, vni, to, tcp, udp, icmp, arp, hex, .. } = what;
     let hex = match hex.as_deref() {
         Some("-") => Some(stdin()?),
         _ => hex,
@@ -109,7 +116,7 @@ fn ask(what: Trace) -> Result<TraceAsk, Failure> {
         vlan: what.vlan,
         flags: what.flags,
     });
-    Ok(TraceAsk { from, interface, hex, packet })
+    Ok(TraceAsk { from, interface, vtep, vni, hex, packet })
 }
 
 fn stdin() -> Result<String, Failure> {
@@ -198,7 +205,12 @@ fn text(row: &TraceRow) -> String {
 }
 
 fn place(port: &TracePort) -> String {
-    format!("{} {} (port {}, network {})", port.container, port.iface, port.port, port.network)
+    let TracePort { port, network, container, iface, .. } = port;
+    match port {
+        Some(port) => format!("{container} {iface} (port {port}, network {network})"),
+        // A host that is not known.
+        None => format!("{container} {iface}"),
+    }
 }
 
 /// As tcpdump has it.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,15 +16,19 @@ use switch::io::Wait;
 use switch::io::mem::MemIo;
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
-use switch::snapshot::Snapshot;
+use switch::snapshot::{Port, Remote as SnapshotRemote, Snapshot};
 use switch::stats::Counters;
 use switch::tick::Tick;
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
-use vswitchd::api::rows::{Fate, Hop};
+use vswitchd::api::rows::{Fate, Hop, ToldBy, TraceRow};
 use vswitchd::policy::House;
 use vswitchd::tables::Tables;
-use vswitchd::trace::{Names, Run, line, run, tell};
+use vswitchd::trace::{self, Arrived, Hosts, Names, Run, line, refused, run, tell};
+use vxlan::encap::Underlay;
+use vxlan::settings::{Remote, Settings};
+use vxlan::sockets::Sockets;
+use vxlan::wire::{Reserved, Vni};
 
 /// What a lab is like: three networks of two containers, and a prefix behind one of them.
 #[derive(Debug, Clone)]
@@ -254,6 +258,7 @@ type Sending = (PortId, VnetHdr, Vec<u8>);
 struct Lab {
     worker: Worker<MemIo, House>,
     snapshot: Arc<ArcSwap<Snapshot<Tables>>>,
+    overlay: Arc<Settings>,
 }
 
 impl Lab {
@@ -267,12 +272,14 @@ impl Lab {
         let io = MemIo::new(PORTS);
         let mut worker = Worker::new(io, 128, usize::from(PORTS), Arc::clone(&snapshot), house);
         worker.io.now = Tick::from_secs(1000);
-        Self { worker, snapshot }
+        Self { worker, snapshot, overlay: Arc::default() }
     }
 
     fn trace(&self, port: u16, frame: &[u8]) -> Run {
         let snapshot = self.snapshot.load();
-        run(&snapshot, PortId(port), &VnetHdr::default(), frame, self.worker.io.now).unwrap().unwrap()
+        run(&snapshot, &self.overlay, PortId(port), &VnetHdr::default(), frame, self.worker.io.now)
+            .unwrap()
+            .unwrap()
     }
 
     /// Everything that a trace must leave as it is: counters, FDBs with their ages and counters, neighbours.
@@ -561,11 +568,171 @@ fn a_later_fragment_waits_for_its_first() {
     assert_eq!(said.map(String::as_str), Some(waits), "{row:#?}");
 }
 
+/// Network n0 with two other hosts: port 20 is 198.18.1.2, which has a MAC that was told, and port 21 is 198.18.1.3, to
+/// which a path is narrow and which gets nothing that is for all.
+fn with_hosts() -> (Lab, Names) {
+    let mut lab = Lab::new(&OPEN);
+    let mut snapshot = (*lab.snapshot.load_full()).clone();
+    let mut ports: Vec<_> = snapshot.ports.iter().cloned().collect();
+    ports.resize(22, None);
+    let vni = Vni::new(100).unwrap();
+    let mut hosts = Hosts { local: Some("198.18.1.1:4789".parse().unwrap()), ..Hosts::default() };
+    let mut remotes = Vec::new();
+    let mut members = snapshot.networks[0].as_ref().unwrap().members.to_vec();
+    for (port, last, path, floods, told) in
+        [(20, 2, 1550, true, ToldBy::Peer), (21, 3, 550, false, ToldBy::Static)]
+    {
+        let remote = SnapshotRemote { learns: true, floods, mtu: (port == 21).then_some(500) };
+        let of = Port::new(NetworkId(0), MacAddr::ZERO, Box::default());
+        ports[port] = Some(Port { remote: Some(remote), ..of });
+        let vtep = IpAddr::from([198, 18, 1, last]);
+        let underlay = Underlay::new(path, false).unwrap();
+        let address = SocketAddr::new(vtep, 4789);
+        remotes.push((PortId(port as u16), Remote { address, vni, underlay, mtu: 1500 }));
+        let mtu = path - 50;
+        hosts.by_port.insert(PortId(port as u16), trace::Host { vtep, vni: 100, told, mtu });
+        members.push(PortId(port as u16));
+    }
+    snapshot.ports = ports.into_boxed_slice();
+    let network = snapshot.networks[0].as_mut().unwrap();
+    network.members = members.into_boxed_slice();
+    for (mac, port) in [(TOLD, 20), (FAR, 21)] {
+        network.fdb.add_static(0, mac, PortId(port), Tick::from_secs(1000)).unwrap();
+    }
+    network.fdb.learn(0, LEARNED, PortId(20), Tick::from_secs(1000));
+    hosts.macs.extend([((NetworkId(0), TOLD), ToldBy::Cluster), ((NetworkId(0), FAR), ToldBy::Static)]);
+    let sockets = Sockets::open(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap();
+    let networks = [(vni, 1500)];
+    let settings = Settings::new(Box::new([Arc::new(sockets)]), Reserved::Accept, networks, remotes);
+    lab.overlay = Arc::new(settings.unwrap());
+    lab.snapshot.store(Arc::new(snapshot));
+    let names = Names { hosts, ..names() };
+    (lab, names)
+}
+
+const TOLD: MacAddr = MacAddr([2, 0, 0, 0, 2, 1]);
+const LEARNED: MacAddr = MacAddr([2, 0, 0, 0, 2, 2]);
+const FAR: MacAddr = MacAddr([2, 0, 0, 0, 3, 1]);
+
+/// A bridged frame from port 0's container to a MAC.
+fn to_mac(mac: MacAddr, payload: usize) -> Vec<u8> {
+    let mut frame = Sent { payload, ..plain(0, Host::Port(1), 2) }.frame();
+    frame[..6].copy_from_slice(&mac.0);
+    frame
+}
+
+fn said_of(row: &TraceRow) -> Vec<String> {
+    let lines = row.steps.iter().flat_map(|step| step.lines.iter().map(move |it| (step.hop, it)));
+    lines.map(|(hop, line)| format!("{hop} {line}")).collect()
+}
+
+#[test]
+fn other_hosts_are_told_with_who_says_so() {
+    let (lab, names) = with_hosts();
+    let traced = |port: u16, frame: &[u8]| tell(&lab.trace(port, frame), frame, &lab.snapshot.load(), &names);
+    let row = traced(0, &to_mac(TOLD, 100));
+    assert_eq!(row.verdict, Fate::Forward, "{row:#?}");
+    let said = said_of(&row);
+    for words in [
+        "decide 02:00:00:00:02:01 is behind host 198.18.1.2 (port 20): the cluster says so",
+        "tx VXLAN of VNI 100, 198.18.1.1 > 198.18.1.2:4789: one packet of 178 bytes",
+    ] {
+        assert!(said.iter().any(|line| line == words), "no {words:?} in {said:#?}");
+    }
+    let there = &row.out[0].ports[0];
+    assert_eq!((there.container.as_str(), there.iface.as_str()), ("-vtep", "198.18.1.2"));
+    let tunnel = there.tunnel.as_ref().unwrap();
+    assert_eq!((tunnel.vni, tunnel.told, tunnel.datagrams, tunnel.length), (100, Some(ToldBy::Peer), 1, 178));
+    let said = said_of(&traced(0, &to_mac(LEARNED, 100)));
+    let learned = "decide 02:00:00:00:02:02 is behind host 198.18.1.2 (port 20): learned from there";
+    assert!(said.iter().any(|line| line == learned), "{said:#?}");
+    // For everybody: to whom, and to whom not.
+    let row = traced(0, &to_mac(MacAddr::BROADCAST, 100));
+    assert_eq!(row.verdict, Fate::Flood);
+    let said = said_of(&row);
+    let others = "decide on other hosts to 198.18.1.2; 1 that `[[vxlan.static]]` names or the group has get none by themselves";
+    assert!(said.iter().any(|line| line == others), "{said:#?}");
+    // Too long for the way: whoever sends it is told, and what is said is not taken for the packet.
+    let row = traced(0, &to_mac(FAR, 700));
+    assert_eq!((row.verdict, row.reason.as_deref()), (Fate::Drop, Some("too_big")), "{row:#?}");
+    let narrow = "tx the way to 198.18.1.3 takes IP packets of 500 bytes";
+    assert!(said_of(&row).iter().any(|line| line == narrow), "{row:#?}");
+    assert!(row.out.iter().all(|out| out.made), "{row:#?}");
+}
+
+#[test]
+fn what_another_host_sends_is_told_with_what_is_not_believed() {
+    let (lab, names) = with_hosts();
+    let traced = |frame: &[u8]| tell(&lab.trace(20, frame), frame, &lab.snapshot.load(), &names);
+    let from = |src: MacAddr, dst: MacAddr| {
+        let mut frame = Sent { src: Host::Other(9), ..plain(0, Host::Port(0), 2) }.frame();
+        frame[..6].copy_from_slice(&dst.0);
+        frame[6..12].copy_from_slice(&src.0);
+        frame
+    };
+    let row = traced(&from(TOLD, Host::Port(0).mac()));
+    assert_eq!(row.from.tunnel.as_ref().map(|it| (it.vni, it.told)), Some((100, Some(ToldBy::Peer))));
+    let said = said_of(&row);
+    assert_eq!(
+        said[..2],
+        [
+            "rx VXLAN of VNI 100, 198.18.1.2 > 198.18.1.1:4789: one packet of 86 bytes",
+            "rx 198.18.1.2 is on n0: `peers` names it"
+        ]
+    );
+    // A container's MAC from outside; the gateway's; from one host to another, and for all.
+    for (src, dst, reason, words) in [
+        (
+            Host::Port(0).mac(),
+            Host::Port(1).mac(),
+            Some("spoofed_mac"),
+            "admit 02:42:0a:00:00:0a was given to c0 eth0 (port 0) (spoof = \"claimed\")",
+        ),
+        (
+            Host::Gateway(0).mac(),
+            Host::Port(1).mac(),
+            None,
+            "learn 02:42:0a:00:00:01 is the gateway's, which is on every host: not learned",
+        ),
+        (
+            LEARNED,
+            FAR,
+            Some("split_horizon"),
+            "decide 02:00:00:00:03:01 is behind host 198.18.1.3 (port 21): `[[vxlan.static]]` says so",
+        ),
+        (
+            LEARNED,
+            MacAddr::BROADCAST,
+            None,
+            "decide to no other host: who sent it has sent it there as well (split horizon)",
+        ),
+    ] {
+        let row = traced(&from(src, dst));
+        assert_eq!(row.reason.as_deref(), reason, "{row:#?}");
+        let said = said_of(&row);
+        assert!(said.iter().any(|line| line == words), "no {words:?} in {said:#?}");
+    }
+    // Whoever is heard here is not learned there.
+    let roams = MacAddr([2, 0, 0, 0, 9, 9]);
+    let here = lab.snapshot.load();
+    here.network(NetworkId(0)).unwrap().fdb.learn(0, roams, PortId(1), Tick::from_secs(1000));
+    let said = said_of(&traced(&from(roams, Host::Port(0).mac())));
+    let stays = "learn 02:00:00:00:09:09 stays at c1 eth0 (port 1): whoever is heard here is not learned from another host";
+    assert!(said.iter().any(|line| line == stays), "{said:#?}");
+    // Of datagrams that no port sent there is a row all the same.
+    let arrived = Arrived { vtep: IpAddr::from([198, 18, 1, 9]), vni: 100 };
+    let frame = from(TOLD, Host::Port(0).mac());
+    let row = refused(&arrived, PortId::NOBODY, DropReason::VxlanUnknownVtep, &frame, &names);
+    assert_eq!((row.from.port, row.reason.as_deref()), (None, Some("vxlan_unknown_vtep")));
+    let known = "rx known on VNI 100: 198.18.1.2, 198.18.1.3";
+    assert_eq!(said_of(&row).last().map(String::as_str), Some(known));
+}
+
 #[test]
 fn no_port_no_trace_and_any_length_is_taken() {
     let lab = Lab::new(&OPEN);
     let snapshot = lab.snapshot.load();
-    let none = run(&snapshot, PortId(99), &VnetHdr::default(), &[], Tick::from_secs(1));
+    let none = run(&snapshot, &Arc::default(), PortId(99), &VnetHdr::default(), &[], Tick::from_secs(1));
     assert!(none.unwrap().is_none());
     for (length, reason) in [
         (0, DropReason::TruncatedFrame),

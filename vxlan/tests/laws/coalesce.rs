@@ -87,7 +87,7 @@ fn joined(frames: &[Vec<u8>]) -> Vec<Write> {
 }
 
 /// The frame without identification and header checksum, where Don't Fragment is set.
-fn without_id(mut frame: Vec<u8>) -> Vec<u8> {
+pub fn without_id(mut frame: Vec<u8>) -> Vec<u8> {
     if frame[12..14] == [8, 0] && frame[20] & 0x40 != 0 {
         frame[18..20].fill(0);
         frame[24..26].fill(0);

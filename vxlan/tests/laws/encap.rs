@@ -17,7 +17,7 @@ fn vni() -> Vni {
 }
 
 /// All datagrams of a frame, as they are on the wire, in scratch memory of so many bytes.
-fn datagrams(frame: &[u8], packet: &Packet, underlay: Underlay, scratch: usize) -> Vec<Vec<u8>> {
+pub fn datagrams(frame: &[u8], packet: &Packet, underlay: Underlay, scratch: usize) -> Vec<Vec<u8>> {
     let mut scratch = vec![0x5a; scratch];
     let mut encap = Encap::new(frame, &packet.meta, vni(), underlay).unwrap();
     let mut all = Vec::new();

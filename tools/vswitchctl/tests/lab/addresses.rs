@@ -143,7 +143,7 @@ fn leases(daemon: &Daemon) -> Vec<(String, String)> {
 }
 
 /// By unicast, as a client does that has its address: renews it, says which message answered, gives it back.
-const RENEW_AND_RELEASE: &str = "\
+pub const RENEW_AND_RELEASE: &str = "\
 import socket, sys
 ip = socket.inet_aton(sys.argv[1])
 server = socket.inet_aton('10.1.0.1')

@@ -23,6 +23,7 @@ pub use stats::{Stats, StatsRow, WorkerRow};
 pub use status::{IoStatus, LimitStatus, OffloadStatus, PortCounts, Status};
 pub use trace::{
     Fate, Hop, TcpFlag, TraceAsk, TraceDescribed, TraceOut, TracePacket, TracePort, TraceRow, TraceStep,
+    TraceTunnel,
 };
 pub use vxlan::{OverlayStatus, ToldBy, VtepRow};
 pub use words::{

@@ -5,6 +5,10 @@
 //! server on a network of ours: a client that asks for what is not its own is told so at once, and one that renews a
 //! lease nobody remembers gets it if it is free.
 //!
+//! In a cluster an address is lent once it is granted ([`Grant`]): until then it is kept for the client, which gets no answer,
+//! and the message is answered again when the grant is there. What a client has it may keep, whether anybody can be asked
+//! or not, unless another host has it by now.
+//!
 //! Relays are refused, option 82 is neither read nor sent back (RFC 3046 section 2.2 leaves that to servers that know
 //! it), and BOOTP without a message type is not served.
 
@@ -46,8 +50,21 @@ pub struct Scope<'a> {
     pub dns: bool,
     /// Whether somebody uses an address who was not given it.
     pub taken: &'a dyn Fn(Ipv4Addr) -> bool,
+    /// Whether an address is this host's to lend.
+    pub granted: &'a dyn Fn(Ipv4Addr) -> Grant,
     /// Seconds since the epoch.
     pub now: u64,
+}
+
+/// Whether an address is this host's to lend: on one host it always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// It is.
+    Yes,
+    /// It must be claimed first.
+    Ask,
+    /// It is another host's.
+    No,
 }
 
 /// What is to be done with a message.
@@ -78,6 +95,9 @@ pub enum Event {
     Informed,
     /// Not for us, or of no consequence.
     Ignored,
+    /// An address is kept for the client, and has to be claimed before it is told: it is to be asked for, and the message
+    /// to be answered again then.
+    Unclaimed(Ipv4Addr),
     /// There is no address for the client.
     NoAddress(NoLease),
 }
@@ -101,8 +121,9 @@ pub fn answer(message: &[u8], scope: &Scope<'_>, memory: &mut Memory) -> Result<
     let request = Request::parse(message)?;
     let Some(pool) = Pool::of(scope.network) else { return Ok(Outcome::ignored()) };
     let mut server = Server { request: &request, scope, memory, pool };
+    let lost = server.give_up();
     let foreign = request.server.is_some_and(|server| server != scope.gateway);
-    Ok(match request.kind {
+    let outcome = match request.kind {
         MessageType::Discover => server.discover(),
         MessageType::Request if foreign => server.forgo(),
         MessageType::Request => server.request(),
@@ -110,7 +131,8 @@ pub fn answer(message: &[u8], scope: &Scope<'_>, memory: &mut Memory) -> Result<
         MessageType::Release if !foreign => server.release(),
         MessageType::Inform => server.inform(),
         _ => Outcome::ignored(),
-    })
+    };
+    Ok(Outcome { change: outcome.change.max(lost), ..outcome })
 }
 
 impl Outcome {
@@ -143,6 +165,24 @@ impl Server<'_> {
         lease.map(|(address, lease)| (address, lease.state))
     }
 
+    /// What the client holds and another host has by now is its no more. What changed by that.
+    fn give_up(&mut self) -> Change {
+        match self.held() {
+            Some((held, state)) if (self.scope.granted)(held) == Grant::No => {
+                self.memory.end(self.scope.behind.network, held);
+                if state == LeaseState::Bound { Change::Owner } else { Change::Nothing }
+            }
+            _ => Change::Nothing,
+        }
+    }
+
+    /// Keeps an address that the client does not have yet; `Some`: it is not this host's to lend so far.
+    fn keep(&mut self, address: Ipv4Addr) -> Option<Outcome> {
+        self.lend(address, LeaseState::Offered, OFFER);
+        let granted = (self.scope.granted)(address) == Grant::Yes;
+        (!granted).then_some(Outcome::of(Event::Unclaimed(address)))
+    }
+
     fn choose(&self, asked: Option<Ipv4Addr>) -> Result<Ipv4Addr, NoLease> {
         let Self { request, scope, memory, pool } = self;
         memory.choose(&scope.behind, &request.client, asked, pool, scope.taken)
@@ -169,10 +209,10 @@ impl Server<'_> {
                     None => self.choose(self.request.asked),
                 };
                 match chosen {
-                    Ok(address) => {
-                        self.lend(address, LeaseState::Offered, OFFER);
-                        address
-                    }
+                    Ok(address) => match self.keep(address) {
+                        Some(unclaimed) => return unclaimed,
+                        None => address,
+                    },
                     Err(reason) => return Outcome::of(Event::NoAddress(reason)),
                 }
             }
@@ -190,22 +230,28 @@ impl Server<'_> {
             return if wanted == own { self.acknowledge(own, Change::Nothing) } else { self.refuse() };
         }
         match self.held() {
-            Some((held, state)) if held == wanted => {
+            Some((held, LeaseState::Bound)) if held == wanted => {
                 self.lend(wanted, LeaseState::Bound, u64::from(self.seconds()));
-                let was_its = state == LeaseState::Bound;
-                self.acknowledge(wanted, if was_its { Change::Time } else { Change::Owner })
+                self.acknowledge(wanted, Change::Time)
             }
+            Some((held, _)) if held == wanted => self.give(wanted),
             Some(_) => self.refuse(),
             // Nobody remembers: the offer is over, or this daemon does not know what one before it gave.
             None => match self.choose(Some(wanted)) {
-                Ok(address) if address == wanted => {
-                    self.lend(wanted, LeaseState::Bound, u64::from(self.seconds()));
-                    self.acknowledge(wanted, Change::Owner)
-                }
+                Ok(address) if address == wanted => self.give(wanted),
                 Ok(_) => self.refuse(),
                 Err(reason) => Outcome { event: Event::NoAddress(reason), ..self.refuse() },
             },
         }
+    }
+
+    /// An address becomes the client's, if it is this host's to lend.
+    fn give(&mut self, address: Ipv4Addr) -> Outcome {
+        if let Some(unclaimed) = self.keep(address) {
+            return unclaimed;
+        }
+        self.lend(address, LeaseState::Bound, u64::from(self.seconds()));
+        self.acknowledge(address, Change::Owner)
     }
 
     /// The client took another server's offer: ours is free again.

@@ -48,6 +48,7 @@ struct Lab {
     memory: Memory,
     now: u64,
     taken: fn(Ipv4Addr) -> bool,
+    granted: fn(Ipv4Addr) -> Grant,
 }
 
 impl Lab {
@@ -55,7 +56,7 @@ impl Lab {
         let config = parse("lab.toml", LAB.as_bytes()).unwrap();
         let mut memory = Memory::default();
         memory.settle(&config);
-        Self { config, memory, now: 1000, taken: NOBODY }
+        Self { config, memory, now: 1000, taken: NOBODY, granted: |_| Grant::Yes }
     }
 
     fn interface(&self, container: &str, network: &str) -> Interface {
@@ -68,8 +69,8 @@ impl Lab {
         let network = self.config.network(network).unwrap();
         let behind = Behind { network: &network.name, container, interface: &interface.name };
         let gateway = network.reserved_address().unwrap();
-        let (taken, now) = (&self.taken, self.now);
-        let scope = Scope { behind, network, interface: &interface, gateway, dns: true, taken, now };
+        let (taken, granted, now) = (&self.taken, &self.granted, self.now);
+        let scope = Scope { behind, network, interface: &interface, gateway, dns: true, taken, granted, now };
         answer(bytes, &scope, &mut self.memory)
     }
 
@@ -239,6 +240,48 @@ fn guests_get_addresses_from_the_top_and_the_same_again() {
     let mut discover = message(MacAddr([2, 0, 0, 0, 0, 10]), MessageType::Discover);
     ask(&mut discover, [DhcpOption::RequestedIpAddress(address(77))]);
     assert_eq!(read(&lab.say(&discover).reply.unwrap()).yiaddr(), address(77));
+}
+
+/// Of a cluster: nothing is said before the address is granted, and what is another's is given to nobody.
+#[test]
+fn what_is_not_granted_is_not_lent() {
+    let mut lab = Lab::new();
+    lab.granted = |_| Grant::Ask;
+    let discover = message(NESTED, MessageType::Discover);
+    let kept = lab.say(&discover);
+    assert_eq!((kept.event, kept.reply), (Event::Unclaimed(address(254)), None));
+    assert_eq!(
+        lab.say(&discover).event,
+        Event::Unclaimed(address(254)),
+        "and asked for again it is the same"
+    );
+    // Nor is it acknowledged, whether it was offered or is only wished for.
+    for (mac, wish) in [(NESTED, 254), (MacAddr([2, 0, 0, 0, 0, 8]), 77)] {
+        let mut request = message(mac, MessageType::Request);
+        ask(&mut request, [DhcpOption::RequestedIpAddress(address(wish))]);
+        let kept = lab.say(&request);
+        assert_eq!((kept.event, kept.change), (Event::Unclaimed(address(wish)), Change::Nothing));
+        assert_eq!(kept.reply, None);
+    }
+    // Another host was faster: another one is kept.
+    lab.granted = |it| if it == address(254) { Grant::No } else { Grant::Ask };
+    lab.taken = |it| it == address(254);
+    assert_eq!(lab.say(&discover).event, Event::Unclaimed(address(253)));
+    lab.granted = |_| Grant::Yes;
+    assert_eq!(lab.lease(("vm", "blue"), NESTED), Some(address(253)));
+    // The interface's own is claimed by whoever attaches it, and what is held is held without asking.
+    lab.granted = |_| Grant::Ask;
+    let own = lab.interface("vm", "blue").mac;
+    assert_eq!(kind(&lab.say(&message(own, MessageType::Discover))), Some(MessageType::Offer));
+    let mut renew = message(NESTED, MessageType::Request);
+    renew.set_ciaddr(address(253));
+    assert_eq!((kind(&lab.say(&renew)), lab.say(&renew).change), (Some(MessageType::Ack), Change::Time));
+    // Unless it is another's by now: the client is told, and nobody here has it any more.
+    lab.granted = |_| Grant::No;
+    lab.taken = |_| true;
+    let lost = lab.say(&renew);
+    assert_eq!((kind(&lost), lost.change), (Some(MessageType::Nak), Change::Owner));
+    assert!(lab.memory.leases("blue").all(|(it, ..)| it != address(253)));
 }
 
 #[test]

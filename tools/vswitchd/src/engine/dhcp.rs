@@ -1,6 +1,7 @@
 //! The DHCP service: packets of containers in, answers out, leases into the tables.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use router::neighbor::REACHABLE;
@@ -11,7 +12,7 @@ use switch::tick::Tick;
 use super::control::Control;
 use crate::api::rows::{DhcpStats, LeaseRow};
 use crate::config::{Gateway, GatewayBy, Network};
-use crate::dhcp::{self, Change, Event, Scope};
+use crate::dhcp::{self, Change, Event, Outcome, Scope};
 use crate::ipam::lease::Behind;
 
 /// Messages that a port may send in a burst.
@@ -19,11 +20,32 @@ const BURST: u32 = 20;
 /// Messages a second that a port may send for long.
 const RATE: u32 = 10;
 
+/// Messages that wait for an address to be granted. Beyond that clients have to say it again.
+const WAITING: usize = 32;
+/// How often another address is tried for one message, where other hosts were faster.
+const ATTEMPTS: u8 = 8;
+
 /// What the service keeps beside leases.
 #[derive(Default)]
 pub struct Dhcp {
     paces: HashMap<PortId, Pace>,
+    /// By the address that has to be granted.
+    waiting: BTreeMap<(String, IpAddr), Waiting>,
     counts: BTreeMap<String, DhcpStats>,
+}
+
+/// A message that waits.
+struct Waiting {
+    parcel: Box<Parcel>,
+    attempts: u8,
+}
+
+/// What a message comes to.
+enum Said {
+    Reply(dhcp::Reply),
+    /// It is answered once this address is granted.
+    Later(Ipv4Addr),
+    Nothing,
 }
 
 /// A port's right to be heard.
@@ -69,46 +91,99 @@ pub fn epoch() -> u64 {
 }
 
 impl Control {
-    /// Answers a client's packet, in the slot that it came in.
-    pub(super) fn serve_dhcp(&mut self, mut parcel: Box<Parcel>) {
-        match self.dhcp_reply(&parcel) {
-            Some(reply) => {
-                parcel.mac = reply.mac;
-                parcel.fill(|out| reply.write(out));
-                self.punt.send(parcel);
-            }
+    /// Hears a client's packet, as often as its port may be heard.
+    pub(super) fn serve_dhcp(&mut self, parcel: Box<Parcel>) {
+        let network = self.desired_of(&parcel).map(|network| network.name.clone());
+        let admitted = network.filter(|network| {
+            self.dhcp.count(network).heard += 1;
+            let admits = self.dhcp.admits(parcel.port, Instant::now());
+            self.dhcp.count(network).limited += u64::from(!admits);
+            admits
+        });
+        match admitted {
+            Some(network) => self.answer_dhcp(parcel, network, ATTEMPTS),
             None => self.punt.give_back(parcel),
         }
     }
 
-    fn dhcp_reply(&mut self, parcel: &Parcel) -> Option<dhcp::Reply> {
+    /// The network that a packet is of, where addresses are given there.
+    fn desired_of(&self, parcel: &Parcel) -> Option<&Network> {
         let record = self.ports.get(parcel.port).filter(|port| port.is_wanted())?;
         let network = self.networks.get(parcel.network).filter(|_| record.network == parcel.network)?;
-        let config = self.desired.network(&network.config.name).filter(|network| network.dhcp)?;
-        let count = self.dhcp.count(&config.name);
-        count.heard += 1;
-        if !self.dhcp.admits(parcel.port, Instant::now()) {
-            self.dhcp.count(&config.name).limited += 1;
-            return None;
+        self.desired.network(&network.config.name).filter(|network| network.dhcp)
+    }
+
+    /// Answers a packet in the slot that it came in; or keeps it until the address is granted.
+    fn answer_dhcp(&mut self, mut parcel: Box<Parcel>, network: String, attempts: u8) {
+        match self.dhcp_reply(&parcel) {
+            Said::Reply(reply) => {
+                parcel.mac = reply.mac;
+                parcel.fill(|out| reply.write(out));
+                self.punt.send(parcel);
+            }
+            Said::Later(address) if attempts > 0 => {
+                let key = (network, address.into());
+                let full = self.dhcp.waiting.len() >= WAITING || self.dhcp.waiting.contains_key(&key);
+                self.claim_leases();
+                // Who says it again is heard by then.
+                if full {
+                    return self.punt.give_back(parcel);
+                }
+                self.dhcp.waiting.insert(key, Waiting { parcel, attempts: attempts.saturating_sub(1) });
+            }
+            Said::Later(_) | Said::Nothing => self.punt.give_back(parcel),
         }
+    }
+
+    /// What came of asking for an address that was perhaps to be lent; `answered`: somebody knew.
+    pub(super) fn dhcp_claimed(&mut self, key: &(String, IpAddr), answered: bool) {
+        let Some(Waiting { parcel, attempts }) = self.dhcp.waiting.remove(key) else { return };
+        if !answered {
+            self.dhcp.count(&key.0).unclaimed += 1;
+            return self.punt.give_back(parcel);
+        }
+        // Nobody else gets what one who is gone asked for.
+        if !self.punt.is_current(parcel.port, parcel.epoch) || self.desired_of(&parcel).is_none() {
+            return self.punt.give_back(parcel);
+        }
+        self.answer_dhcp(parcel, key.0.clone(), attempts);
+        if self.punt.has_sent() {
+            self.workers.first().wake();
+        }
+    }
+
+    fn dhcp_reply(&mut self, parcel: &Parcel) -> Said {
+        let Some(outcome) = self.dhcp_outcome(parcel) else { return Said::Nothing };
+        match (outcome.reply, outcome.event) {
+            (Some(reply), _) => Said::Reply(reply),
+            (None, Event::Unclaimed(address)) => Said::Later(address),
+            (None, _) => Said::Nothing,
+        }
+    }
+
+    fn dhcp_outcome(&mut self, parcel: &Parcel) -> Option<Outcome> {
+        let record = self.ports.get(parcel.port)?;
+        let network = self.networks.get(parcel.network)?;
+        let config = self.desired.network(&network.config.name)?;
         let gateway = self.desired.gateway_of(config)?;
         let Gateway { address: gateway, by: GatewayBy::Us(_) } = gateway else { return None };
         let (container, ifname) = (record.container(), record.ifname());
         let container = self.desired.container(container)?;
         let interface = container.interfaces.iter().find(|interface| interface.name == ifname)?;
-        let now = Tick::now();
-        let elsewhere: std::collections::HashSet<_> = self.leases.memory.elsewhere(&config.name).collect();
-        let taken = |address: std::net::Ipv4Addr| {
+        let tick = Tick::now();
+        let elsewhere: HashSet<IpAddr> = self.leases.memory.elsewhere(&config.name).collect();
+        let taken = |address: Ipv4Addr| {
             let there = |n: &router::neighbor::Neighbor| {
                 n.address == address.to_ipv6_mapped() && n.age < REACHABLE && n.mac != parcel.mac
             };
             self.desired.is_told(config, address.into())
                 || elsewhere.contains(&address.into())
-                || network.neighbors.iter(now).any(|neighbor| there(&neighbor))
+                || network.neighbors.iter(tick).any(|neighbor| there(&neighbor))
         };
+        let granted = |address: Ipv4Addr| self.overlay.grant(config, address.into(), &elsewhere);
         let behind = Behind { network: &config.name, container: &container.name, interface: &interface.name };
-        let scope =
-            Scope { behind, network: config, interface, gateway, dns: true, taken: &taken, now: epoch() };
+        let (taken, granted, now) = (&taken, &granted, epoch());
+        let scope = Scope { behind, network: config, interface, gateway, dns: true, taken, granted, now };
         let message = dhcp::payload(parcel.packet());
         let outcome = message.map(|message| dhcp::answer(message, &scope, &mut self.leases.memory));
         let count = self.dhcp.count(&config.name);
@@ -131,12 +206,14 @@ impl Control {
             Event::Released => count.released += 1,
             Event::Declined => count.declined += 1,
             Event::Informed => count.informed += 1,
+            // It is answered again.
+            Event::Unclaimed(_) => {}
             Event::Ignored => count.ignored += 1,
             Event::NoAddress(_) => count.no_address += 1,
         }
         self.leases.changed(outcome.change >= Change::Time);
         self.unpublished |= outcome.change == Change::Owner;
-        outcome.reply
+        Some(outcome)
     }
 
     /// Ends leases that are over; writes down what changed.
@@ -145,6 +222,9 @@ impl Control {
         self.leases.changed(ended);
         self.unpublished |= ended;
         self.leases.save();
+        if self.desired.networks.iter().any(|network| network.dhcp && network.vni.is_some()) {
+            self.claim_leases(); // what was kept for a client that did not come is free
+        }
     }
 
     /// The leases of a network.

@@ -182,6 +182,12 @@ impl Memory {
         })
     }
 
+    /// The lease of an address that holds.
+    pub fn lease_of(&self, network: &str, address: IpAddr) -> Option<&Lease> {
+        let entry = self.networks.get(network)?.get(&address)?;
+        entry.lease.as_ref().filter(|_| entry.released.is_none())
+    }
+
     /// What a client holds.
     pub fn lease(&self, behind: &Behind<'_>, client: &ClientId) -> Option<(Ipv4Addr, &Lease)> {
         let mut leases = self.leases(behind.network);

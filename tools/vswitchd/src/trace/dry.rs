@@ -16,7 +16,6 @@ use switch::fdb::Fdb;
 use switch::flow::{Meta, Packet};
 use switch::frame::Frame;
 use switch::groups::Groups;
-use switch::io::mem::MemIo;
 use switch::io::{Io, Wait};
 use switch::parse::parse;
 use switch::policy::{Desk, Fate, Here, Policy};
@@ -29,7 +28,9 @@ use switch::tick::Tick;
 use switch::verdict::{Hop, Task, Unreachable, Verdict};
 use switch::vnet::VnetHdr;
 use switch::worker::Worker;
+use vxlan::settings::Settings;
 
+use super::devices::{Devices, Tunnelled};
 use crate::policy::{self, House};
 
 /// Frame buffers: the frame, one that waits, and one that is being made.
@@ -58,14 +59,18 @@ pub struct Run {
     pub held: bool,
     /// What came out, by which port. All that was made here where the verdict is neither to forward nor to flood.
     pub out: Vec<(PortId, VnetHdr, Vec<u8>)>,
+    /// What was for other hosts, and what it became, in the order in which it came out.
+    pub tunnelled: Vec<Tunnelled>,
 }
 
-/// Takes `frame` through the hops as if `port`'s container had sent it; `None`: there is no such port.
+/// Takes `frame` through the hops as if `port`'s container, or the other host that it is, had sent it, with the other hosts
+/// of `overlay`; `None`: there is no such port.
 ///
 /// # Errors
 /// No memory for a copy of the network's tables.
 pub fn run(
     snapshot: &Snapshot<Tables>,
+    overlay: &Arc<Settings>,
     port: PortId,
     vnet: &VnetHdr,
     frame: &[u8],
@@ -77,17 +82,18 @@ pub fn run(
     let seen = Rc::new(RefCell::new(Seen::default()));
     let ports = snapshot.ports.len();
     let dry = Dry { router: Service::new(ports), seen: Rc::clone(&seen) };
-    let io = MemIo::new(u16::try_from(ports).unwrap_or(u16::MAX));
+    let io = Devices::new(u16::try_from(ports).unwrap_or(u16::MAX), Arc::clone(overlay));
     let mut worker = Worker::new(io, SLOTS, ports, Arc::clone(&copy), dry);
-    worker.io.now = now;
-    worker.io.inject(port, vnet, frame);
+    worker.io.mem.now = now;
+    worker.io.mem.inject(port, vnet, frame);
     // Memory devices do not break, and there is one frame: it, and what waited for it to come.
     while worker.step(Wait::Poll).is_ok_and(|frames| frames > 0) {}
     let out = (0..ports).flat_map(|out| {
         let out = PortId(u16::try_from(out).unwrap_or(u16::MAX));
-        worker.io.take(out).into_iter().map(move |(vnet, bytes)| (out, vnet, bytes)).collect::<Vec<_>>()
+        worker.io.mem.take(out).into_iter().map(move |(vnet, bytes)| (out, vnet, bytes)).collect::<Vec<_>>()
     });
     let out = out.collect();
+    let tunnelled = std::mem::take(&mut worker.io.tunnelled);
     let counters = &worker.counters().worker;
     let drop = DropReason::ALL.iter().copied().find(|reason| counted(counters.drops.get(*reason as usize)));
     let seen = seen.take();
@@ -108,6 +114,7 @@ pub fn run(
         drop,
         held: counters.held.get() > 0,
         out,
+        tunnelled,
     };
     if let (Ok(packet), Some(from), Some(before)) =
         (&mut run.packet, snapshot.port(port), snapshot.network(network))

@@ -21,6 +21,7 @@ use switch::vlan::Form;
 use super::Run;
 use super::group::listeners;
 use super::line::{line, mss};
+use super::told::{Hosts, VTEP};
 use crate::api::rows::{Fate, Hop, TracePacket, TracePort, TraceRow, TraceStep};
 use crate::tables::Tables;
 
@@ -33,24 +34,28 @@ pub struct Names {
     pub networks: Vec<String>,
     /// Ports of containers that have l4 ports published.
     pub published: HashSet<PortId>,
+    /// Other hosts.
+    pub hosts: Hosts,
 }
 
 impl Names {
     pub(super) fn port(&self, port: PortId) -> String {
         match self.ports.get(port.index()) {
             Some(Some((container, iface))) => format!("{container} {iface} (port {port})"),
-            _ => format!("port {port}"),
+            _ => self.host(port).unwrap_or_else(|| format!("port {port}")),
         }
     }
 
-    fn network(&self, network: NetworkId) -> &str {
+    pub(super) fn network(&self, network: NetworkId) -> &str {
         self.networks.get(network.index()).map_or("?", String::as_str)
     }
 
     fn row(&self, snapshot: &Snapshot<Tables>, port: PortId) -> TracePort {
-        let (container, iface) = self.ports.get(port.index()).cloned().flatten().unwrap_or_default();
+        let host = || Some((VTEP.to_owned(), self.hosts.by_port.get(&port)?.vtep.to_string()));
+        let (container, iface) =
+            self.ports.get(port.index()).cloned().flatten().or_else(host).unwrap_or_default();
         let network = snapshot.port(port).map_or_else(String::new, |of| self.network(of.network).to_owned());
-        TracePort { port: port.0, network, container, iface }
+        TracePort { port: Some(port.0), network, container, iface, tunnel: None }
     }
 }
 
@@ -58,14 +63,14 @@ impl Names {
 pub fn tell(run: &Run, frame: &[u8], snapshot: &Snapshot<Tables>, names: &Names) -> TraceRow {
     let teller = Teller { run, frame, snapshot, names };
     let mut steps = Vec::new();
-    for hop in [Hop::Parse, Hop::Admit, Hop::Learn, Hop::Decide, Hop::Track, Hop::Apply, Hop::Tx] {
+    for hop in [Hop::Rx, Hop::Parse, Hop::Admit, Hop::Learn, Hop::Decide, Hop::Track, Hop::Apply, Hop::Tx] {
         let lines = teller.hop(hop);
         if !lines.is_empty() {
             steps.push(TraceStep { hop, lines });
         }
     }
     TraceRow {
-        from: names.row(snapshot, run.port),
+        from: TracePort { tunnel: names.hosts.from(run.port, frame.len()), ..names.row(snapshot, run.port) },
         packet: TracePacket {
             text: line(frame, run.packet.as_ref().map_err(|reason| *reason)),
             length: frame.len() as u64,
@@ -93,24 +98,25 @@ impl Run {
     }
 }
 
-fn explanation(reason: DropReason) -> String {
+pub(super) fn explanation(reason: DropReason) -> String {
     reason.explanation().trim().to_owned()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-struct Teller<'a> {
-    run: &'a Run,
-    frame: &'a [u8],
-    snapshot: &'a Snapshot<Tables>,
-    names: &'a Names,
+pub(super) struct Teller<'a> {
+    pub(super) run: &'a Run,
+    pub(super) frame: &'a [u8],
+    pub(super) snapshot: &'a Snapshot<Tables>,
+    pub(super) names: &'a Names,
 }
 
 impl Teller<'_> {
     fn hop(&self, hop: Hop) -> Vec<String> {
         let packet = match (&self.run.packet, hop) {
+            (_, Hop::Rx) => return self.rx(),
             (Ok(packet), _) => packet,
             (Err(reason), Hop::Parse) => return vec![dropped(*reason)],
             _ => return Vec::new(),
@@ -124,11 +130,12 @@ impl Teller<'_> {
             Hop::Decide => self.decide(packet),
             Hop::Track => self.track(&packet.meta),
             Hop::Apply => self.apply(packet),
+            // `rx` was said above.
             Hop::Rx | Hop::Tx => self.tx(),
         }
     }
 
-    fn network(&self) -> Option<&Network> {
+    pub(super) fn network(&self) -> Option<&Network> {
         self.snapshot.network(self.run.network)
     }
 
@@ -197,6 +204,11 @@ impl Teller<'_> {
 
     fn learn(&self, meta: &Meta, (before, after): (Option<PortId>, Option<PortId>)) -> String {
         let (mac, here) = (meta.src, self.run.port);
+        if before != Some(here)
+            && let Some(why) = self.unlearned(mac, before)
+        {
+            return why;
+        }
         match (before, after) {
             (Some(before), _) if before == here => format!("{mac} is known to be here"),
             (Some(before), Some(after)) if after == here => {
@@ -214,6 +226,7 @@ impl Teller<'_> {
             let groups = self.network().filter(|_| *verdict == Verdict::Flood);
             let listeners = groups.and_then(|network| listeners(packet, network, self.names));
             lines.push(listeners.unwrap_or_else(|| self.verdict(verdict, &packet.meta)));
+            lines.extend(self.others().filter(|_| *verdict == Verdict::Flood));
             lines.extend(self.unless(verdict));
         }
         // What was found only where the way out begins.
@@ -239,7 +252,10 @@ impl Teller<'_> {
 
     fn step(&self, step: &Step) -> String {
         match step {
-            Step::Told(mac) => format!("asks for an address that {mac} has, as was told: answered here"),
+            Step::Told(mac) => format!(
+                "asks for an address that {mac} has on another host: {}; answered here",
+                self.names.hosts.whose(self.run.network, *mac)
+            ),
             Step::NoGateway => {
                 let name = self.names.network(self.run.network);
                 format!("{name} has no gateway of ours: for the bridge")
@@ -296,7 +312,7 @@ impl Teller<'_> {
                 format!("next hop {} is at {}{asked}", address.to_canonical(), known.mac)
             }
             Step::Fdb(mac, None) => format!("{mac} is not in the FDB"),
-            Step::Fdb(mac, Some(port)) => format!("{mac} is behind {}", self.names.port(*port)),
+            Step::Fdb(mac, Some(port)) => self.behind(*mac, *port),
             Step::Length(bytes, mtu) if bytes > mtu => format!("{bytes} bytes do not fit the MTU {mtu}"),
             Step::Length(bytes, mtu) => format!("{bytes} bytes fit the MTU {mtu}"),
         }
@@ -341,9 +357,7 @@ impl Teller<'_> {
 
     fn verdict(&self, verdict: &Verdict, meta: &Meta) -> String {
         match verdict {
-            Verdict::Forward(Action { out, hop: None }) => {
-                format!("{} is behind {}", meta.dst, self.names.port(*out))
-            }
+            Verdict::Forward(Action { out, hop: None }) => self.behind(meta.dst, *out),
             Verdict::Forward(Action { out, hop: Some(Way { cut: Some(mtu), .. }) }) => {
                 format!("to {}, in fragments of {mtu} bytes", self.names.port(*out))
             }
@@ -442,7 +456,7 @@ fn end(address: Ipv6Addr, port: u16) -> String {
     }
 }
 
-fn dropped(reason: DropReason) -> String {
+pub(super) fn dropped(reason: DropReason) -> String {
     format!("dropped, {}: {}", reason.name(), reason.explanation().trim())
 }
 

@@ -14,14 +14,14 @@ as_both!(who_joins_needs_two_addresses);
 const ETCD: &str = "198.18.1.254";
 
 /// An etcd in the namespace of the cable.
-struct Etcd {
+pub struct Etcd {
     child: Option<Child>,
     netns: String,
     data: PathBuf,
 }
 
 impl Etcd {
-    fn start(underlay: &Underlay, host: &Host) -> Option<Self> {
+    pub fn start(underlay: &Underlay, host: &Host) -> Option<Self> {
         if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
             skipped("there is no etcd");
             return None;
@@ -34,7 +34,7 @@ impl Etcd {
         Some(etcd)
     }
 
-    fn begin(&mut self) {
+    pub fn begin(&mut self) {
         let (url, peer) = (format!("http://{ETCD}:2379"), "http://127.0.0.1:2380");
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.netns, "etcd", "--data-dir"]).arg(&self.data);
@@ -51,7 +51,7 @@ impl Etcd {
         });
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -79,11 +79,11 @@ struct Lab {
     _cable: Host,
 }
 
-fn cluster(number: usize) -> String {
+pub fn cluster(number: usize) -> String {
     format!("[cluster]\netcd = [\"http://{ETCD}:2379\"]\nttl = 2\nname = \"h{number}\"\n")
 }
 
-fn begin(mut host: Host, place: &Place, text: &str) -> Daemon {
+pub fn begin(mut host: Host, place: &Place, text: &str) -> Daemon {
     host.before = vec!["nsenter".into(), format!("--net=/run/netns/{}", place.netns)];
     host.start(text)
 }

@@ -4,7 +4,9 @@ mod cluster;
 mod hosts;
 mod kernel;
 mod labs;
+mod leases;
 mod strangers;
+mod trace;
 
 use serde_json::Value;
 

@@ -84,7 +84,7 @@ async fn every_resource_asks_for_its_own() {
             "/v1/trace",
             r#"{"from":"web","packet":{"to":"10.2.0.3","tcp":443,"flags":["syn"]}}"#.into(),
             Request::Trace(TraceAsk {
-                from: "web".into(),
+                from: Some("web".into()),
                 packet: Some(TraceDescribed {
                     to: [10, 2, 0, 3].into(),
                     tcp: Some(443),

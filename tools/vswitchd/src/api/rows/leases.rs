@@ -62,6 +62,9 @@ pub struct DhcpStats {
     pub ignored: u64,
     /// Wishes for which there was no address: the pool is empty, or the port holds as many as it may.
     pub no_address: u64,
+    /// Wishes for an address that the cluster's memory did not grant, because it does not answer.
+    #[serde(default)]
+    pub unclaimed: u64,
     /// Messages that are none.
     pub malformed: u64,
     /// Messages beyond the port's rate.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use switch::mac::MacAddr;
 
-use super::{UnknownWord, optional_text};
+use super::{ToldBy, UnknownWord, optional_text};
 
 words! {
     /// A hop of a packet's way, in their order.
@@ -66,17 +66,41 @@ pub struct TraceRow {
     pub out: Vec<TraceOut>,
 }
 
-/// An interface of a container.
+/// An interface of a container, or another host: its container is `-vtep` and its interface the host's address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TracePort {
-    /// The switch port.
-    pub port: u16,
+    /// The switch port; `null`: a host that is not known to be on the network has none.
+    pub port: Option<u16>,
     /// The network.
     pub network: String,
     /// The container.
     pub container: String,
     /// The interface.
     pub iface: String,
+    /// How the packet gets there or comes from there, where that is another host.
+    #[serde(default)]
+    pub tunnel: Option<TraceTunnel>,
+}
+
+/// The outer packets of a frame between two hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceTunnel {
+    /// The network that the VXLAN header names.
+    pub vni: u32,
+    /// Outer source address.
+    pub source: IpAddr,
+    /// Outer destination address.
+    pub destination: IpAddr,
+    /// UDP l4 port that they go to.
+    pub port: u16,
+    /// Who says that the other host is on the network; `null`: nobody.
+    pub told: Option<ToldBy>,
+    /// How many outer packets.
+    pub datagrams: u64,
+    /// Bytes of the longest of them.
+    pub length: u64,
+    /// Their TOS or traffic class.
+    pub tos: u8,
 }
 
 /// A packet.
@@ -132,14 +156,20 @@ words! {
     }
 }
 
-/// The body of `POST /v1/trace`: a packet, whole or described, as if a container had sent it.
+/// The body of `POST /v1/trace`: a packet, whole or described, as if a container had sent it, or another host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceAsk {
     /// The container.
-    pub from: String,
+    pub from: Option<String>,
     /// Its interface; default: its only one.
     pub interface: Option<String>,
+    /// Another host instead, by its address on the underlay. It need not be known.
+    #[serde(default)]
+    pub vtep: Option<IpAddr>,
+    /// The network that its datagram names; default: the only one there is.
+    #[serde(default)]
+    pub vni: Option<u32>,
     /// A frame from the Ethernet header on, in hexadecimal digits.
     pub hex: Option<String>,
     /// Its description instead.

@@ -1,9 +1,10 @@
 //! This host's part in a cluster, as the control plane has it: what it says, what it is told, and whose addresses are.
 //!
 //! An interface of a network with a `vni` is attached once its addresses are granted: no two hosts hand out one address.
-//! Where etcd does not answer it is attached all the same, and asked for again: what runs without it goes on.
+//! Where etcd does not answer it is attached all the same, and asked for again: what runs without it goes on. What DHCP lends
+//! is another matter: nobody has it yet, so without a grant nobody gets it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +12,15 @@ use std::time::{Duration, Instant};
 use switch::port::PortId;
 use tokio::sync::watch;
 
+use super::Overlay;
 use crate::api::{Disconnect, NetworkCreate};
 use crate::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Owner, Remote, Says, Settings, View};
 use crate::config::{Config, Container, Interface, Network};
+use crate::dhcp::Grant;
 use crate::engine::control::Control;
 use crate::engine::ports::State;
 use crate::engine::records::{Outcome, Then, Unsettled};
+use crate::ipam::lease::LeaseState;
 
 /// How long a start waits for the cluster, so that addresses that are left open are free ones.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -183,6 +187,26 @@ fn claims<'a>(
     })
 }
 
+impl Overlay {
+    /// Whether an address of a network is this host's to lend, where others hold those `elsewhere`.
+    pub(in crate::engine) fn grant(
+        &self,
+        network: &Network,
+        ip: IpAddr,
+        elsewhere: &HashSet<IpAddr>,
+    ) -> Grant {
+        let Some(joined) = self.joined.as_ref().filter(|_| network.vni.is_some()) else { return Grant::Yes };
+        if elsewhere.contains(&ip) {
+            return Grant::No;
+        }
+        match joined.claims.get(&(network.name.clone(), ip)) {
+            Some(Standing::Granted) => Grant::Yes,
+            Some(Standing::Taken(_)) => Grant::No,
+            Some(Standing::Asked | Standing::Unknown) | None => Grant::Ask,
+        }
+    }
+}
+
 impl Control {
     /// Joins, leaves, and says what is so now. Before anything is attached.
     pub(in crate::engine) fn reconcile_cluster(&mut self) {
@@ -195,12 +219,17 @@ impl Control {
         if let Some(says) = says(&self.desired) {
             joined.cluster.say(says);
         }
-        let wanted: BTreeMap<(String, IpAddr), Claim> = self
-            .desired
-            .interfaces()
-            .flat_map(|(container, interface)| claims(&self.desired, &container.name, interface))
-            .map(|claim| ((claim.network.clone(), claim.ip), claim))
-            .collect();
+        self.claim_leases();
+    }
+
+    /// Claims what is or is to be somebody's here, the interfaces' addresses and those that DHCP lends, and gives back the
+    /// rest.
+    pub(in crate::engine) fn claim_leases(&mut self) {
+        if self.overlay.joined.is_none() {
+            return;
+        }
+        let wanted = self.wanted_claims();
+        let Some(joined) = &mut self.overlay.joined else { return };
         let gone: Vec<_> = joined.claims.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         for key in &gone {
             joined.claims.remove(key);
@@ -216,10 +245,80 @@ impl Control {
         }
     }
 
+    fn wanted_claims(&self) -> BTreeMap<(String, IpAddr), Claim> {
+        let interfaces = self
+            .desired
+            .interfaces()
+            .flat_map(|(container, interface)| claims(&self.desired, &container.name, interface));
+        let lending = self.desired.networks.iter().filter(|network| network.dhcp && network.vni.is_some());
+        let lent = lending.flat_map(|network| {
+            self.leases.memory.leases(&network.name).map(|(address, entry, _)| Claim {
+                network: network.name.clone(),
+                ip: address.into(),
+                container: entry.container.clone(),
+                interface: entry.interface.clone(),
+            })
+        });
+        // Who has an interface's address by the file goes before who was lent it.
+        lent.chain(interfaces).map(|claim| ((claim.network.clone(), claim.ip), claim)).collect()
+    }
+
     /// What came of asking for an address.
     pub(in crate::engine) fn claimed(&mut self, key: (String, IpAddr), claimed: Claimed) {
+        let answered = !matches!(claimed, Claimed::Unreachable { .. });
+        if self.leases.memory.lease_of(&key.0, key.1).is_some() {
+            self.lease_claimed(&key, claimed);
+        } else {
+            self.interface_claimed(&key, claimed);
+        }
+        self.dhcp_claimed(&key, answered);
+    }
+
+    /// The same of an address that DHCP lends or is about to.
+    fn lease_claimed(&mut self, key: &(String, IpAddr), claimed: Claimed) {
         let Some(joined) = &mut self.overlay.joined else { return };
-        let Some(standing) = joined.claims.get_mut(&key) else { return };
+        let (network, address) = (key.0.as_str(), key.1);
+        let lease = self.leases.memory.lease_of(network, address);
+        let bound = lease.is_some_and(|lease| lease.state == LeaseState::Bound);
+        let standing = match claimed {
+            Claimed::Granted => Standing::Granted,
+            // The client has it already, from before the daemon was started again: it is asked for again.
+            Claimed::Unreachable { .. } if bound => Standing::Unknown,
+            Claimed::Unreachable { why } => {
+                tracing::warn!(network, %address, %why, "not lent: no address is lent that the cluster did not grant");
+                return self.unlend(key);
+            }
+            Claimed::Taken { by } => {
+                tracing::info!(network, %address, %by, "not lent: the address is another's");
+                self.leases.memory.add_elsewhere(network, address);
+                return self.unlend(key);
+            }
+        };
+        if let Some(place) = joined.claims.get_mut(key) {
+            *place = standing;
+        }
+    }
+
+    /// A lease ends that the cluster does not grant.
+    fn unlend(&mut self, (network, address): &(String, IpAddr)) {
+        if let IpAddr::V4(address) = address {
+            self.leases.memory.end(network, *address);
+            self.leases.changed(true);
+            self.unpublished = true;
+        }
+        self.claim_leases();
+    }
+
+    /// The same of an interface's address.
+    fn interface_claimed(&mut self, key: &(String, IpAddr), claimed: Claimed) {
+        let Some(joined) = &mut self.overlay.joined else { return };
+        let Some(standing) = joined.claims.get_mut(key) else {
+            // It was given back while it was being asked for.
+            if claimed == Claimed::Granted {
+                joined.cluster.release(vec![key.clone()]);
+            }
+            return;
+        };
         *standing = match claimed {
             Claimed::Granted => Standing::Granted,
             Claimed::Unreachable { why } => {

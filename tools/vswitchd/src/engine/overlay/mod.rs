@@ -6,6 +6,7 @@
 
 mod cluster;
 mod show;
+mod trace;
 mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,17 +6,15 @@ use std::time::Instant;
 
 use switch::stats::PortSample;
 
-use super::{By, ETHERNET, Tunnel};
+use super::{ETHERNET, Tunnel};
 use crate::api::rows::{
-    ClusterDetail, ClusterHostRow, ClusterMemberRow, OverlayStatus, RefusedRow, StoreState, ToldBy, VtepRow,
+    ClusterDetail, ClusterHostRow, ClusterMemberRow, OverlayStatus, RefusedRow, StoreState, VtepRow,
 };
 use crate::cluster::{HostRecord, Refused, Remote, State};
 use crate::engine::control::Control;
+use crate::trace::VTEP;
 use switch::port::PortId;
 use vxlan::encap::Underlay;
-
-/// What stands where the container's name would, of a port that is another host. No container can have it.
-pub const VTEP: &str = "-vtep";
 
 impl Control {
     /// Whose a port is: container and interface, or another host.
@@ -44,12 +42,7 @@ impl Control {
                 vni: record.config.vni?,
                 vtep: tunnel.vtep,
                 port: port.0,
-                told: match tunnel.by {
-                    By::Static => ToldBy::Static,
-                    By::Peer => ToldBy::Peer,
-                    By::Cluster => ToldBy::Cluster,
-                    By::Group => ToldBy::Group,
-                },
+                told: tunnel.by.into(),
                 flood: tunnel.floods,
                 macs: u32::try_from(record.fdb.learned_on(port) + placed.get(&port).unwrap_or(&0))
                     .unwrap_or(u32::MAX),

@@ -8,7 +8,7 @@ use switch::verdict::{Action, Hop as Way, Verdict};
 use switch::vnet::VnetHdr;
 
 use super::{Teller, dropped, hex};
-use crate::api::rows::{TraceOut, TracePacket};
+use crate::api::rows::{TraceOut, TracePacket, TracePort};
 use crate::trace::line::line;
 
 impl Teller<'_> {
@@ -17,10 +17,14 @@ impl Teller<'_> {
             matches!(self.run.verdict, Some(Verdict::Forward(Action { hop: None, .. }) | Verdict::Flood))
                 && self.run.drop != Some(DropReason::Storm)
         });
-        if let Some(reason) = late {
-            return vec![dropped(reason)];
+        let mut lines = match late {
+            Some(reason) => vec![dropped(reason)],
+            None => self.forms(),
+        };
+        lines.extend(self.tunnelled());
+        if late.is_some() {
+            return lines;
         }
-        let mut lines = self.forms();
         let gso = |vnet: &VnetHdr| vnet.gso_type != VnetHdr::GSO_NONE;
         let super_frames = self.run.out.iter().any(|(_, vnet, _)| gso(vnet));
         let whole = self.run.packet.as_ref().is_ok_and(|packet| packet.meta.gso != Gso::None);
@@ -63,16 +67,22 @@ impl Teller<'_> {
     pub(super) fn out(&self) -> Vec<TraceOut> {
         // The packet itself comes first, and then what had to be asked because of it.
         let itself = match self.run.verdict {
+            // All that came out was said about it.
+            _ if self.run.drop.is_some() => 0,
             Some(Verdict::Forward(Action { hop: Some(Way { cut: Some(_), .. }), .. })) => 0,
             Some(Verdict::Forward(_)) => 1,
             Some(Verdict::Flood) => usize::MAX,
             _ => 0,
         };
         let mut out: Vec<TraceOut> = Vec::new();
+        let mut tunnelled = self.run.tunnelled.clone();
         for (index, (port, vnet, bytes)) in self.run.out.iter().enumerate() {
             let made = index >= itself;
             let hex = hex(bytes);
-            let place = self.names.row(self.snapshot, *port);
+            let datagrams = tunnelled.iter().position(|(to, became)| to == port && became.is_ok());
+            let datagrams = datagrams.and_then(|at| tunnelled.remove(at).1.ok());
+            let tunnel = datagrams.and_then(|datagrams| self.names.hosts.to(*port, datagrams));
+            let place = TracePort { tunnel, ..self.names.row(self.snapshot, *port) };
             match out.iter_mut().find(|one| one.packet.hex == hex) {
                 Some(one) => one.ports.push(place),
                 None => {
