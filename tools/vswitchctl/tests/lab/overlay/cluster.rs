@@ -6,22 +6,22 @@ use std::process::{Child, Command, Stdio};
 use super::hosts::{Place, Underlay, configuration};
 use super::{Wanted, hosts_like, vtep};
 use crate::as_both;
-use crate::harness::{As, Daemon, Host, Train, run, skipped, wait_for};
+use crate::harness::{As, Daemon, Host, PYTHON, Train, run, skipped, wait_for};
 
 as_both!(who_joins_needs_two_addresses);
 
 /// Where etcd is on the cable.
-const ETCD: &str = "198.18.1.254";
+pub const ETCD: &str = "198.18.1.254";
 
 /// An etcd in the namespace of the cable.
-struct Etcd {
+pub struct Etcd {
     child: Option<Child>,
     netns: String,
     data: PathBuf,
 }
 
 impl Etcd {
-    fn start(underlay: &Underlay, host: &Host) -> Option<Self> {
+    pub fn start(underlay: &Underlay, host: &Host) -> Option<Self> {
         if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
             skipped("there is no etcd");
             return None;
@@ -51,7 +51,7 @@ impl Etcd {
         });
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -59,12 +59,39 @@ impl Etcd {
     }
 
     /// Everything it knew is gone.
-    fn empty(&mut self) {
+    pub fn empty(&mut self) {
         self.kill();
         std::fs::remove_dir_all(&self.data).unwrap();
         self.begin();
     }
+
+    fn ask(&self, words: &[&str]) -> String {
+        let python = ["netns", "exec", &self.netns, PYTHON, "-c", ASK, ETCD];
+        run("ip", &[&python[..], words].concat())
+    }
+
+    pub fn put(&self, key: &str, value: &str) {
+        self.ask(&["put", key, value]);
+    }
+
+    pub fn get(&self, key: &str) -> Option<String> {
+        Some(self.ask(&["range", key]).trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    pub fn delete(&self, key: &str) {
+        self.ask(&["deleterange", key]);
+    }
 }
+
+/// By etcd's gateway for JSON, for the machine may have no client of it.
+const ASK: &str = "\
+import base64, json, sys, urllib.request
+place, call, *texts = sys.argv[1:]
+body = dict(zip(('key', 'value'), (base64.b64encode(text.encode()).decode() for text in texts)))
+request = urllib.request.Request(f'http://{place}:2379/v3/kv/{call}', json.dumps(body).encode())
+for found in json.load(urllib.request.urlopen(request, timeout=10)).get('kvs', []):
+    print(base64.b64decode(found['value']).decode())
+";
 
 impl Drop for Etcd {
     fn drop(&mut self) {
@@ -83,7 +110,7 @@ fn cluster(number: usize) -> String {
     format!("[cluster]\netcd = [\"http://{ETCD}:2379\"]\nttl = 2\nname = \"h{number}\"\n")
 }
 
-fn begin(mut host: Host, place: &Place, text: &str) -> Daemon {
+pub fn begin(mut host: Host, place: &Place, text: &str) -> Daemon {
     host.before = vec!["nsenter".into(), format!("--net=/run/netns/{}", place.netns)];
     host.start(text)
 }

@@ -12,8 +12,10 @@ use switch::port::PortId;
 use tokio::sync::watch;
 
 use crate::api::{Disconnect, NetworkCreate};
-use crate::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Owner, Remote, Says, Settings, View};
-use crate::config::{Config, Container, Interface, Network};
+use crate::cluster::{
+    Claim, Claimed, Cluster, Flannel, Member, NetworkRecord, Owner, Remote, Says, Settings, View,
+};
+use crate::config::{Config, Container, Interface, Network, Part};
 use crate::engine::control::Control;
 use crate::engine::ports::State;
 use crate::engine::records::{Outcome, Then, Unsettled};
@@ -120,7 +122,9 @@ impl Joined {
 /// What a host of this configuration says; `None`: it has no overlay.
 fn says(config: &Config) -> Option<Says> {
     let vxlan = config.vxlan.as_ref()?;
-    let networks = config.networks.iter().filter_map(record).collect();
+    let flannel = config.flannel().map(|part| flannel(&part, vxlan.port, config));
+    let networks =
+        if flannel.is_some() { Vec::new() } else { config.networks.iter().filter_map(record).collect() };
     let member = |(container, interface): (&Container, &Interface)| {
         Some(Member {
             vni: config.network(&interface.network)?.vni?,
@@ -129,7 +133,21 @@ fn says(config: &Config) -> Option<Says> {
             names: std::iter::once(&container.name).chain(&interface.aliases).cloned().collect(),
         })
     };
-    Some(Says { vtep: vxlan.local, networks, members: config.interfaces().filter_map(member).collect() })
+    let members = config.interfaces().filter_map(member).collect();
+    Some(Says { vtep: vxlan.local, networks, members, flannel })
+}
+
+/// What flannel's hosts are told.
+fn flannel(part: &Part<'_>, port: u16, config: &Config) -> Flannel {
+    let others = config.networks.iter().filter(|network| network.name != part.network.name);
+    Flannel {
+        network: part.network.name.clone(),
+        vni: part.vni,
+        port,
+        subnet: part.subnet,
+        mac: part.mac,
+        beside: others.filter_map(|network| Some((network.name.clone(), network.subnet?))).collect(),
+    }
 }
 
 fn record(network: &Network) -> Option<NetworkRecord> {
@@ -174,7 +192,9 @@ fn claims<'a>(
     container: &'a str,
     interface: &'a Interface,
 ) -> impl Iterator<Item = Claim> + 'a {
-    let shared = config.network(&interface.network).is_some_and(|network| network.vni.is_some());
+    // A subnet of flannel's is one host's, and so are its addresses.
+    let shared = !config.is_flannel()
+        && config.network(&interface.network).is_some_and(|network| network.vni.is_some());
     interface.ips().filter(move |_| shared).map(move |ip| Claim {
         network: interface.network.clone(),
         ip: ip.addr(),
