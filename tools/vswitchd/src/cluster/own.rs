@@ -217,11 +217,7 @@ impl Own {
             (Record::Lease(there), Some(Record::Lease(wanted))) => there.public_ip == wanted.public_ip,
             (record, _) => record.host() == Some(&self.me),
         };
-        let leftover = ours
-            && named
-            && !entry.gone
-            && !self.wanted.contains_key(key)
-            && !self.waits(key);
+        let leftover = ours && named && !entry.gone && !self.wanted.contains_key(key) && !self.waits(key);
         leftover.then(|| Step { key: key.clone(), value: None, leased: false, over: entry.stamp.modified })
     }
 }

@@ -435,7 +435,8 @@ fn settle(own: &mut Own, known: &mut Known, revision: &mut i64) -> Vec<String> {
 
 #[test]
 fn the_store_is_brought_to_what_is_said() {
-    let (mut own, mut known, mut revision) = (Own::new("h1".into()), Known::new("h1".into(), Mode::Native), 100);
+    let (mut own, mut known, mut revision) =
+        (Own::new("h1".into()), Known::new("h1".into(), Mode::Native), 100);
     own.want(&says(&[5, 6]), &known);
     let first = settle(&mut own, &mut known, &mut revision);
     assert_eq!(
@@ -491,7 +492,8 @@ fn what_another_has_is_left_alone_until_it_goes() {
 
 #[test]
 fn claims_are_ours_until_they_are_released() {
-    let (mut own, mut known, mut revision) = (Own::new("h1".into()), Known::new("h1".into(), Mode::Native), 100);
+    let (mut own, mut known, mut revision) =
+        (Own::new("h1".into()), Known::new("h1".into(), Mode::Native), 100);
     let claim = Claim {
         network: "blue".into(),
         ip: ip("10.1.0.5"),

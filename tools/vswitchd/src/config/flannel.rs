@@ -9,6 +9,7 @@ use std::ops::Range;
 use ipnet::Ipv4Net;
 use switch::mac::MacAddr;
 
+use super::Mode;
 use super::model::{Config, Network};
 use super::problem::Problem;
 use super::report::{At, Reporter};
@@ -16,7 +17,6 @@ use super::resolve::Facts;
 use super::schema::Section;
 use super::vxlan::Vxlan;
 use super::zones::{Gateway, GatewayBy};
-use super::Mode;
 
 /// What Linux takes where flannel names no l4 port.
 pub const PORT: u16 = 8472;
@@ -84,7 +84,8 @@ pub(super) fn vxlan(section: &Section<'_>, vxlan: &mut Vxlan, reporter: &mut Rep
 /// The one network that is flannel's. `mode` is where the file says that there is one.
 pub(super) fn network(config: &Config, facts: &[Facts], mode: &Range<usize>, reporter: &mut Reporter<'_>) {
     let networks = config.networks.iter().zip(facts);
-    let mut shared = networks.filter_map(|(network, facts)| Some((network, facts, facts.overlay.vni.clone()?)));
+    let mut shared =
+        networks.filter_map(|(network, facts)| Some((network, facts, facts.overlay.vni.clone()?)));
     let Some((network, facts, place)) = shared.next() else {
         let why = "flannel's network is the one with a `vni`: add `vni = 1`, or what `Backend` of its configuration says, to \
                    a [[network]] whose `subnet` lies inside flannel's `Network`";
@@ -100,7 +101,8 @@ pub(super) fn network(config: &Config, facts: &[Facts], mode: &Range<usize>, rep
         reporter.add(&place, || problem);
     }
     let by_container = |found: Gateway<Ipv4Addr>| found.by == GatewayBy::Container;
-    if let Some(at) = facts.gateways.v4.as_ref().filter(|_| config.gateway_of(network).is_some_and(by_container))
+    if let Some(at) =
+        facts.gateways.v4.as_ref().filter(|_| config.gateway_of(network).is_some_and(by_container))
     {
         let why = "flannel's hosts route what is for this network to its gateway, which must be the daemon: give the \
                    container another address";
@@ -126,8 +128,10 @@ fn second(network: &Network, first: &Network) -> Problem {
 
 fn fits(network: &Network) -> Result<(), Problem> {
     let why = match network.subnet {
-        None => "flannel's hosts reach a host by its IPv4 subnet: add `subnet`, a part of flannel's `Network` that no other \
-                 host has",
+        None => {
+            "flannel's hosts reach a host by its IPv4 subnet: add `subnet`, a part of flannel's `Network` that no other \
+                 host has"
+        }
         Some(subnet) if subnet.prefix_len() > LONGEST => {
             "flannel's subnets are /30 or larger: take a larger `subnet`"
         }

@@ -13,7 +13,9 @@ use super::overlay::Places;
 use super::plan::{Plan, Port};
 use super::problem::{Advice, Problem, What, clip, nearest};
 use super::report::{At, Reporter};
-use super::{Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, flannel, overlay, routing, uplink};
+use super::{
+    Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, flannel, overlay, routing, uplink,
+};
 use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.

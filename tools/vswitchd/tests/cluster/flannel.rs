@@ -59,7 +59,8 @@ async fn a_subnet_of_flannel_is_one_hosts_and_that_hosts_again() {
 
     // Another one with the same subnet is told whose it is, and routes nothing; one with its own is known to the first.
     let mut two = start(&etcd, 2, 20);
-    let view = two.sees("whose it is", |view| view.refused.iter().any(|it| it.why.contains("198.18.1.1's"))).await;
+    let view =
+        two.sees("whose it is", |view| view.refused.iter().any(|it| it.why.contains("198.18.1.1's"))).await;
     assert!(view.members.is_empty() && view.subnets.is_empty());
     let mut three = start(&etcd, 3, 21);
     let view = three.sees("the first", |view| view.members.len() == 1).await;

@@ -61,7 +61,8 @@ fn there_is_a_limit_of_end_points() {
 #[test]
 fn flannel_has_its_own_defaults() {
     let network = "[[network]]\nname = \"pods\"\nsubnet = \"10.5.20.0/24\"\nvni = 1\n";
-    let text = format!("{TUNNEL}[cluster]\netcd = [\"http://127.0.0.1:2379\"]\nmode = \"flannel\"\n{network}");
+    let text =
+        format!("{TUNNEL}[cluster]\netcd = [\"http://127.0.0.1:2379\"]\nmode = \"flannel\"\n{network}");
     let config = valid(&text);
     let cluster = config.cluster.as_ref().unwrap();
     assert_eq!(*cluster, Cluster::of(Mode::Flannel, vec!["http://127.0.0.1:2379".into()]));

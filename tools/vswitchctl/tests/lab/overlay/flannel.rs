@@ -32,7 +32,9 @@ impl Other {
         let other = Self { place, subnet, pod };
         let Place { netns, address } = &other.place;
         // pkg/backend/vxlan/device.go: no learning, the kernel's own l4 port; the address has no prefix.
-        other.ip(&format!("link add flannel.1 type vxlan id 1 local {address} dev u0 dstport 8472 nolearning"));
+        other.ip(&format!(
+            "link add flannel.1 type vxlan id 1 local {address} dev u0 dstport 8472 nolearning"
+        ));
         other.ip(&format!("link set flannel.1 address {} up", other.mac()));
         other.ip(&format!("address add 10.5.{subnet}.0/32 dev flannel.1"));
         other.ip(&format!("link add cni0 type veth peer name eth0 netns {}", other.pod));
@@ -66,7 +68,8 @@ impl Other {
 
     /// pkg/backend/vxlan/vxlan_network.go: what another host's record comes to.
     fn learns(&self, subnet: u8, record: &Value) {
-        let (there, mac) = (record["PublicIP"].as_str().unwrap(), record["BackendData"]["VtepMAC"].as_str().unwrap());
+        let (there, mac) =
+            (record["PublicIP"].as_str().unwrap(), record["BackendData"]["VtepMAC"].as_str().unwrap());
         let via = format!("10.5.{subnet}.0");
         self.ip(&format!("neigh replace {via} lladdr {mac} dev flannel.1 nud permanent"));
         let fdb = format!("fdb replace {mac} dev flannel.1 dst {there} self permanent");
@@ -150,10 +153,7 @@ fn a_host_among_those_of_flannel(host: Host) {
     let Some(lab) = lab(host) else { return };
     let Lab { daemon, others, .. } = &lab;
     assert_eq!(daemon.link("c", "eth0")["mtu"], 1450);
-    assert_eq!(
-        lab.routes(),
-        ["10.5.130.0/24 via \"10.5.130.0\"", "10.5.131.0/24 via \"10.5.131.0\""]
-    );
+    assert_eq!(lab.routes(), ["10.5.130.0/24 via \"10.5.130.0\"", "10.5.131.0/24 via \"10.5.131.0\""]);
     for other in others {
         daemon.ping("c", &other.address());
         other.pings(&other.pod, "10.5.20.10");
@@ -168,18 +168,23 @@ fn a_host_among_those_of_flannel(host: Host) {
         );
     }
     let (pod, stop) = (&others[0], daemon.host.dir.join("stop"));
-    let (here, there) = (|words: &[&str]| daemon.background("c", words), |words: &[&str]| Background::inside(&pod.pod, words));
+    let (here, there) = (
+        |words: &[&str]| daemon.background("c", words),
+        |words: &[&str]| Background::inside(&pod.pod, words),
+    );
     let out = Stream::between(here, there, &pod.address(), 16, stop.clone());
     assert!(out.finish() >= 16 << 20);
     let back = Stream::between(there, here, "10.5.20.10", 16, stop);
     assert!(back.finish() >= 16 << 20);
-    let said = daemon.ctl(&["show", "cluster"]);
+    let said = daemon.ctl(&["show", "cluster", "--members"]);
     for word in ["10.5.20.0/24", "10.5.130.0/24", "5e:00:00:00:05:83", "198.18.1.3"] {
         assert!(said.contains(word), "{word}: {said}");
     }
     let said = daemon.ctl(&["trace", "--from", "c", "--to", "10.5.130.7"]);
     assert!(said.contains("route 10.5.130.0/24") && said.contains("5e:00:00:00:05:82"), "{said}");
-    for reason in ["reverse_path", "bad_offload", "vxlan_malformed", "vxlan_unknown_vtep", "martian", "spoofed_ip"] {
+    for reason in
+        ["reverse_path", "bad_offload", "vxlan_malformed", "vxlan_unknown_vtep", "martian", "spoofed_ip"]
+    {
         assert_eq!(daemon.dropped(reason), 0, "{reason}");
     }
     lab.stop();
@@ -253,21 +258,33 @@ fn flannels_store_is_not_believed_blindly() {
     };
     let free = "5e:00:00:00:05:99";
     let cases = [
-        ("10.5.140.0-24", record("198.18.1.1", free), "it is reserved for this host, whose `subnet` is 10.5.20.0/24"),
+        (
+            "10.5.140.0-24",
+            record("198.18.1.1", free),
+            "it is reserved for this host, whose `subnet` is 10.5.20.0/24",
+        ),
         ("10.5.141.0-24", record("127.0.0.1", free), "is a loopback address"),
         ("10.5.142.0-24", record("239.1.1.1", free), "is no address that a host can have on the underlay"),
         ("10.5.143.0-24", record("198.18.1.3", free), "which was there first"),
         ("10.5.144.0-24", record("10.5.20.10", free), "is inside flannel's own network"),
         ("10.5.145.0-24", record("198.18.1.9", "02:42:0a:05:14:01"), "is that of our gateway"),
         ("10.5.146.0-24", record("198.18.1.9", "02:42:0a:05:14:0a"), "is that of a container here"),
-        ("10.5.147.0-24", record("198.18.1.9", "01:00:5e:00:00:01"), "is not a MAC that an interface can have"),
+        (
+            "10.5.147.0-24",
+            record("198.18.1.9", "01:00:5e:00:00:01"),
+            "is not a MAC that an interface can have",
+        ),
         ("10.5.148.0-24", record("198.18.1.9", &others[0].mac()), "is that of another host"),
         ("10.5.20.0-25", record("198.18.1.9", free), "it overlaps 10.5.20.0/24, this host's"),
         ("10.5.0.0-17", record("198.18.1.9", free), "it overlaps 10.5.20.0/24, this host's"),
         ("10.5.130.128-25", record("198.18.1.9", free), "it overlaps 10.5.130.0/24"),
         ("10.6.1.0-24", record("198.18.1.9", free), "is no part of flannel's network 10.5.0.0/16"),
         ("0.0.0.0-0", record("198.18.1.9", free), "is no network of hosts"),
-        ("10.5.149.0-24", json!({"PublicIP": "198.18.1.9", "BackendType": "host-gw"}).to_string(), "its backend is `host-gw`"),
+        (
+            "10.5.149.0-24",
+            json!({"PublicIP": "198.18.1.9", "BackendType": "host-gw"}).to_string(),
+            "its backend is `host-gw`",
+        ),
     ];
     for (key, value, _) in &cases {
         etcd.put(&format!("{PREFIX}/subnets/{key}"), value);

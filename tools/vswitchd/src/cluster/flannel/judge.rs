@@ -109,7 +109,10 @@ pub(super) fn network(known: &Known, ours: &Flannel) -> Result<Network, String> 
     } else if network.direct_routing {
         "with `DirectRouting` hosts on our link would send to us without VXLAN: not spoken here".into()
     } else if !network.network.contains(subnet) || network.network == *subnet {
-        format!("its network is {}, and `subnet` of network `{name}`, {subnet}, is no part of that", network.network)
+        format!(
+            "its network is {}, and `subnet` of network `{name}`, {subnet}, is no part of that",
+            network.network
+        )
     } else {
         return Ok(network.clone());
     };
@@ -165,7 +168,9 @@ impl Found<'_> {
             return Err(if self.own {
                 format!("it overlaps {ours}, this host's")
             } else {
-                format!("it has addresses of our subnet {ours} and is {host}'s: we are not in flannel's network")
+                format!(
+                    "it has addresses of our subnet {ours} and is {host}'s: we are not in flannel's network"
+                )
             });
         }
         if let Some((name, beside)) = self.ours.beside.iter().find(|(_, beside)| meets(*beside)) {

@@ -22,8 +22,8 @@ use switch::mac::MacAddr;
 pub(super) use judge::judge;
 pub(super) use own::{own_key, wanted};
 
-use super::records::{self, Key, Record, Refusal};
 use super::MAX_VALUE;
+use super::records::{self, Key, Record, Refusal};
 use crate::config::{FLANNEL_PORT, clip};
 
 /// What is read, in order.

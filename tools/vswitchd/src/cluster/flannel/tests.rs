@@ -71,7 +71,13 @@ fn steps(own: &mut Own, known: &Known) -> Vec<String> {
     own.want(&says(), known);
     let steps = own.plan(known, LEASE, 100);
     let shown = steps.iter().map(|step| {
-        let sign = if step.value.is_none() { "-" } else if step.leased { "+" } else { "=" };
+        let sign = if step.value.is_none() {
+            "-"
+        } else if step.leased {
+            "+"
+        } else {
+            "="
+        };
         format!("{sign}{} over {}", step.key, step.over)
     });
     shown.collect()
@@ -88,9 +94,13 @@ fn records_are_as_flanneld_writes_them() {
     assert_eq!(found, Record::Lease(lease.clone()));
     assert_eq!(String::from_utf8(value(&lease)).unwrap(), record(3, 0x44));
     // Older ones have no VNI, and no word of IPv6.
-    let older = r#"{"PublicIP":"198.18.1.3","BackendType":"vxlan","BackendData":{"VtepMAC":"5e:00:00:00:05:44"}}"#;
+    let older =
+        r#"{"PublicIP":"198.18.1.3","BackendType":"vxlan","BackendData":{"VtepMAC":"5e:00:00:00:05:44"}}"#;
     let (_, found) = parse(b"subnets/10.5.52.0-24", older.as_bytes()).unwrap();
-    assert_eq!(found, Record::Lease(Lease { backend: Backend::Vxlan { vni: None, mac: mac(0x44) }, ..lease }));
+    assert_eq!(
+        found,
+        Record::Lease(Lease { backend: Backend::Vxlan { vni: None, mac: mac(0x44) }, ..lease })
+    );
     // Documentation/configuration.md: what is not named is udp; VNI 1, and the kernel's l4 port.
     let network = |text: &str| match parse(b"config", text.as_bytes()) {
         Ok((Key::Config, Record::Config(network))) => network,
@@ -145,7 +155,10 @@ fn each_wrong_record_is_refused_for_what_is_wrong() {
         ("subnets/10.5.52.0-24", ""),
         ("subnets/10.5.52.0-24", r#"{"PublicIP":"h3"}"#),
         ("subnets/10.5.52.0-24", r#"{"PublicIP":"198.18.1.3","BackendType":"vxlan"}"#),
-        ("subnets/10.5.52.0-24", r#"{"PublicIP":"198.18.1.3","BackendType":"vxlan","BackendData":{"VtepMAC":"$(id)"}}"#),
+        (
+            "subnets/10.5.52.0-24",
+            r#"{"PublicIP":"198.18.1.3","BackendType":"vxlan","BackendData":{"VtepMAC":"$(id)"}}"#,
+        ),
     ] {
         let refused = parse(key.as_bytes(), value.as_bytes());
         assert!(matches!(refused, Err(R::Json(_))), "{key} {value}: {refused:?}");
@@ -193,9 +206,11 @@ fn our_subnet_is_written_where_it_is_free() {
     // Another host's, or a part of it is, by whatever that speaks.
     let theirs = record(2, 1);
     let plain = r#"{"PublicIP":"198.18.1.2","BackendType":"host-gw"}"#;
-    for (key, value) in
-        [("subnets/10.5.20.0-24", theirs.as_str()), ("subnets/10.5.20.128-25", plain), ("subnets/10.5.16.0-20", plain)]
-    {
+    for (key, value) in [
+        ("subnets/10.5.20.0-24", theirs.as_str()),
+        ("subnets/10.5.20.128-25", plain),
+        ("subnets/10.5.16.0-20", plain),
+    ] {
         assert_eq!(steps(&mut own, &known(&[config, (key, value, OTHER)])), [""; 0], "{key}");
     }
     // One that we had before is given back; a reservation is not ours to delete, nor what is another's.
@@ -221,7 +236,8 @@ fn other_hosts_are_believed_where_they_do_not_contradict() {
     let lists = judged(&known(&records));
     let hosts: Vec<_> = lists.hosts.iter().map(|host| (host.name.as_str(), host.me)).collect();
     assert_eq!(hosts, [("10.5.20.0/24", true), ("10.5.30.0/24", false), ("10.5.31.0/24", false)]);
-    let routes: Vec<_> = lists.subnets.iter().map(|it| (it.destination.to_string(), it.via.to_string())).collect();
+    let routes: Vec<_> =
+        lists.subnets.iter().map(|it| (it.destination.to_string(), it.via.to_string())).collect();
     assert_eq!(
         routes,
         [("10.5.30.0/24".into(), "10.5.30.0".into()), ("10.5.31.0/24".into(), "10.5.31.0".to_owned())]
@@ -271,7 +287,10 @@ fn a_network_that_we_cannot_be_on_is_named() {
     let cases = [
         (CONFIG.replace("vxlan", "host-gw"), "its backend is `host-gw`"),
         (CONFIG.replace("vxlan\"", "vxlan\",\"VNI\":5"), "its VNI is 5, and `vni` of network `pods` is 1"),
-        (CONFIG.replace("vxlan\"", "vxlan\",\"Port\":4789"), "its l4 port is 4789, and `port` of [vxlan] is 8472"),
+        (
+            CONFIG.replace("vxlan\"", "vxlan\",\"Port\":4789"),
+            "its l4 port is 4789, and `port` of [vxlan] is 8472",
+        ),
         (CONFIG.replace("vxlan\"", "vxlan\",\"DirectRouting\":true"), "`DirectRouting`"),
         (CONFIG.replace("10.5.0.0/16", "10.6.0.0/16"), "10.5.20.0/24, is no part of that"),
         (CONFIG.replace("10.5.0.0/16", "10.5.20.0/24"), "10.5.20.0/24, is no part of that"),
@@ -298,6 +317,10 @@ fn there_are_no_hosts_without_number() {
         known.put(key.to_string().as_bytes(), record(3, 3).as_bytes(), stamp, Instant::now());
     }
     assert_eq!((known.entries().count(), known.counters.too_many), (MAX_HOSTS + 1, 100));
-    assert!(known.put(b"config", CONFIG.replace("10.5", "10.7").as_bytes(), Stamp { lease: 0, created: 1, modified: 10 }, Instant::now()));
-
+    assert!(known.put(
+        b"config",
+        CONFIG.replace("10.5", "10.7").as_bytes(),
+        Stamp { lease: 0, created: 1, modified: 10 },
+        Instant::now()
+    ));
 }
