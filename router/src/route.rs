@@ -338,7 +338,9 @@ pub(crate) fn place(
     now: Tick,
     why: &mut impl FnMut(Step),
 ) -> Option<(Known, PortId)> {
-    let known = gateway.neighbors.lookup(address, now);
+    // Of who is on another host there is a word that goes before what is heard.
+    let told = network.told.get(&address).map(|mac| Known { mac: *mac, ask: false });
+    let known = told.or_else(|| gateway.neighbors.lookup(address, now));
     why(Step::NextHop(address, known));
     let known = known?;
     // Aged out of the FDB although it answers: asking again teaches the bridge as well.

@@ -85,6 +85,11 @@ fn by_route(packet: &Packet, gateway: &Gateway, here: &Here<'_, Tables>) -> Belo
 /// Whether the sender may be this router. That may have moved to an address of its own choice: only what is another's is
 /// refused.
 fn may_be(hop: Ipv6Addr, packet: &Packet, here: &Here<'_, Tables>) -> bool {
+    // Who is on another host is where that was told to be.
+    if let Some(mac) = here.network.told.get(&hop) {
+        let Packet { meta, .. } = packet;
+        return *mac == meta.src && here.network.fdb.lookup(here.network.vlan, *mac) == Some(meta.port);
+    }
     !matches!(here.network.claims.ips.get(&hop), Some(Owner::Port(port)) if *port != packet.meta.port)
 }
 

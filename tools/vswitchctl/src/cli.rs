@@ -83,8 +83,12 @@ pub enum Show {
     Groups(Filter),
     /// Other hosts that networks are on
     Vxlan(VtepFilter),
-    /// The hosts of the cluster, and who is behind them
-    Cluster,
+    /// The hosts and networks of the cluster, and what of its store is not believed
+    Cluster {
+        /// Who is behind other hosts, too
+        #[arg(long)]
+        members: bool,
+    },
     /// L4 ports of the host that lead to containers
     Nat(crate::nat::Filter),
     /// What goes through the uplink
@@ -140,7 +144,7 @@ impl Show {
             | Self::Stats { filter, .. } => (filter.network.as_deref(), filter.container.as_deref()),
             Self::Nat(filter) | Self::Connections(filter) => (None, filter.container.as_deref()),
             Self::Vxlan(filter) => (filter.network.as_deref(), None),
-            Self::Cluster | Self::Status | Self::Config => (None, None),
+            Self::Cluster { .. } | Self::Status | Self::Config => (None, None),
         }
     }
 }

@@ -49,9 +49,9 @@ pub fn show(client: &Client, as_json: bool, what: &Show) -> Result<String, Failu
             rows.retain(|row| filter.network.as_ref().is_none_or(|wanted| *wanted == row.network));
             either(as_json, &rows, |rows| vxlan::vteps(rows))
         }
-        Show::Cluster => {
+        Show::Cluster { members } => {
             let detail: Option<ClusterDetail> = client.get("/v1/cluster")?;
-            either(as_json, &detail, |detail| vxlan::cluster(detail.as_ref()))
+            either(as_json, &detail, |detail| vxlan::cluster(detail.as_ref(), *members))
         }
         Show::Nat(filter) => nat::show_nat(client, as_json, filter),
         Show::Connections(filter) => nat::show_connections(client, as_json, filter),

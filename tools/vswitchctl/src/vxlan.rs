@@ -1,8 +1,8 @@
 //! The overlay: `show vxlan`, and its line of `show status`.
 
-use vswitchd::api::rows::{ClusterDetail, OverlayStatus, VtepRow};
+use vswitchd::api::rows::{ClusterDetail, ClusterMemberRow, ClusterNetworkRow, OverlayStatus, VtepRow};
 
-use crate::show::yes;
+use crate::show::{or_dash, yes};
 use crate::table::{Table, list, number, words};
 
 /// `show vxlan`.
@@ -54,8 +54,8 @@ pub fn overlay(status: &OverlayStatus) -> String {
     )
 }
 
-/// `show cluster`.
-pub fn cluster(cluster: Option<&ClusterDetail>) -> String {
+/// `show cluster`; with `members` everybody, who may be many thousands, and else how many there are.
+pub fn cluster(cluster: Option<&ClusterDetail>, members: bool) -> String {
     let Some(cluster) = cluster else { return "no [cluster] in the configuration\n".into() };
     let mut text = list([
         ("this host", cluster.name.clone()),
@@ -74,6 +74,42 @@ pub fn cluster(cluster: Option<&ClusterDetail>) -> String {
         [row.host.clone(), row.vtep.to_string(), row.members.to_string(), row.age.to_string(), state.into()]
     });
     text += &format!("\n{}", Table::new(columns, cells));
+    if !cluster.networks.is_empty() {
+        text += &format!("\n{}", networks(&cluster.networks));
+    }
+    if members {
+        text += &format!("\n{}", everybody(&cluster.members));
+    }
+    if !cluster.refused.is_empty() {
+        let cells = cluster.refused.iter().map(|row| [row.key.clone(), row.why.clone()]);
+        text += &format!("\n{}", Table::new([words("REFUSED"), words("WHY")], cells));
+    }
+    text
+}
+
+fn networks(rows: &[ClusterNetworkRow]) -> Table<6> {
+    let columns = [
+        words("NETWORK"),
+        number("VNI"),
+        words("SUBNET"),
+        words("SUBNET6"),
+        number("HOSTS"),
+        number("MEMBERS"),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.network.clone(),
+            row.vni.to_string(),
+            or_dash(row.subnet.as_ref()),
+            or_dash(row.subnet6.as_ref()),
+            row.hosts.to_string(),
+            row.members.to_string(),
+        ]
+    });
+    Table::new(columns, cells)
+}
+
+fn everybody(rows: &[ClusterMemberRow]) -> Table<7> {
     let columns = [
         number("VNI"),
         words("MAC"),
@@ -86,7 +122,7 @@ pub fn cluster(cluster: Option<&ClusterDetail>) -> String {
     let all = |addresses: &[std::net::IpAddr]| {
         addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     };
-    let cells = cluster.members.iter().map(|row| {
+    let cells = rows.iter().map(|row| {
         [
             row.vni.to_string(),
             row.mac.to_string(),
@@ -97,10 +133,5 @@ pub fn cluster(cluster: Option<&ClusterDetail>) -> String {
             row.age.to_string(),
         ]
     });
-    text += &format!("\n{}", Table::new(columns, cells));
-    if !cluster.refused.is_empty() {
-        let cells = cluster.refused.iter().map(|row| [row.key.clone(), row.why.clone()]);
-        text += &format!("\n{}", Table::new([words("REFUSED"), words("WHY")], cells));
-    }
-    text
+    Table::new(columns, cells)
 }

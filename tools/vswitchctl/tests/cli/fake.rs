@@ -369,6 +369,14 @@ pub fn cluster() -> ClusterDetail {
         since: Some(61),
         held: None,
         hosts: vec![host("h1", 1, true), host("h2", 2, false)],
+        networks: vec![ClusterNetworkRow {
+            network: "blue".into(),
+            vni: 100,
+            subnet: Some("10.1.0.0/24".parse().unwrap()),
+            subnet6: None,
+            hosts: 2,
+            members: 2,
+        }],
         members: vec![ClusterMemberRow {
             vni: 100,
             mac: "02:42:0a:01:00:0c".parse().unwrap(),

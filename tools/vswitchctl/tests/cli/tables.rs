@@ -224,9 +224,7 @@ red     200 198.18.1.2 4095 static no       2 1450  60        10        20     1
 #[test]
 fn cluster() {
     let daemon = Daemon::start();
-    assert_eq!(
-        daemon.good("show cluster"),
-        "\
+    let said = "\
 this host  h1
 store      connected: http://198.18.1.254:2379
 since      61 s
@@ -237,13 +235,19 @@ HOST VTEP       MEMBERS AGE STATE
 h1   198.18.1.1       1  60 this
 h2   198.18.1.2       1  60 there
 
-VNI MAC               ADDRESSES            NAMES   HOST VTEP       AGE
-100 02:42:0a:01:00:0c 10.1.0.12,fd00:1::12 web,www h2   198.18.1.2  59
+NETWORK VNI SUBNET      SUBNET6 HOSTS MEMBERS
+blue    100 10.1.0.0/24 -           2       2
 
 REFUSED   WHY
 /hosts/h3 its VTEP is ours
-"
-    );
+";
+    assert_eq!(daemon.good("show cluster"), said);
+    let members = "\
+VNI MAC               ADDRESSES            NAMES   HOST VTEP       AGE
+100 02:42:0a:01:00:0c 10.1.0.12,fd00:1::12 web,www h2   198.18.1.2  59
+
+REFUSED";
+    assert_eq!(daemon.good("show cluster --members"), said.replace("REFUSED", members));
     let said: ClusterDetail = serde_json::from_str(&daemon.good("show cluster --json")).unwrap();
     assert_eq!(said, fake::cluster());
 }

@@ -13,7 +13,9 @@ mod status;
 mod trace;
 mod vxlan;
 
-pub use cluster::{ClusterDetail, ClusterHostRow, ClusterMemberRow, RefusedRow, StoreState};
+pub use cluster::{
+    ClusterDetail, ClusterHostRow, ClusterMemberRow, ClusterNetworkRow, RefusedRow, StoreState,
+};
 pub use dns::{DnsCounts, DnsStatus};
 pub use leases::{AddressStats, DhcpStats, LeaseRow};
 pub use nat::{

@@ -4,27 +4,34 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::known::{Entry, Known};
 use super::records::{Key, Record, overlap};
-use super::{HostRecord, MAX_REFUSED, Member, NetworkRecord, Owner, Refused, Remote, Says};
+use super::{HostRecord, MAX_REFUSED, Member, NetworkRecord, Owner, Refused, Remote, Says, Subnet, flannel};
 
 /// The lists of a view.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Lists {
     pub hosts: Arc<[HostRecord]>,
     pub members: Arc<[Arc<Remote>]>,
     pub networks: Arc<[NetworkRecord]>,
     pub addresses: Arc<BTreeMap<(String, IpAddr), Owner>>,
+    pub subnets: Arc<[Subnet]>,
+    pub outer: Option<Ipv4Net>,
     pub refused: Arc<[Refused]>,
 }
 
 /// What is not believed.
-struct Refusals(Vec<Refused>);
+pub(super) struct Refusals(Vec<Refused>);
 
 impl Refusals {
-    fn add(&mut self, key: &Key, why: impl FnOnce() -> String) {
+    /// All of it.
+    pub fn list(self) -> Arc<[Refused]> {
+        self.0.into()
+    }
+
+    pub fn add(&mut self, key: &Key, why: impl FnOnce() -> String) {
         if self.0.len() < MAX_REFUSED {
             self.0.push(Refused { key: key.to_string(), why: why() });
         }
@@ -35,6 +42,9 @@ impl Refusals {
 pub(super) fn judge(known: &Known, says: &Says, before: &[Arc<Remote>]) -> Lists {
     let refused = known.refused().map(|(key, why)| Refused { key: key.clone(), why: why.clone() });
     let mut refusals = Refusals(refused.collect());
+    if let Some(ours) = &says.flannel {
+        return flannel::judge(known, says, ours, before, refusals);
+    }
     let hosts = hosts(known, says, &mut refusals);
     let networks = networks(known, says, &mut refusals);
     // Of a network that we have ourselves, our own record counts.
@@ -47,12 +57,13 @@ pub(super) fn judge(known: &Known, says: &Says, before: &[Arc<Remote>]) -> Lists
         members: members.into(),
         networks: networks.into(),
         addresses: Arc::new(addresses),
-        refused: refusals.0.into(),
+        refused: refusals.list(),
+        ..Lists::default()
     }
 }
 
 /// Those of a kind, the oldest first: whoever was there first is believed.
-fn by_age(known: &Known, kind: impl Fn(&Key) -> bool) -> Vec<(&Key, &Entry)> {
+pub(super) fn by_age(known: &Known, kind: impl Fn(&Key) -> bool) -> Vec<(&Key, &Entry)> {
     let mut found: Vec<_> = known.entries().filter(|(key, _)| kind(key)).collect();
     found.sort_by_key(|(_, entry)| entry.stamp.created);
     found
@@ -76,7 +87,7 @@ fn hosts(known: &Known, says: &Says, refusals: &mut Refusals) -> Vec<HostRecord>
     hosts
 }
 
-fn wrong_vtep(vtep: IpAddr, me: bool, ours: IpAddr, taken: Option<&String>) -> Option<String> {
+pub(super) fn wrong_vtep(vtep: IpAddr, me: bool, ours: IpAddr, taken: Option<&String>) -> Option<String> {
     if me {
         return (vtep != ours)
             .then(|| format!("it is what this host is called, which is at {ours}, not {vtep}"));

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::records::{self, Key, Record, Refusal};
-use super::{Counters, MAX_ADDRESSES, MAX_HOSTS, MAX_MEMBERS, MAX_NETWORKS, MAX_REFUSED};
-use crate::config::clip;
+use super::{Counters, MAX_ADDRESSES, MAX_HOSTS, MAX_MEMBERS, MAX_NETWORKS, MAX_REFUSED, flannel};
+use crate::config::{Mode, clip};
 
 /// Where and when a record stands in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +46,9 @@ struct Room {
 #[derive(Debug)]
 pub(super) struct Known {
     me: String,
+    mode: Mode,
     entries: BTreeMap<Key, Entry>,
-    rooms: [Room; 4],
+    rooms: [Room; LIMITS.len()],
     /// Records that are not believed, by key; the first [`MAX_REFUSED`].
     refused: BTreeMap<String, String>,
     reads: u64,
@@ -55,22 +56,28 @@ pub(super) struct Known {
     pub counters: Counters,
 }
 
-const fn kind(key: &Key) -> (usize, usize, &'static str) {
+/// How many there may be of each kind.
+const LIMITS: [usize; 6] = [MAX_HOSTS, MAX_NETWORKS, MAX_MEMBERS, MAX_ADDRESSES, 1, MAX_HOSTS];
+
+const fn kind(key: &Key) -> (usize, &'static str) {
     match key {
-        Key::Host(_) => (0, MAX_HOSTS, "hosts"),
-        Key::Network(_) => (1, MAX_NETWORKS, "networks"),
-        Key::Member(..) => (2, MAX_MEMBERS, "members"),
-        Key::Address(..) => (3, MAX_ADDRESSES, "addresses"),
+        Key::Host(_) => (0, "hosts"),
+        Key::Network(_) => (1, "networks"),
+        Key::Member(..) => (2, "members"),
+        Key::Address(..) => (3, "addresses"),
+        Key::Config => (4, "networks of flannel"),
+        Key::Subnet(_) => (5, "subnets"),
     }
 }
 
 impl Known {
-    /// Nothing, as the host of this name knows it.
-    pub fn new(me: String) -> Self {
+    /// Nothing, as the host of this name knows it, of a store with this layout.
+    pub fn new(me: String, mode: Mode) -> Self {
         Self {
             me,
+            mode,
             entries: BTreeMap::new(),
-            rooms: [Room::default(); 4],
+            rooms: [Room::default(); LIMITS.len()],
             refused: BTreeMap::new(),
             reads: 0,
             hold: None,
@@ -115,11 +122,15 @@ impl Known {
 
     /// The store has this at a key. Whether that is something else than before.
     pub fn put(&mut self, key: &[u8], value: &[u8], stamp: Stamp, now: Instant) -> bool {
-        match records::parse(key, value) {
+        let record = match self.mode {
+            Mode::Native => records::parse(key, value),
+            Mode::Flannel => flannel::parse(key, value),
+        };
+        match record {
             Ok((at, record)) => self.accept(at, record, stamp, now),
             Err(refusal) => {
                 // What stood there does not any more, whatever stands there now.
-                let gone = records::parse_key(key).is_ok_and(|at| self.lose(&at, stamp.modified));
+                let gone = self.parse_key(key).is_ok_and(|at| self.lose(&at, stamp.modified));
                 self.refuse(key, &refusal);
                 gone
             }
@@ -145,9 +156,9 @@ impl Known {
             }
             return !same;
         }
-        let (room, limit, what) = kind(&at);
-        let Some(room) = self.rooms.get_mut(room) else { return false };
-        if room.used >= limit {
+        let (place, what) = kind(&at);
+        let (Some(room), Some(limit)) = (self.rooms.get_mut(place), LIMITS.get(place)) else { return false };
+        if room.used >= *limit {
             room.over = true;
             self.counters.too_many = self.counters.too_many.saturating_add(1);
             self.name_refused(at.to_string(), format!("there are more than {limit} {what}"));
@@ -161,7 +172,15 @@ impl Known {
     /// The store has nothing at a key any more, since this revision. Whether it had.
     pub fn delete(&mut self, key: &[u8], modified: i64) -> bool {
         self.believe_again(&Self::shown(key));
-        records::parse_key(key).is_ok_and(|at| self.lose(&at, modified))
+        self.parse_key(key).is_ok_and(|at| self.lose(&at, modified))
+    }
+
+    /// The key in this layout.
+    pub fn parse_key(&self, key: &[u8]) -> Result<Key, Refusal> {
+        match self.mode {
+            Mode::Native => records::parse_key(key),
+            Mode::Flannel => flannel::parse_key(key),
+        }
     }
 
     fn lose(&mut self, at: &Key, modified: i64) -> bool {
@@ -209,8 +228,7 @@ impl Known {
 
     /// Whether records were left out for which there is room by now.
     pub fn has_room_again(&self) -> bool {
-        let limits = [MAX_HOSTS, MAX_NETWORKS, MAX_MEMBERS, MAX_ADDRESSES];
-        self.rooms.iter().zip(limits).any(|(room, limit)| room.over && room.used < limit)
+        self.rooms.iter().zip(LIMITS).any(|(room, limit)| room.over && room.used < limit)
     }
 
     /// The end of a batch: what is gone goes, unless it is held. Whether anything went.

@@ -16,6 +16,8 @@
 //! | `/addresses/NETWORK/IP` | the host that claims it first | yes |
 //! | `/networks/NAME` | the host that has it first; it stays | no |
 //!
+//! Or flannel's layout is kept ([`flannel`]): then a host says which subnet is behind it, and is told the same.
+//!
 //! What comes from the store is checked like what comes from containers: `records` judges each record by itself, `judge`
 //! against the others and our own. What is refused is counted and named in the [`View`], and nothing is believed of it.
 //!
@@ -23,6 +25,7 @@
 //! that lives has said all of it again.
 
 mod claim;
+mod flannel;
 mod judge;
 mod known;
 mod own;
@@ -66,6 +69,25 @@ pub struct Says {
     pub networks: Vec<NetworkRecord>,
     /// Who is behind it in them.
     pub members: Vec<Member>,
+    /// Its part of flannel's network, where the cluster is flannel's. Networks and members are not said there.
+    pub flannel: Option<Flannel>,
+}
+
+/// This host's part of flannel's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flannel {
+    /// What the network is called here.
+    pub network: String,
+    /// Its VNI.
+    pub vni: u32,
+    /// The l4 port of UDP that we listen on.
+    pub port: u16,
+    /// What of flannel's network is here.
+    pub subnet: Ipv4Net,
+    /// The MAC that others address to us what we shall route.
+    pub mac: MacAddr,
+    /// Subnets of other networks that are here: no other host has addresses of these.
+    pub beside: Vec<(String, Ipv4Net)>,
 }
 
 /// Somebody in a network.
@@ -136,6 +158,10 @@ pub struct View {
     pub networks: Arc<[NetworkRecord]>,
     /// Who holds which address of which network, this host's as well.
     pub addresses: Arc<BTreeMap<(String, IpAddr), Owner>>,
+    /// What is routed to other hosts.
+    pub subnets: Arc<[Subnet]>,
+    /// All subnets are in it, those that nobody has as well.
+    pub outer: Option<Ipv4Net>,
     /// What is not believed, and why: at most [`MAX_REFUSED`] of it.
     pub refused: Arc<[Refused]>,
     /// Records that the store does not have any more, and that stay until then: it was emptied, or was away for long.
@@ -181,6 +207,15 @@ pub struct HostRecord {
     pub me: bool,
     /// The store does not have it any more: see [`View::held_until`].
     pub held: bool,
+}
+
+/// A subnet that is behind another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subnet {
+    /// The subnet.
+    pub destination: Ipv4Net,
+    /// The host's own address in it, one of a [`View::members`]'.
+    pub via: std::net::Ipv4Addr,
 }
 
 /// Somebody behind another host.
@@ -345,7 +380,7 @@ impl Cluster {
     }
 
     /// Takes all that is ours out of the store at once, as far as that can be done in a second. Who merely drops this,
-    /// for a daemon that takes over, leaves it to the lease.
+    /// for a daemon that takes over, leaves it to the lease. In flannel's layout it is left to the lease as well.
     pub async fn leave(self) {
         let (tell, told) = oneshot::channel();
         if self.orders.send(Order::Leave(tell)).is_ok() {
@@ -370,6 +405,8 @@ impl View {
             members: Arc::default(),
             networks: Arc::default(),
             addresses: Arc::default(),
+            subnets: Arc::default(),
+            outer: None,
             refused: Arc::default(),
             held_until: None,
             counters: Counters::default(),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::known::{Entry, Known};
 use super::records::{self, Key, MAX_EACH, Record};
-use super::{Claim, Owner, Says};
+use super::{Claim, Owner, Says, flannel};
 
 /// One write, and what must be so for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(super) struct Step {
 #[derive(Debug)]
 pub(super) struct Own {
     me: String,
+    /// Where we stand ourselves: without that nothing else is said.
+    first: Key,
     wanted: BTreeMap<Key, Record>,
     held: BTreeMap<(String, IpAddr), Claim>,
     /// Claims that are being made, and the latest revision that the watch told of each meanwhile.
@@ -37,8 +39,9 @@ pub(super) struct Own {
 }
 
 impl Own {
-    pub const fn new(me: String) -> Self {
+    pub fn new(me: String) -> Self {
         Self {
+            first: Key::Host(me.clone()),
             me,
             wanted: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -48,8 +51,18 @@ impl Own {
         }
     }
 
-    /// This is what is wanted from now on.
-    pub fn want(&mut self, says: &Says) {
+    /// Where we stand ourselves.
+    pub const fn first(&self) -> &Key {
+        &self.first
+    }
+
+    /// This is what is wanted from now on, beside what is known.
+    pub fn want(&mut self, says: &Says, known: &Known) {
+        if let Some(ours) = &says.flannel {
+            self.first = flannel::own_key(ours);
+            self.wanted = flannel::wanted(says, ours, known);
+            return;
+        }
         let mut wanted = BTreeMap::new();
         wanted.insert(Key::Host(self.me.clone()), Record::Host { name: self.me.clone(), vtep: says.vtep });
         for network in &says.networks {
@@ -130,12 +143,11 @@ impl Own {
 
     /// The next steps, at most so many, for a host with this lease.
     pub fn plan(&self, known: &Known, lease: i64, most: usize) -> Vec<Step> {
-        let host = Key::Host(self.me.clone());
-        if known.get(&host).is_none_or(|entry| entry.stamp.lease != lease) {
+        if known.get(&self.first).is_none_or(|entry| entry.stamp.lease != lease) {
             // Without our name the rest is nobody's. The answer is waited for.
             return self
                 .wanted
-                .get_key_value(&host)
+                .get_key_value(&self.first)
                 .and_then(|(k, r)| self.step(k, r, known, lease))
                 .into_iter()
                 .collect();
@@ -147,12 +159,11 @@ impl Own {
 
     /// Whether our name is ours: `None`: that is not known yet.
     pub fn named(&self, known: &Known, lease: i64) -> Option<bool> {
-        let host = Key::Host(self.me.clone());
-        let wanted = self.wanted.get(&host)?;
-        match known.get(&host) {
+        let wanted = self.wanted.get(&self.first)?;
+        match known.get(&self.first) {
             Some(entry) if entry.stamp.lease == lease => Some(true),
             Some(entry) if !self.is_ours(entry, wanted, lease) => Some(false),
-            _ => self.blocked.contains(&host).then_some(false),
+            _ => self.blocked.contains(&self.first).then_some(false),
         }
     }
 
@@ -164,30 +175,31 @@ impl Own {
         if self.waits(key) {
             return None;
         }
-        let leased = !matches!(key, Key::Network(_));
         let there = known.get(key);
+        let leased = match key {
+            Key::Network(_) => false,
+            // A reservation stays one.
+            Key::Subnet(_) => there.is_none_or(|entry| entry.stamp.lease != 0),
+            _ => true,
+        };
         let over = match there {
             None => 0,
             // The first one wins; how ours is another is told by the view.
-            Some(_) if !leased => return None,
-            Some(entry) if entry.record == *record && entry.stamp.lease == lease => return None,
+            Some(_) if matches!(key, Key::Network(_)) => return None,
+            Some(entry) if entry.record == *record && (entry.stamp.lease == lease || !leased) => return None,
             Some(entry) if self.is_ours(entry, record, lease) => entry.stamp.modified,
             Some(_) => return None,
         };
-        let value = match record {
-            Record::Host { vtep, .. } => records::host(*vtep),
-            Record::Network(network) => records::network(network),
-            Record::Member { host, member } => records::member(host, member),
-            Record::Address(owner) => records::owner(owner),
-        };
-        Some(Step { key: key.clone(), value: Some(value), leased, over })
+        Some(Step { key: key.clone(), value: Some(records::value(record)), leased, over })
     }
 
     fn is_ours(&self, entry: &Entry, record: &Record, lease: i64) -> bool {
-        match &entry.record {
+        match (&entry.record, record) {
             // Another host may have the same name, but not at the same place.
-            Record::Host { .. } => entry.stamp.lease == lease || entry.record == *record,
-            other => other.host() == Some(&self.me),
+            (Record::Host { .. }, _) => entry.stamp.lease == lease || entry.record == *record,
+            // A host of flannel has its place for a name.
+            (Record::Lease(there), Record::Lease(ours)) => there.public_ip == ours.public_ip,
+            (other, _) => other.host() == Some(&self.me),
         }
     }
 
@@ -197,13 +209,15 @@ impl Own {
             Key::Member(..) => true,
             // What was claimed before we were started again may still be asked for; until then its lease keeps it.
             Key::Address(..) => entry.stamp.lease == lease,
+            // A subnet that this host had before is given back, as flanneld does; but no reservation.
+            Key::Subnet(_) => entry.stamp.lease != 0,
             _ => false,
         };
-        let leftover = ours
-            && !entry.gone
-            && entry.record.host() == Some(&self.me)
-            && !self.wanted.contains_key(key)
-            && !self.waits(key);
+        let named = match (&entry.record, self.wanted.get(&self.first)) {
+            (Record::Lease(there), Some(Record::Lease(wanted))) => there.public_ip == wanted.public_ip,
+            (record, _) => record.host() == Some(&self.me),
+        };
+        let leftover = ours && named && !entry.gone && !self.wanted.contains_key(key) && !self.waits(key);
         leftover.then(|| Step { key: key.clone(), value: None, leased: false, over: entry.stamp.modified })
     }
 }

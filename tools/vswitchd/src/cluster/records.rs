@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use switch::mac::MacAddr;
 
-use super::{MAX_VALUE, Member, NetworkRecord, Owner};
+use super::{MAX_VALUE, Member, NetworkRecord, Owner, flannel};
 use crate::config::clip;
 
 /// How many addresses and names a member has.
@@ -24,6 +24,10 @@ pub(super) enum Key {
     Network(String),
     Member(u32, MacAddr),
     Address(String, IpAddr),
+    /// flannel's network.
+    Config,
+    /// Whose a subnet of that is.
+    Subnet(Ipv4Net),
 }
 
 /// The kinds of records, in the order in which they are read: each needs those before it to be judged.
@@ -36,6 +40,8 @@ impl fmt::Display for Key {
             Self::Network(name) => write!(f, "networks/{name}"),
             Self::Member(vni, mac) => write!(f, "members/{vni}/{mac}"),
             Self::Address(network, ip) => write!(f, "addresses/{network}/{ip}"),
+            Self::Config => f.write_str("config"),
+            Self::Subnet(subnet) => write!(f, "subnets/{}-{}", subnet.addr(), subnet.prefix_len()),
         }
     }
 }
@@ -47,6 +53,8 @@ pub(super) enum Record {
     Network(NetworkRecord),
     Member { host: String, member: Member },
     Address(Owner),
+    Config(flannel::Network),
+    Lease(flannel::Lease),
 }
 
 impl Record {
@@ -56,7 +64,7 @@ impl Record {
             Self::Host { name: host, .. } | Self::Member { host, .. } | Self::Address(Owner { host, .. }) => {
                 Some(host)
             }
-            Self::Network(_) => None,
+            Self::Network(_) | Self::Config(_) | Self::Lease(_) => None,
         }
     }
 }
@@ -88,6 +96,8 @@ pub(super) enum Refusal {
     Subnet(IpNet),
     #[error("its gateway {0} is not in its subnet")]
     Gateway(IpAddr),
+    #[error("it is of a host with IPv6 as well: only IPv4 of flannel is spoken here")]
+    DualStack,
     #[error("an MTU is 68 to 65521, with `subnet6` at least 1280")]
     Mtu,
 }
@@ -142,6 +152,7 @@ pub(super) fn parse_value(at: &Key, value: &[u8]) -> Result<Record, Refusal> {
             check_interface(&owner.interface)?;
             Record::Address(owner)
         }
+        Key::Config | Key::Subnet(_) => return Err(Refusal::Key),
     };
     Ok(record)
 }
@@ -173,7 +184,7 @@ pub(super) fn parse_key(key: &[u8]) -> Result<Key, Refusal> {
     if ours == text { Ok(at) } else { Err(Refusal::Spelling(ours)) }
 }
 
-fn json<'v, T: Deserialize<'v>>(value: &'v [u8]) -> Result<T, Refusal> {
+pub(super) fn json<'v, T: Deserialize<'v>>(value: &'v [u8]) -> Result<T, Refusal> {
     serde_json::from_slice(value).map_err(|error| Refusal::Json(clip(&error.to_string())))
 }
 
@@ -200,7 +211,7 @@ fn check_interface(text: &str) -> Result<(), Refusal> {
     if fits { Ok(()) } else { Err(Refusal::Name) }
 }
 
-fn check_vtep(vtep: IpAddr) -> Result<(), Refusal> {
+pub(super) fn check_vtep(vtep: IpAddr) -> Result<(), Refusal> {
     let wrong = match vtep {
         // RFC 1122 section 3.2.1.3.
         IpAddr::V4(v4) => {
@@ -218,7 +229,7 @@ fn check_vtep(vtep: IpAddr) -> Result<(), Refusal> {
     if wrong { Err(Refusal::Vtep(vtep)) } else { Ok(()) }
 }
 
-fn check_mac(mac: MacAddr) -> Result<(), Refusal> {
+pub(super) fn check_mac(mac: MacAddr) -> Result<(), Refusal> {
     if mac.is_group() || mac == MacAddr::ZERO { Err(Refusal::Mac(mac)) } else { Ok(()) }
 }
 
@@ -261,7 +272,7 @@ fn check_network(network: &NetworkRecord) -> Result<(), Refusal> {
 }
 
 // As the configuration has it.
-fn check_subnet(subnet: Option<IpNet>) -> Result<(), Refusal> {
+pub(super) fn check_subnet(subnet: Option<IpNet>) -> Result<(), Refusal> {
     let Some(subnet) = subnet else { return Ok(()) };
     let long = match subnet {
         IpNet::V4(v4) => v4.prefix_len() == 32 || v4.prefix_len() < 4,
@@ -288,6 +299,19 @@ pub(super) fn overlap(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
 
+/// The value of a record.
+pub(super) fn value(record: &Record) -> Vec<u8> {
+    match record {
+        Record::Host { vtep, .. } => host(*vtep),
+        Record::Network(it) => network(it),
+        Record::Member { host, member: it } => member(host, it),
+        Record::Address(it) => owner(it),
+        Record::Lease(lease) => flannel::value(lease),
+        // It is not ours to write.
+        Record::Config(_) => Vec::new(),
+    }
+}
+
 /// The value of our own record.
 pub(super) fn host(vtep: IpAddr) -> Vec<u8> {
     text(&HostValue { vtep })
@@ -309,7 +333,7 @@ pub(super) fn owner(owner: &Owner) -> Vec<u8> {
     text(owner)
 }
 
-fn text<T: Serialize>(value: &T) -> Vec<u8> {
+pub(super) fn text<T: Serialize>(value: &T) -> Vec<u8> {
     // Texts, numbers and addresses have always a JSON form; an empty value would be refused by everyone.
     serde_json::to_vec(value).unwrap_or_default()
 }

@@ -12,9 +12,10 @@ use super::claim::{Claimant, Outcome};
 use super::judge::judge;
 use super::known::Known;
 use super::own::{self, Own};
-use super::records::{self, KINDS, Key};
+use super::records::{KINDS, Key};
 use super::store::{self, CHUNK, Head, Store, StoreError};
-use super::{Claim, Claimed, Order, Says, Settings, State, View};
+use super::{Claim, Claimed, Order, Says, Settings, State, View, flannel};
+use crate::config::Mode;
 
 /// How long changes are gathered before they are told.
 const BATCH: Duration = Duration::from_millis(50);
@@ -24,6 +25,8 @@ const CLAIMS: usize = 64;
 const WRITES: usize = 16;
 /// Messages of the watch that are taken at a time.
 const MESSAGES: u32 = 64;
+/// A lease that may be lost at once, however long it is: flanneld, whose lease is a day, ends and is started again.
+const HOLD: Duration = Duration::from_secs(600);
 /// The first wait after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Keys of one kind that are looked at: far more than can be kept, for most of them may be no records.
@@ -65,7 +68,7 @@ pub(super) async fn run(
 ) {
     let state = shown.borrow().state.clone();
     let mut task = Task {
-        known: Known::new(name.clone()),
+        known: Known::new(name.clone(), settings.mode),
         own: Own::new(name),
         state,
         settings,
@@ -125,6 +128,8 @@ impl Task {
             };
             match end {
                 Ok(End::Again) => kept = true,
+                // flanneld leaves its subnet to the lease: nobody else gets it while a host is started again.
+                Ok(End::Leave(done)) if self.settings.mode == Mode::Flannel => return Ok(Some(done)),
                 Ok(End::Leave(done)) => {
                     if let Err(error) = store.revoke(id).await {
                         tracing::warn!(%error, "what is ours in the cluster goes with the lease only");
@@ -234,7 +239,7 @@ impl Task {
             return true;
         }
         if self.known.has_room_again() {
-            *at = at.or_else(|| Some(Instant::now() + self.ttl()));
+            *at = at.or_else(|| Some(Instant::now() + self.hold()));
         }
         false
     }
@@ -250,6 +255,11 @@ impl Task {
         Duration::from_secs(self.settings.ttl.into())
     }
 
+    /// How long hosts that live need to say again what was lost.
+    fn hold(&self) -> Duration {
+        self.ttl().min(HOLD)
+    }
+
     fn answered(&mut self, (claim, (claimed, revision), tell): Answer) {
         // What was granted to somebody who does not wait any more is left over, and goes.
         let waits = tell.send(claimed).is_ok();
@@ -258,14 +268,18 @@ impl Task {
 
     /// All that the store has.
     async fn read(&mut self, store: &Store, head: Head, kept: bool) -> Result<(), StoreError> {
+        let me = self.own.first().clone();
         let others =
-            |known: &Known| known.entries().filter(|(key, it)| is_other(known, key) && !it.gone).count();
+            |known: &Known| known.entries().filter(|(key, it)| is_other(key, &me) && !it.gone).count();
         let had = others(&self.known);
-        let me = Key::Host(self.known.me().to_owned());
         let had_me = self.known.get(&me).is_some();
         self.known.begin_read();
         let now = Instant::now();
-        for kind in KINDS {
+        let kinds: &[&str] = match self.settings.mode {
+            Mode::Native => &KINDS,
+            Mode::Flannel => &flannel::KINDS,
+        };
+        for kind in kinds {
             let known = &mut self.known;
             let unread = store
                 .read(kind, MAX_KEYS, |kv| {
@@ -287,13 +301,13 @@ impl Task {
             self.emptied();
         } else if !kept && had > 0 {
             // Our own lease ended: so did others', who are on their way back as we are.
-            self.known.hold_until(now + self.ttl());
+            self.known.hold_until(now + self.hold());
         }
         Ok(())
     }
 
     fn emptied(&mut self) {
-        let hold = self.ttl().saturating_mul(3);
+        let hold = self.hold().saturating_mul(3);
         tracing::warn!(?hold, "the cluster's store was emptied: nothing is withdrawn for now");
         self.known.counters.emptied = self.known.counters.emptied.saturating_add(1);
         self.known.hold_until(Instant::now() + hold);
@@ -340,10 +354,10 @@ impl Task {
             } else {
                 self.known.delete(key, kv.mod_revision());
             }
-            let Ok(key) = records::parse_key(key) else { continue };
+            let Ok(key) = self.known.parse_key(key) else { continue };
             self.own.heard(&key, kv.mod_revision());
             // We never delete our own name: whoever did has deleted all of it.
-            if kv.version() == 0 && matches!(&key, Key::Host(name) if name == self.known.me()) {
+            if kv.version() == 0 && key == *self.own.first() {
                 self.emptied();
             }
         }
@@ -356,7 +370,7 @@ impl Task {
     /// Brings the store to what we say. Whether there is more to do.
     async fn write(&mut self, store: &Store, lease: i64) -> Result<bool, StoreError> {
         let says = self.says.borrow().clone();
-        self.own.want(&says);
+        self.own.want(&says, &self.known);
         for _ in 0..WRITES {
             let steps = self.own.plan(&self.known, lease, CHUNK);
             if steps.is_empty() {
@@ -432,6 +446,8 @@ impl Task {
             view.members = lists.members;
             view.networks = lists.networks;
             view.addresses = lists.addresses;
+            view.subnets = lists.subnets;
+            view.outer = lists.outer;
             view.refused = lists.refused;
         });
         self.judged = began.elapsed();
@@ -453,8 +469,8 @@ impl Task {
     }
 }
 
-fn is_other(known: &Known, key: &Key) -> bool {
-    matches!(key, Key::Host(name) if name != known.me())
+fn is_other(key: &Key, me: &Key) -> bool {
+    matches!(key, Key::Host(_) | Key::Subnet(_)) && key != me
 }
 
 /// The earliest of these; without any far from now.

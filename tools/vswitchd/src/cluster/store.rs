@@ -16,6 +16,7 @@ use super::Settings;
 use super::known::Stamp;
 use super::own::Step;
 use super::records::Key;
+use crate::config::Mode;
 
 /// How long an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -124,7 +125,11 @@ impl Store {
         }
         let client = within("a connection", Client::connect([endpoint], Some(options))).await?;
         let kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-        Ok(Self { client, kv, root: format!("{}/v1/", settings.prefix) })
+        let version = match settings.mode {
+            Mode::Native => "/v1/",
+            Mode::Flannel => "/",
+        };
+        Ok(Self { client, kv, root: format!("{}{version}", settings.prefix) })
     }
 
     /// The key in full.
@@ -247,7 +252,7 @@ fn too_long(error: &EtcdError) -> bool {
     matches!(error, EtcdError::GRpcStatus(status) if status.code() as i32 == OUT_OF_RANGE)
 }
 
-/// The first key after all that begin with this: its last byte is `/`.
+/// The first key after all that begin with this: its last byte is one of ASCII.
 fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {

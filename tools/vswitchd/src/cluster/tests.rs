@@ -11,6 +11,8 @@ use super::judge::{Lists, judge};
 use super::known::{Known, Stamp};
 use super::own::Own;
 use super::records::{self, Key, MAX_EACH, Record, Refusal, parse};
+use crate::config::Mode;
+
 use super::{Claim, MAX_HOSTS, MAX_REFUSED, MAX_VALUE, Member, NetworkRecord, Owner, Says};
 
 const MAC: &str = "02:42:0a:01:00:05";
@@ -44,16 +46,12 @@ fn says(members: &[u8]) -> Says {
         vtep: ip("198.18.1.1"),
         networks: vec![blue()],
         members: members.iter().map(|n| member(*n)).collect(),
+        flannel: None,
     }
 }
 
 fn text(record: &Record) -> Vec<u8> {
-    match record {
-        Record::Host { vtep, .. } => records::host(*vtep),
-        Record::Network(network) => records::network(network),
-        Record::Member { host, member } => records::member(host, member),
-        Record::Address(owner) => records::owner(owner),
-    }
+    records::value(record)
 }
 
 #[test]
@@ -225,10 +223,10 @@ proptest! {
             known.settle(now);
             known.entries().map(|(key, entry)| (key.clone(), entry.record.clone())).collect::<Vec<_>>()
         };
-        let mut once = Known::new("me".into());
+        let mut once = Known::new("me".into(), Mode::Native);
         (0..changes.len()).for_each(|revision| tell(&mut once, revision));
         // A reading that is ahead of the watch: it has all of it, and then the watch tells the later part again.
-        let mut again = Known::new("me".into());
+        let mut again = Known::new("me".into(), Mode::Native);
         again.begin_read();
         for (key, entry) in once.entries().filter(|(_, entry)| !entry.gone) {
             again.put(key.to_string().as_bytes(), &text(&entry.record), entry.stamp, now);
@@ -241,7 +239,7 @@ proptest! {
 
 /// Keys and values as the store has them.
 fn told(records: &[(&str, &str)]) -> Known {
-    let mut known = Known::new("h1".into());
+    let mut known = Known::new("h1".into(), Mode::Native);
     for (n, (key, value)) in (1..).zip(records) {
         known.put(key.as_bytes(), value.as_bytes(), stamp(n), Instant::now());
     }
@@ -288,7 +286,7 @@ fn what_is_gone_stays_while_it_is_held() {
 
 #[test]
 fn there_is_no_memory_without_end() {
-    let mut known = Known::new("h1".into());
+    let mut known = Known::new("h1".into(), Mode::Native);
     for n in 0..MAX_HOSTS + 500 {
         let vtep = IpAddr::from([198, 18, (n / 250) as u8, (n % 250) as u8 + 1]);
         known.put(format!("hosts/n{n}").as_bytes(), &records::host(vtep), stamp(1), Instant::now());
@@ -300,7 +298,7 @@ fn there_is_no_memory_without_end() {
     }
     assert_eq!((known.counters.refused, known.refused().count()), (1000, MAX_REFUSED));
     let long = vec![b'x'; 1 << 20];
-    let mut known = Known::new("h1".into());
+    let mut known = Known::new("h1".into(), Mode::Native);
     known.put(&long, &long, stamp(1), Instant::now());
     assert!(known.refused().all(|(key, why)| key.len() < 200 && why.len() < 200));
     assert!(!known.has_room_again());
@@ -437,8 +435,9 @@ fn settle(own: &mut Own, known: &mut Known, revision: &mut i64) -> Vec<String> {
 
 #[test]
 fn the_store_is_brought_to_what_is_said() {
-    let (mut own, mut known, mut revision) = (Own::new("h1".into()), Known::new("h1".into()), 100);
-    own.want(&says(&[5, 6]));
+    let (mut own, mut known, mut revision) =
+        (Own::new("h1".into()), Known::new("h1".into(), Mode::Native), 100);
+    own.want(&says(&[5, 6]), &known);
     let first = settle(&mut own, &mut known, &mut revision);
     assert_eq!(
         first,
@@ -446,7 +445,7 @@ fn the_store_is_brought_to_what_is_said() {
     );
     let mut changed = says(&[6, 7]);
     changed.members[0].names.push("db".into());
-    own.want(&changed);
+    own.want(&changed, &known);
     let second = settle(&mut own, &mut known, &mut revision);
     assert_eq!(
         second,
@@ -472,7 +471,7 @@ fn what_another_has_is_left_alone_until_it_goes() {
         ("networks/blue", r#"{"vni":100,"subnet":"10.9.0.0/24"}"#),
     ]);
     let (mut own, mut revision) = (Own::new("h1".into()), 100);
-    own.want(&says(&[5]));
+    own.want(&says(&[5]), &known);
     assert_eq!(settle(&mut own, &mut known, &mut revision), ["+hosts/h1"]);
     known.delete(b"members/100/02:42:0a:01:00:05", 200);
     known.settle(Instant::now());
@@ -485,7 +484,7 @@ fn what_another_has_is_left_alone_until_it_goes() {
         ("members/100/02:42:0a:01:00:09", r#"{"host":"h1","ips":["10.1.0.9"]}"#),
     ]);
     let mut own = Own::new("h1".into());
-    own.want(&says(&[5]));
+    own.want(&says(&[5]), &known);
     assert!(own.plan(&known, 8, 100).is_empty());
     known.delete(b"hosts/h1", 300);
     assert_eq!(own.plan(&known, 8, 100).len(), 1);
@@ -493,7 +492,8 @@ fn what_another_has_is_left_alone_until_it_goes() {
 
 #[test]
 fn claims_are_ours_until_they_are_released() {
-    let (mut own, mut known, mut revision) = (Own::new("h1".into()), Known::new("h1".into()), 100);
+    let (mut own, mut known, mut revision) =
+        (Own::new("h1".into()), Known::new("h1".into(), Mode::Native), 100);
     let claim = Claim {
         network: "blue".into(),
         ip: ip("10.1.0.5"),
@@ -501,7 +501,7 @@ fn claims_are_ours_until_they_are_released() {
         interface: "eth0".into(),
     };
     let key = super::own::key(&claim);
-    own.want(&says(&[]));
+    own.want(&says(&[]), &known);
     settle(&mut own, &mut known, &mut revision);
     own.ask(&claim);
     // It is in the store before the answer is here: it is no leftover.
@@ -511,10 +511,10 @@ fn claims_are_ours_until_they_are_released() {
     own.heard(&key, 150);
     own.answered(claim.clone(), Some(150));
     revision = 200;
-    own.want(&says(&[]));
+    own.want(&says(&[]), &known);
     assert!(own.holds(&claim) && own.plan(&known, LEASE, 100).is_empty());
     own.release(("blue".into(), claim.ip));
-    own.want(&says(&[]));
+    own.want(&says(&[]), &known);
     assert_eq!(settle(&mut own, &mut known, &mut revision), [format!("-{key}")]);
 
     // Nobody waited for this one.

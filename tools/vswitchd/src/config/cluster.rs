@@ -1,6 +1,7 @@
 //! `[cluster]`: where hosts keep what they must agree on.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use hyper::Uri;
@@ -20,12 +21,50 @@ const TTL: Bounds = Bounds {
     high: 3600,
     why: "seconds until the others give up a host that died; the usual is 10",
 };
+/// The same of flannel's hosts, which keep their subnet for a day.
+const TTL_FLANNEL: Bounds = Bounds {
+    key: "ttl",
+    low: 2,
+    high: 7 * 86_400,
+    why: "seconds until a subnet may be another host's; flannel's own is 86400, a day",
+};
 /// Bytes of `prefix`.
 const LONGEST_PREFIX: usize = 128;
+
+/// `mode`: whose layout the store has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Ours: networks, addresses and names, of hosts that all run this.
+    #[default]
+    Native,
+    /// flannel's: each host has a subnet of one network, and what is for the others is routed to them.
+    Flannel,
+}
+
+impl Mode {
+    /// What all keys begin with unless the file says otherwise.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Native => "/vswitch",
+            Self::Flannel => "/coreos.com/network",
+        }
+    }
+
+    /// Seconds that a host lives in the store without a word.
+    const fn ttl(self) -> (u32, &'static Bounds) {
+        match self {
+            Self::Native => (10, &TTL),
+            Self::Flannel => (86_400, &TTL_FLANNEL),
+        }
+    }
+}
 
 /// `[cluster]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cluster {
+    /// Whose layout the store has.
+    pub mode: Mode,
     /// Where etcd is found, `http://` or `https://`, host and l4 port; each once, at least one.
     pub etcd: Vec<String>,
     /// What all keys begin with: starts with `/`, does not end with it.
@@ -47,7 +86,7 @@ pub struct Cluster {
     pub password_file: Option<PathBuf>,
     /// Seconds until a host that says nothing any more is gone.
     pub ttl: u32,
-    /// What this host is called in the cluster; without: its host name.
+    /// What this host is called in the cluster; without: its host name. flannel's hosts have no names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -55,18 +94,31 @@ pub struct Cluster {
 impl Cluster {
     /// All defaults, with etcd at these places.
     pub fn new(etcd: Vec<String>) -> Self {
+        Self::of(Mode::default(), etcd)
+    }
+
+    /// All defaults of a mode.
+    pub fn of(mode: Mode, etcd: Vec<String>) -> Self {
         Self {
+            mode,
             etcd,
-            prefix: "/vswitch".into(),
+            prefix: mode.prefix().into(),
             ca: None,
             cert: None,
             key: None,
             user: None,
             password_file: None,
-            ttl: 10,
+            ttl: mode.ttl().0,
             name: None,
         }
     }
+}
+
+/// `[cluster]`, and where it says its mode.
+#[derive(Debug)]
+pub(super) struct RawCluster {
+    pub cluster: Cluster,
+    pub mode: Option<Range<usize>>,
 }
 
 fn as_path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -77,8 +129,12 @@ fn as_path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok
 }
 
 /// `[cluster]`.
-pub(super) fn load(section: &Section<'_>, has_vxlan: bool, reporter: &mut Reporter<'_>) -> Cluster {
+pub(super) fn load(section: &Section<'_>, has_vxlan: bool, reporter: &mut Reporter<'_>) -> RawCluster {
     section.require("etcd", reporter);
+    let modes = [("native", Mode::Native), ("flannel", Mode::Flannel)];
+    let mode = setting(section, "mode", reporter, |text| value::choice("mode", text, &modes));
+    let (mode, place) = mode.ok().flatten().map(|at| (at.value, at.span)).unzip();
+    let mode = mode.unwrap_or_default();
     let etcd = endpoints(section, reporter);
     if !has_vxlan && let Some(first) = etcd.first() {
         let why = "hosts of a cluster reach each other by [vxlan]: add that table to the file, with \
@@ -86,7 +142,7 @@ pub(super) fn load(section: &Section<'_>, has_vxlan: bool, reporter: &mut Report
         let place = section.place("etcd").unwrap_or(section.span.clone());
         reporter.add(&place, || Problem::invalid("etcd", first, why));
     }
-    let mut cluster = Cluster::new(etcd);
+    let mut cluster = Cluster::of(mode, etcd);
     fill(&mut cluster.prefix, setting(section, "prefix", reporter, prefix));
     for (key, field) in [
         ("ca", &mut cluster.ca),
@@ -105,11 +161,18 @@ pub(super) fn load(section: &Section<'_>, has_vxlan: bool, reporter: &mut Report
     for key in ["ca", "cert"] {
         needs_tls(section, key, &cluster.etcd, reporter);
     }
-    let ttl = section.number("ttl").and_then(|at| reporter.check(&at.span, TTL.check(&at.value)));
+    let bounds = mode.ttl().1;
+    let ttl = section.number("ttl").and_then(|at| reporter.check(&at.span, bounds.check(&at.value)));
     cluster.ttl = ttl.unwrap_or(cluster.ttl);
-    let name = setting(section, "name", reporter, |text| value::name(What::Host, text));
+    let name = setting(section, "name", reporter, |text| match mode {
+        Mode::Native => value::name(What::Host, text),
+        Mode::Flannel => {
+            let why = "hosts of flannel have no names: they are told apart by their subnet; leave it out";
+            Err(Problem::invalid("name", text, why))
+        }
+    });
     cluster.name = name.ok().flatten().map(|at| at.value);
-    cluster
+    RawCluster { cluster, mode: place }
 }
 
 // Those that are right.

@@ -15,7 +15,7 @@ use super::uplink::{beside, plain};
 use super::value::{self, Number};
 use super::vlan::{Vlans, vid};
 use super::zones::{overlap_problem, overlaps, zones_of};
-use super::{Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths, overlay, value6};
+use super::{Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, Paths, flannel, overlay, value6};
 use crate::ipam::Memory;
 use crate::wire::NetnsRef;
 
@@ -167,6 +167,7 @@ impl Config {
             return Err(Problem::TooMany { what: What::Network, limit: MAX_NETWORKS });
         }
         overlay::join(self.vxlan.as_ref(), &mut network, &self.networks)?;
+        flannel::join(self, &network)?;
         if let Some(outside) = &self.outside {
             beside(outside, &network, Place(None))?;
             if let Some(problem) = plain(&network, self.networks.iter()) {

@@ -8,7 +8,7 @@ use switch::mac::MacAddr;
 use toml::de::DeTable;
 
 use super::aliases::alias;
-use super::cluster::{self, Cluster};
+use super::cluster::{self, Mode, RawCluster};
 use super::family::PerFamily;
 use super::limits;
 use super::model::{Daemon, Network, Uplink};
@@ -37,7 +37,7 @@ pub(super) struct Raw {
     pub daemon: Daemon,
     pub outside: Option<RawOutside>,
     pub vxlan: Option<RawVxlan>,
-    pub cluster: Option<Cluster>,
+    pub cluster: Option<RawCluster>,
     pub networks: Vec<RawNetwork>,
     pub containers: Vec<RawContainer>,
     pub routes: Vec<RawRoute>,
@@ -138,11 +138,13 @@ pub(super) fn load(table: &DeTable<'_>, paths: &Paths, reporter: &mut Reporter<'
     let networks = root.sections("network", &NETWORK, reporter);
     let containers = root.sections("container", &CONTAINER, reporter);
     let routes = root.sections("route", &ROUTE, reporter);
+    let cluster = clusters.first().map(|section| cluster::load(section, !vxlan.is_empty(), reporter));
+    let mode = cluster.as_ref().map_or(Mode::Native, |raw| raw.cluster.mode);
     Raw {
         daemon: settings,
         outside,
-        vxlan: vxlan.first().map(|section| overlay::load(section, reporter)),
-        cluster: clusters.first().map(|section| cluster::load(section, !vxlan.is_empty(), reporter)),
+        vxlan: vxlan.first().map(|section| overlay::load(section, mode, reporter)),
+        cluster,
         networks: networks.iter().map(|section| network(section, uplink, reporter)).collect(),
         containers: containers.iter().map(|section| container(section, reporter)).collect(),
         routes: routes.iter().map(|section| route(section, reporter)).collect(),

@@ -14,6 +14,7 @@ mod diff;
 mod edit;
 mod egress;
 mod family;
+mod flannel;
 mod host;
 mod limits;
 mod load;
@@ -40,7 +41,7 @@ mod vxlan;
 mod words;
 mod zones;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Mode};
 pub use diff::{
     ContainerChange, ContainerField, DaemonField, Diff, InterfaceChange, InterfaceField, InterfaceKey,
     NetworkChange, NetworkField, diff,
@@ -48,6 +49,7 @@ pub use diff::{
 pub use edit::{ContainerSpec, InterfaceOptions, NetworkOptions};
 pub use egress::Egress;
 pub use family::Family;
+pub use flannel::{PORT as FLANNEL_PORT, Part};
 pub use host::{HOST, LEG};
 pub use model::{
     Config, Container, Daemon, IcmpErrors, Interface, Io, Network, Route, RoutesTo, Spoof, Uplink, Workers,

@@ -16,7 +16,7 @@ use super::schema::{STATIC, Section};
 use super::value::{self, Bounds, Number};
 use super::vxlan::{StaticMac, UdpGso, Vxlan};
 use super::words::list;
-use super::{MAX_PEERS, MAX_STATICS, value6};
+use super::{MAX_PEERS, MAX_STATICS, Mode, flannel, value6};
 
 /// The name of a network on the underlay.
 const VNI: Bounds = Bounds {
@@ -59,7 +59,7 @@ pub(super) struct Static {
 /// Where a network says what its overlay is.
 #[derive(Debug)]
 pub(super) struct Places {
-    vni: Option<Range<usize>>,
+    pub vni: Option<Range<usize>>,
     mtu: Option<Range<usize>>,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn vni(number: &Number) -> Result<u32, Problem> {
 }
 
 /// `[vxlan]` and its statics.
-pub(super) fn load(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawVxlan {
+pub(super) fn load(section: &Section<'_>, mode: Mode, reporter: &mut Reporter<'_>) -> RawVxlan {
     section.require("local", reporter);
     let local = setting(section, "local", reporter, |text| of_host("local", text)).ok().flatten();
     let local = local.map(|at| at.value);
@@ -89,6 +89,9 @@ pub(super) fn load(section: &Section<'_>, reporter: &mut Reporter<'_>) -> RawVxl
     fill(&mut vxlan.udp_gso, gso);
     for (key, field) in [("strict", &mut vxlan.strict), ("learning", &mut vxlan.learning)] {
         *field = section.flag(key).map_or(*field, |at| at.value);
+    }
+    if mode == Mode::Flannel {
+        flannel::vxlan(section, &mut vxlan, reporter);
     }
     let mut statics = section.sections("static", &STATIC, reporter);
     if let Some(beyond) = statics.get(MAX_STATICS) {

@@ -13,7 +13,9 @@ use super::overlay::Places;
 use super::plan::{Plan, Port};
 use super::problem::{Advice, Problem, What, clip, nearest};
 use super::report::{At, Reporter};
-use super::{Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, overlay, routing, uplink};
+use super::{
+    Context, Family, MAX_CONTAINERS, MAX_INTERFACES, MAX_NETWORKS, flannel, overlay, routing, uplink,
+};
 use crate::wire::NetnsRef;
 
 /// Resolves the file. With errors in `reporter` the result means nothing.
@@ -45,7 +47,13 @@ pub(super) fn resolve(raw: Raw, context: &Context<'_>, reporter: &mut Reporter<'
     if let Some(vxlan) = &vxlan {
         overlay::beside_legs(vxlan, &networks, &facts, reporter);
     }
-    Config { daemon, outside, vxlan, cluster, networks, containers, routes }
+    let mode = cluster.as_ref().and_then(|raw| raw.mode.clone());
+    let cluster = cluster.map(|raw| raw.cluster);
+    let config = Config { daemon, outside, vxlan, cluster, networks, containers, routes };
+    if let Some(place) = mode.filter(|_| config.is_flannel() && vnis.is_some()) {
+        flannel::network(&config, &facts, &place, reporter);
+    }
+    config
 }
 
 /// Where the default route of a container points that goes by this network, whoever answers there.

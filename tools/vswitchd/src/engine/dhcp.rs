@@ -12,7 +12,7 @@ use switch::tick::Tick;
 use super::control::Control;
 use crate::api::rows::{DhcpStats, LeaseRow};
 use crate::config::{Gateway, GatewayBy, Network};
-use crate::dhcp::{self, Change, Event, Outcome, Scope};
+use crate::dhcp::{self, Change, Event, Grant, Outcome, Scope};
 use crate::ipam::lease::Behind;
 
 /// Messages that a port may send in a burst.
@@ -180,7 +180,11 @@ impl Control {
                 || elsewhere.contains(&address.into())
                 || network.neighbors.iter(tick).any(|neighbor| there(&neighbor))
         };
-        let granted = |address: Ipv4Addr| self.overlay.grant(config, address.into(), &elsewhere);
+        let shared = self.desired.is_shared(config);
+        let granted = |address: Ipv4Addr| match shared {
+            true => self.overlay.grant(config, address.into(), &elsewhere),
+            false => Grant::Yes,
+        };
         let behind = Behind { network: &config.name, container: &container.name, interface: &interface.name };
         let (taken, granted, now) = (&taken, &granted, epoch());
         let scope = Scope { behind, network: config, interface, gateway, dns: true, taken, granted, now };
@@ -222,7 +226,7 @@ impl Control {
         self.leases.changed(ended);
         self.unpublished |= ended;
         self.leases.save();
-        if self.desired.networks.iter().any(|network| network.dhcp && network.vni.is_some()) {
+        if self.desired.networks.iter().any(|network| network.dhcp && self.desired.is_shared(network)) {
             self.claim_leases(); // what was kept for a client that did not come is free
         }
     }

@@ -111,7 +111,8 @@ fn build(
     let nat = config.outside.as_ref().zip(networks.translator()).and_then(|(outside, translator)| {
         translator.translation((config, outside), networks, &by_network, ports)
     });
-    let tables = Tables { router: routing::tables(config, networks, ports, &gateways), nat };
+    let elsewhere = overlay::elsewhere(config, networks, joined);
+    let tables = Tables { router: routing::tables(config, (networks, ports), &gateways, &elsewhere), nat };
     Snapshot {
         generation,
         ports: by_port.into_boxed_slice(),

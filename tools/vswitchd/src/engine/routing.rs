@@ -146,9 +146,14 @@ pub fn egress(config: &Config, ports: &Ports) -> Egress {
 }
 
 /// The tables for these gateways.
-pub fn tables(config: &Config, networks: &Networks, ports: &Ports, gateways: &[Ours]) -> Tables {
+pub fn tables(
+    config: &Config,
+    (networks, ports): (&Networks, &Ports),
+    gateways: &[Ours],
+    elsewhere: &Elsewhere,
+) -> Tables {
     let links = Links::new(config, networks);
-    let plan = Plan::new(config, networks, gateways);
+    let plan = Plan::new(config, networks, gateways, elsewhere);
     let mut by_network: Vec<Option<Gateway>> = (0..networks.slots()).map(|_| None).collect();
     for ours in gateways {
         let (Some(slot), Some(record)) = (by_network.get_mut(ours.id.index()), networks.get(ours.id)) else {
@@ -186,6 +191,17 @@ pub fn leaves(config: &Config, network: &Network) -> bool {
     config.daemon.uplink == Uplink::Sockets && !network.internal
 }
 
+/// What is behind other hosts of a cluster that routes.
+#[derive(Default)]
+pub struct Elsewhere {
+    /// By which network.
+    pub network: Option<NetworkId>,
+    /// All of it together: nobody of it is outside.
+    pub outer: Option<IpNet>,
+    /// What is behind whom.
+    pub routes: Vec<(IpNet, Ipv6Addr)>,
+}
+
 /// What leads to each network, so that a FIB is made of those that it has ways to and of no others.
 struct Plan<'a> {
     gateways: HashMap<NetworkId, &'a Ours>,
@@ -198,10 +214,16 @@ struct Plan<'a> {
     out: Arc<Fib>,
     /// Where packets go that came in by the uplink.
     inward: Fib,
+    elsewhere: &'a Elsewhere,
 }
 
 impl<'a> Plan<'a> {
-    fn new(config: &'a Config, networks: &'a Networks, gateways: &'a [Ours]) -> Self {
+    fn new(
+        config: &'a Config,
+        networks: &'a Networks,
+        gateways: &'a [Ours],
+        elsewhere: &'a Elsewhere,
+    ) -> Self {
         let mut by_name: HashMap<&str, Vec<&config::Route>> = HashMap::new();
         for route in &config.routes {
             by_name.entry(route.network.as_str()).or_default().push(route);
@@ -209,6 +231,10 @@ impl<'a> Plan<'a> {
         let mut subnets = Fib::default();
         for (_, subnet) in gateways.iter().flat_map(|ours| &ours.legs) {
             subnets.add(*subnet, Route::Unreachable);
+        }
+        // A host that has gone is looked for by no uplink.
+        if let Some(outer) = elsewhere.outer {
+            subnets.add(outer, Route::Unreachable);
         }
         let routes =
             gateways.iter().filter_map(|ours| Some((ours.id, by_name.remove(networks.name(ours.id))?)));
@@ -224,6 +250,7 @@ impl<'a> Plan<'a> {
             ways,
             gateways: gateways.iter().map(|ours| (ours.id, ours)).collect(),
             subnets,
+            elsewhere,
         }
     }
 
@@ -239,6 +266,11 @@ impl<'a> Plan<'a> {
             connected(&mut fib, to, opens);
             for route in self.routes.get(&id).into_iter().flatten() {
                 fib.add(route.destination, Route::Next(self.ways.next(id, route, opens)));
+            }
+            if self.elsewhere.network == Some(id) {
+                for (destination, via) in &self.elsewhere.routes {
+                    fib.add(*destination, Route::Next(Next::new(id, Some(*via), opens)));
+                }
             }
         }
         fib

@@ -63,6 +63,7 @@ pub fn says(host: u8, members: u16) -> Says {
         vtep: IpAddr::from([198, 18, 1, host]),
         networks: vec![blue()],
         members: (1..=members).map(|n| member(host, n)).collect(),
+        flannel: None,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod claims;
 mod etcd;
+mod flannel;
 mod host;
 mod hostile;
 mod outages;

@@ -1,6 +1,6 @@
 //! What `[cluster]` comes to.
 
-use vswitchd::config::{Cluster, MAX_ENDPOINTS, diff};
+use vswitchd::config::{Cluster, MAX_ENDPOINTS, Mode, Network, NetworkOptions, diff};
 
 use super::{first_lines, valid};
 
@@ -24,6 +24,7 @@ fn all_that_can_be_said_is_kept_and_shown() {
     );
     let config = valid(&text);
     let wanted = Cluster {
+        mode: Mode::Native,
         etcd: vec!["https://etcd-1.lab:2379".into(), "https://[fd00::2]:2379".into()],
         prefix: "/lab/one".into(),
         ca: Some("/etc/ca.pem".into()),
@@ -55,4 +56,30 @@ fn there_is_a_limit_of_end_points() {
     assert_eq!(valid(&text(MAX_ENDPOINTS)).cluster.unwrap().etcd.len(), MAX_ENDPOINTS);
     let lines = first_lines(&text(MAX_ENDPOINTS + 3));
     assert_eq!(lines, ["lab.toml:4:400: error: more than 16 end points: one daemon serves at most 16"]);
+}
+
+#[test]
+fn flannel_has_its_own_defaults() {
+    let network = "[[network]]\nname = \"pods\"\nsubnet = \"10.5.20.0/24\"\nvni = 1\n";
+    let text =
+        format!("{TUNNEL}[cluster]\netcd = [\"http://127.0.0.1:2379\"]\nmode = \"flannel\"\n{network}");
+    let config = valid(&text);
+    let cluster = config.cluster.as_ref().unwrap();
+    assert_eq!(*cluster, Cluster::of(Mode::Flannel, vec!["http://127.0.0.1:2379".into()]));
+    assert_eq!((cluster.prefix.as_str(), cluster.ttl), ("/coreos.com/network", 86_400));
+    let vxlan = config.vxlan.as_ref().unwrap();
+    assert_eq!((vxlan.port, vxlan.learning), (8472, false));
+    let part = config.flannel().unwrap();
+    assert_eq!(
+        (part.vni, part.subnet.to_string(), part.mac.to_string()),
+        (1, "10.5.20.0/24".into(), "02:42:0a:05:14:01".into())
+    );
+    let named = valid(&text.replace("[cluster]", "port = 4789\n[cluster]"));
+    assert_eq!(named.vxlan.unwrap().port, 4789);
+    // No second one at run time, either.
+    let mut config = config;
+    let options = NetworkOptions { vni: Some(2), ..NetworkOptions::default() };
+    let refused = config.add_network(Network::new_checked("more", &options).unwrap()).unwrap_err();
+    assert!(refused.to_string().contains("flannel has one network"), "{refused}");
+    assert_eq!(valid(TUNNEL).flannel().map(|part| part.vni), None);
 }

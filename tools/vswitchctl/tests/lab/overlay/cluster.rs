@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use super::hosts::{Place, Underlay, configuration};
 use super::{Wanted, hosts_like, vtep};
 use crate::as_both;
-use crate::harness::{As, Daemon, Host, Train, run, skipped, wait_for};
+use crate::harness::{As, Daemon, Host, PYTHON, Train, run, skipped, wait_for};
 
 as_both!(who_joins_needs_two_addresses);
 
 /// Where etcd is on the cable.
-const ETCD: &str = "198.18.1.254";
+pub const ETCD: &str = "198.18.1.254";
 
 /// An etcd in the namespace of the cable.
 pub struct Etcd {
@@ -59,12 +59,39 @@ impl Etcd {
     }
 
     /// Everything it knew is gone.
-    fn empty(&mut self) {
+    pub fn empty(&mut self) {
         self.kill();
         std::fs::remove_dir_all(&self.data).unwrap();
         self.begin();
     }
+
+    fn ask(&self, words: &[&str]) -> String {
+        let python = ["netns", "exec", &self.netns, PYTHON, "-c", ASK, ETCD];
+        run("ip", &[&python[..], words].concat())
+    }
+
+    pub fn put(&self, key: &str, value: &str) {
+        self.ask(&["put", key, value]);
+    }
+
+    pub fn get(&self, key: &str) -> Option<String> {
+        Some(self.ask(&["range", key]).trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    pub fn delete(&self, key: &str) {
+        self.ask(&["deleterange", key]);
+    }
 }
+
+/// By etcd's gateway for JSON, for the machine may have no client of it.
+const ASK: &str = "\
+import base64, json, sys, urllib.request
+place, call, *texts = sys.argv[1:]
+body = dict(zip(('key', 'value'), (base64.b64encode(text.encode()).decode() for text in texts)))
+request = urllib.request.Request(f'http://{place}:2379/v3/kv/{call}', json.dumps(body).encode())
+for found in json.load(urllib.request.urlopen(request, timeout=10)).get('kvs', []):
+    print(base64.b64decode(found['value']).decode())
+";
 
 impl Drop for Etcd {
     fn drop(&mut self) {
@@ -148,7 +175,7 @@ fn who_joins_needs_two_addresses(host: Host) {
     }
     let row = vtep(&lab.daemons[0], "198.18.1.2");
     assert_eq!((&row["told"], &row["flood"], &row["macs"]), (&"cluster".into(), &true.into(), &1.into()));
-    let said = lab.daemons[0].ctl(&["show", "cluster"]);
+    let said = lab.daemons[0].ctl(&["show", "cluster", "--members"]);
     assert!(said.contains("connected: http://198.18.1.254:2379") && said.contains(&two), "{said}");
     // Somebody on another host is found by name.
     let said = lab.daemons[1].exec("c", &["dig", "+short", "+time=2", "+tries=2", "@10.1.0.1", "c", "A"]);

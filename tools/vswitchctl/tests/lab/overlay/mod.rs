@@ -1,6 +1,7 @@
 //! One network on several hosts: daemons of ours, and other ends that are something else.
 
 mod cluster;
+mod flannel;
 mod hosts;
 mod kernel;
 mod labs;

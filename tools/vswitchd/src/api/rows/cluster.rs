@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use switch::mac::MacAddr;
 
@@ -34,6 +35,8 @@ pub struct ClusterDetail {
     pub held: Option<u64>,
     /// All hosts.
     pub hosts: Vec<ClusterHostRow>,
+    /// All networks.
+    pub networks: Vec<ClusterNetworkRow>,
     /// Who is behind the others.
     pub members: Vec<ClusterMemberRow>,
     /// What is not believed.
@@ -57,6 +60,23 @@ pub struct ClusterHostRow {
     pub me: bool,
     /// The store does not have it any more.
     pub held: bool,
+}
+
+/// A network of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterNetworkRow {
+    /// What it is called.
+    pub network: String,
+    /// Its name on the underlay.
+    pub vni: u32,
+    /// Its addresses.
+    pub subnet: Option<Ipv4Net>,
+    /// The same of IPv6.
+    pub subnet6: Option<Ipv6Net>,
+    /// Hosts that somebody of it is behind, this one as well.
+    pub hosts: u32,
+    /// MAC addresses in it, those of this host as well.
+    pub members: u32,
 }
 
 /// Somebody behind another host.

@@ -377,6 +377,7 @@ pub(in crate::config) static CLUSTER: Schema = Schema {
     title: "[cluster]",
     keys: &[
         key("etcd", Kind::Texts, "`etcd = [\"http://127.0.0.1:2379\"]`"),
+        key("mode", Kind::Text, "`mode = \"flannel\"`"),
         key("prefix", Kind::Text, "`prefix = \"/vswitch\"`"),
         key("ca", Kind::Text, "`ca = \"/etc/vswitch/ca.pem\"`"),
         key("cert", Kind::Text, "`cert = \"/etc/vswitch/cert.pem\"`"),
@@ -409,5 +410,8 @@ pub(in crate::config) static CLUSTER: Schema = Schema {
         ("lease", "ttl"),
         ("leasettl", "ttl"),
         ("nodename", "name"),
+        ("layout", "mode"),
+        ("kind", "mode"),
+        ("type", "mode"),
     ],
 };

@@ -14,8 +14,10 @@ use tokio::sync::watch;
 
 use super::Overlay;
 use crate::api::{Disconnect, NetworkCreate};
-use crate::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Owner, Remote, Says, Settings, View};
-use crate::config::{Config, Container, Interface, Network};
+use crate::cluster::{
+    Claim, Claimed, Cluster, Flannel, Member, NetworkRecord, Owner, Remote, Says, Settings, View,
+};
+use crate::config::{Config, Container, Interface, Network, Part};
 use crate::dhcp::Grant;
 use crate::engine::control::Control;
 use crate::engine::ports::State;
@@ -124,7 +126,9 @@ impl Joined {
 /// What a host of this configuration says; `None`: it has no overlay.
 fn says(config: &Config) -> Option<Says> {
     let vxlan = config.vxlan.as_ref()?;
-    let networks = config.networks.iter().filter_map(record).collect();
+    let flannel = config.flannel().map(|part| flannel(&part, vxlan.port, config));
+    let networks =
+        if flannel.is_some() { Vec::new() } else { config.networks.iter().filter_map(record).collect() };
     let member = |(container, interface): (&Container, &Interface)| {
         Some(Member {
             vni: config.network(&interface.network)?.vni?,
@@ -133,7 +137,21 @@ fn says(config: &Config) -> Option<Says> {
             names: std::iter::once(&container.name).chain(&interface.aliases).cloned().collect(),
         })
     };
-    Some(Says { vtep: vxlan.local, networks, members: config.interfaces().filter_map(member).collect() })
+    let members = config.interfaces().filter_map(member).collect();
+    Some(Says { vtep: vxlan.local, networks, members, flannel })
+}
+
+/// What flannel's hosts are told.
+fn flannel(part: &Part<'_>, port: u16, config: &Config) -> Flannel {
+    let others = config.networks.iter().filter(|network| network.name != part.network.name);
+    Flannel {
+        network: part.network.name.clone(),
+        vni: part.vni,
+        port,
+        subnet: part.subnet,
+        mac: part.mac,
+        beside: others.filter_map(|network| Some((network.name.clone(), network.subnet?))).collect(),
+    }
 }
 
 fn record(network: &Network) -> Option<NetworkRecord> {
@@ -178,7 +196,7 @@ fn claims<'a>(
     container: &'a str,
     interface: &'a Interface,
 ) -> impl Iterator<Item = Claim> + 'a {
-    let shared = config.network(&interface.network).is_some_and(|network| network.vni.is_some());
+    let shared = config.network(&interface.network).is_some_and(|network| config.is_shared(network));
     interface.ips().filter(move |_| shared).map(move |ip| Claim {
         network: interface.network.clone(),
         ip: ip.addr(),
@@ -188,14 +206,14 @@ fn claims<'a>(
 }
 
 impl Overlay {
-    /// Whether an address of a network is this host's to lend, where others hold those `elsewhere`.
+    /// Whether an address of a network that hosts share is this host's to lend, where others hold those `elsewhere`.
     pub(in crate::engine) fn grant(
         &self,
         network: &Network,
         ip: IpAddr,
         elsewhere: &HashSet<IpAddr>,
     ) -> Grant {
-        let Some(joined) = self.joined.as_ref().filter(|_| network.vni.is_some()) else { return Grant::Yes };
+        let Some(joined) = self.joined.as_ref() else { return Grant::Yes };
         if elsewhere.contains(&ip) {
             return Grant::No;
         }
@@ -250,7 +268,8 @@ impl Control {
             .desired
             .interfaces()
             .flat_map(|(container, interface)| claims(&self.desired, &container.name, interface));
-        let lending = self.desired.networks.iter().filter(|network| network.dhcp && network.vni.is_some());
+        let lending =
+            self.desired.networks.iter().filter(|network| network.dhcp && self.desired.is_shared(network));
         let lent = lending.flat_map(|network| {
             self.leases.memory.leases(&network.name).map(|(address, entry, _)| Claim {
                 network: network.name.clone(),

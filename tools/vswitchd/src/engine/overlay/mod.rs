@@ -32,7 +32,7 @@ pub use tunnels::{By, Tunnel, Tunnels};
 
 use super::control::Control;
 use super::networks::Networks;
-use super::routing::mapped;
+use super::routing::{Elsewhere, mapped};
 use crate::config::{Config, UdpGso, Vxlan};
 
 /// Bytes of an IP packet that an underlay takes of which nothing else is known.
@@ -172,7 +172,8 @@ fn wanted(
     let mut wanted = BTreeMap::new();
     for network in &config.networks {
         let (Some(vni), Some(id)) = (network.vni, networks.find(&network.name)) else { continue };
-        let floods = vxlan.group.is_none();
+        // Hosts of flannel take nothing but what is for them.
+        let floods = vxlan.group.is_none() && !config.is_flannel();
         for (_, vtep) in joined.into_iter().flat_map(|joined| joined.members(vni)) {
             wanted.insert((id, vtep), (By::Cluster, floods));
         }
@@ -424,4 +425,15 @@ pub fn told(config: &Config, joined: Option<&Joined>, vni: u32) -> Told {
     let members = members.flat_map(|(member, _)| member.ips.iter().map(|ip| (mapped(*ip), member.mac)));
     let statics = config.vxlan.iter().flat_map(|vxlan| &vxlan.statics).filter(|told| told.vni == vni);
     members.chain(statics.filter_map(|told| Some((mapped(told.ip?), told.mac)))).collect()
+}
+
+/// What is behind other hosts, where the cluster says that of subnets.
+pub fn elsewhere(config: &Config, networks: &Networks, joined: Option<&Joined>) -> Elsewhere {
+    let (Some(part), Some(joined)) = (config.flannel(), joined) else { return Elsewhere::default() };
+    let view = &joined.view;
+    Elsewhere {
+        network: networks.find(&part.network.name),
+        outer: view.outer.map(Into::into),
+        routes: view.subnets.iter().map(|it| (it.destination.into(), it.via.to_ipv6_mapped())).collect(),
+    }
 }

@@ -1,6 +1,6 @@
 //! What the API says of the overlay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,9 +8,10 @@ use switch::stats::PortSample;
 
 use super::{ETHERNET, Tunnel};
 use crate::api::rows::{
-    ClusterDetail, ClusterHostRow, ClusterMemberRow, OverlayStatus, RefusedRow, StoreState, VtepRow,
+    ClusterDetail, ClusterHostRow, ClusterMemberRow, ClusterNetworkRow, OverlayStatus, RefusedRow,
+    StoreState, VtepRow,
 };
-use crate::cluster::{HostRecord, Refused, Remote, State};
+use crate::cluster::{HostRecord, NetworkRecord, Refused, Remote, State, View};
 use crate::engine::control::Control;
 use crate::trace::VTEP;
 use switch::port::PortId;
@@ -125,10 +126,34 @@ impl Control {
             since: since.map(|since| since.elapsed().as_secs()),
             held: view.held_until.map(|until| until.saturating_duration_since(Instant::now()).as_secs()),
             hosts: view.hosts.iter().map(host).collect(),
+            networks: self.cluster_networks(view),
             members: view.members.iter().map(member).collect(),
             refused: view.refused.iter().map(refused).collect(),
             refused_total: view.counters.refused,
         }))
+    }
+
+    fn cluster_networks(&self, view: &View) -> Vec<ClusterNetworkRow> {
+        let mut there: BTreeMap<u32, (BTreeSet<&str>, u32)> = BTreeMap::new();
+        for remote in view.members.iter() {
+            let (hosts, members) = there.entry(remote.member.vni).or_default();
+            hosts.insert(&remote.host);
+            *members += 1;
+        }
+        let row = |record: &NetworkRecord| {
+            let here = self.desired.interfaces().filter(|(_, it)| it.network == record.name).count() as u32;
+            let (hosts, members) =
+                there.get(&record.vni).map_or((0, 0), |(hosts, it)| (hosts.len() as u32, *it));
+            ClusterNetworkRow {
+                network: record.name.clone(),
+                vni: record.vni,
+                subnet: record.subnet,
+                subnet6: record.subnet6,
+                hosts: hosts + u32::from(here > 0),
+                members: members + here,
+            }
+        };
+        view.networks.iter().map(row).collect()
     }
 
     fn is_shared(&self, network: &str) -> bool {
