@@ -25,7 +25,7 @@ const CLAIMS: usize = 64;
 const WRITES: usize = 16;
 /// Messages of the watch that are taken at a time.
 const MESSAGES: u32 = 64;
-/// A lease that may be lost at once, however long it is: flanneld, whose lease is a day, ends and is started again.
+/// How long flanneld needs, whose lease is a day: where that is lost it ends, and is started again.
 const HOLD: Duration = Duration::from_secs(600);
 /// The first wait after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -257,7 +257,10 @@ impl Task {
 
     /// How long hosts that live need to say again what was lost.
     fn hold(&self) -> Duration {
-        self.ttl().min(HOLD)
+        match self.settings.mode {
+            Mode::Native => self.ttl(),
+            Mode::Flannel => self.ttl().min(HOLD),
+        }
     }
 
     fn answered(&mut self, (claim, (claimed, revision), tell): Answer) {
