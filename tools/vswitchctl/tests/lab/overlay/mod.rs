@@ -4,6 +4,7 @@ mod cluster;
 mod hosts;
 mod kernel;
 mod labs;
+mod ovs;
 mod strangers;
 
 use serde_json::Value;
