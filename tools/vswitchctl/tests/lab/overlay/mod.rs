@@ -1,11 +1,13 @@
 //! One network on several hosts: daemons of ours, and other ends that are something else.
 
 mod cluster;
+mod etcd;
 mod hosts;
 mod kernel;
 mod labs;
 mod ovs;
 mod strangers;
+mod upgrade;
 
 use serde_json::Value;
 
