@@ -7,6 +7,7 @@ mod host;
 mod hostile;
 mod outages;
 mod proxy;
+mod remembered;
 mod secured;
 mod tls;
 mod together;

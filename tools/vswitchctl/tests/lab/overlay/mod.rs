@@ -2,9 +2,12 @@
 
 mod cluster;
 mod etcd;
+mod groups;
 mod hosts;
+mod junk;
 mod kernel;
 mod labs;
+mod outages;
 mod ovs;
 mod strangers;
 mod upgrade;
