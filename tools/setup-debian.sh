@@ -19,8 +19,9 @@ tests=(
     dnsutils dnsmasq-base           # dig, and a resolver of the host to ask
     passwd util-linux uidmap        # the ordinary user that tests make
     etcd-server                     # the memory of a cluster
+    openvswitch-switch              # the other end of a tunnel
 )
-peers=(openvswitch-switch vde2 bridge-utils passt slirp4netns)
+peers=(vde2 bridge-utils passt slirp4netns)
 
 wanted=("${tests[@]}")
 [ "${1:-}" = --tests ] || wanted+=("${peers[@]}")

@@ -159,10 +159,14 @@ impl<'a> Audience<'a> {
         if out == self.packet.meta.port || Some(out) == self.spared {
             return Err(None);
         }
-        if self.listeners.is_some_and(|(groups, reach)| !groups.reaches(reach, self.packet, out)) {
+        let port = self.view.port(out).ok_or(None)?;
+        if let Some((groups, reach)) = self.listeners
+            && !groups.reaches(reach, self.packet, out)
+            // Every other host hears who listens here: it sends what is for a group to those hosts only.
+            && !(matches!(reach, Reach::Routers) && port.remote.is_some())
+        {
             return Err(None);
         }
-        let port = self.view.port(out).ok_or(None)?;
         if self.isolated && port.isolated {
             return Err(Some(DropReason::Isolated));
         }

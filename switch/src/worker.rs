@@ -16,7 +16,8 @@ use crate::io::{BATCH, Batch, Eye, Io, Lost, Wait};
 use crate::learn::learn;
 use crate::parse::parse;
 use crate::policy::{Desk, Fate, Here, Policy};
-use crate::snapshot::{Network, Published, Snapshot};
+use crate::port::PortId;
+use crate::snapshot::{Network, Owner, Published, Snapshot};
 use crate::stats::Counters;
 use crate::tick::Tick;
 use crate::track::{Storm, track};
@@ -154,7 +155,7 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
                     policy.ask(&verdict, &here, &mut desk);
                 }
             }
-            Verdict::Flood if is_heard_here(&packet, network) => self.books.counters.worker.local.add(1),
+            Verdict::Flood if self.is_heard_here(&packet, network) => self.books.counters.worker.local.add(1),
             Verdict::Flood => {
                 let frame = apply(None, &mut packet.meta, self.pool, frame, P::edit)?; // 7. apply
                 tx::flood(
@@ -174,12 +175,27 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
     /// The fourth hop for what a message says of groups.
     #[cold]
     fn learn_groups(&mut self, groups: &Groups, frame: &Frame, packet: &Packet, here: &Here<'_, P::Tables>) {
+        // The gateway is on every host, and each asks by itself: the one of another host is no router that is behind it.
+        let remote = self.snapshot.port(packet.meta.port).is_some_and(|from| from.remote.is_some());
+        if remote && here.network.claims.macs.get(&packet.meta.src) == Some(&Owner::Gateway) {
+            return;
+        }
         let learned = groups.learn(self.pool.bytes(frame), packet, self.now);
         self.books.counters.worker.unlearned.add(learned.refused);
         if !learned.left().is_empty() {
             let (policy, mut desk) = self.desk();
             policy.left(learned.left(), packet, here, &mut desk);
         }
+    }
+
+    /// A report of groups that neither a multicast router nor another host wants to hear of was for the switch alone.
+    fn is_heard_here(&self, packet: &Packet, network: &Network) -> bool {
+        let remote = |port: &PortId| self.snapshot.port(*port).is_some_and(|it| it.remote.is_some());
+        matches!(&packet.meta.body, Body::Group(said) if said.kind.is_report())
+            && packet.meta.dst.is_group()
+            && packet.meta.inner_vlan.is_none()
+            && network.groups.as_ref().is_some_and(|groups| groups.is_without_routers())
+            && !network.members.iter().any(remote)
     }
 
     /// To one port, if what is known of it still holds.
@@ -278,14 +294,6 @@ impl<I: Io, P: Policy> Hops<'_, I, P> {
         self.books.counters.worker.segmented.add(stats.segmented);
         more
     }
-}
-
-/// A report of groups that no multicast router wants to hear of was for the switch alone.
-fn is_heard_here(packet: &Packet, network: &Network) -> bool {
-    matches!(&packet.meta.body, Body::Group(said) if said.kind.is_report())
-        && packet.meta.dst.is_group()
-        && packet.meta.inner_vlan.is_none()
-        && network.groups.as_ref().is_some_and(|groups| groups.is_without_routers())
 }
 
 /// A packet that goes on in fragments is many frames: they are made and sent by the policy.

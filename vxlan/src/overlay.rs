@@ -348,3 +348,50 @@ impl<I: Io> Io for Overlay<I> {
         self.io.take_stats()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use switch::io::mem::MemIo;
+
+    use super::*;
+    use crate::encap::Underlay;
+    use crate::wire::{Reserved, Vni, VxlanHdr};
+    use zerocopy::IntoBytes;
+
+    /// No kernel of today puts so many datagrams into one message (128 in one send, `UDP_MAX_SEGMENTS`); what another one
+    /// hands over is bounded all the same.
+    #[test]
+    fn more_than_a_batch_holds_is_dropped_by_name() {
+        let (there, remote) = (SocketAddr::from(([127, 0, 0, 2], 4789)), PortId(1));
+        let vni = Vni::new(7).unwrap();
+        let underlay = Underlay::new(1500, false).unwrap();
+        let remotes = [(remote, Remote { address: there, vni, underlay, mtu: 1450 })];
+        let settings = Settings::new(Box::default(), Reserved::Accept, [(vni, 1450)], remotes).unwrap();
+        let published = Published::default();
+        published.store(Arc::new(settings));
+        let mut overlay = Overlay::new(MemIo::new(2), published, 0).unwrap();
+        overlay.follow();
+
+        // The smallest there are.
+        let frame = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
+        let datagram = [VxlanHdr::new(vni).as_bytes(), &frame].concat();
+        let count = EACH / datagram.len();
+        let len = count * datagram.len();
+        overlay.inbox.buffer[..len].copy_from_slice(&datagram.repeat(count));
+        let size = Some(datagram.len() as u16);
+        let message = Incoming { start: 0, len, size, from: Some(there), tos: 0, truncated: false };
+        let mut batch = Batch::new();
+        overlay.open(&message, &mut batch);
+        let lost: Vec<_> = batch.lost.iter().map(|it| (it.port, it.reason, it.count)).collect();
+        assert_eq!(lost, [(remote, DropReason::VxlanFull, (count - usize::from(FRAMES)) as u64)]);
+        assert_eq!(overlay.inbox.coalescer.outs().count(), usize::from(FRAMES));
+        // The next batch has room again.
+        overlay.inbox.coalescer.clear();
+        let message = Incoming { len: datagram.len(), ..message };
+        batch.lost.clear();
+        overlay.open(&message, &mut batch);
+        assert!(batch.lost.is_empty());
+    }
+}

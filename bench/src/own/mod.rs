@@ -1,5 +1,6 @@
 //! Figures that only this project's daemon has: its start, many ports, a full FDB, a noisy neighbour, a hostile one.
 
+mod cluster;
 mod connections;
 mod fleet;
 mod hops;
@@ -86,6 +87,8 @@ enum Measure {
     Mappings,
     /// 500 other hosts of an overlay and 10,000 MAC addresses behind them: start, memory, copies of a broadcast.
     Vteps,
+    /// Two hosts that find each other by etcd: frames that are lost while that is restarted and compacted.
+    Cluster,
     /// A million mutated frames in a minute, on each I/O engine, and what the neighbours lose by it.
     Hostile,
 }
@@ -137,6 +140,7 @@ pub fn run(args: &Args) -> Result<()> {
             Measure::Million => translated::million(time)?,
             Measure::Mappings => translated::mappings()?,
             Measure::Vteps => vteps::measure()?,
+            Measure::Cluster => cluster::measure()?,
             Measure::Hostile => hostile::measure()?,
         };
         more.iter().for_each(|row| progress(&format!("{:<60} {:>10.3} {}", row.figure, row.value, row.unit)));

@@ -68,6 +68,12 @@ impl Config {
         self
     }
 
+    /// `[cluster]`: what the host is called, where etcd is, and seconds that it lives without a word.
+    pub fn cluster(mut self, name: &str, etcd: &str, ttl: u32) -> Self {
+        let _ = write!(self.0, "\n[cluster]\nname = {name:?}\netcd = [{etcd:?}]\nttl = {ttl}\n");
+        self
+    }
+
     /// A network, with more lines for it.
     pub fn network(mut self, name: &str, subnet: &str, lines: &[String]) -> Self {
         // Writing into a String cannot fail.

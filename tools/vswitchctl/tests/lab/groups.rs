@@ -17,17 +17,17 @@ on_other_engine!(who_joins_gets_it_and_nobody_else,);
 
 by_two_workers!(who_joins_gets_it_and_nobody_else,);
 
-const PROGRAM: &str = include_str!("groups.py");
-const NEEDLE: &[u8] = b"<multi-magic>!";
-const GROUP: &str = "239.1.1.1";
-const GROUP6: &str = "ff05::1:3";
+pub const PROGRAM: &str = include_str!("groups.py");
+pub const NEEDLE: &[u8] = b"<multi-magic>!";
+pub const GROUP: &str = "239.1.1.1";
+pub const GROUP6: &str = "ff05::1:3";
 
 /// A process that listens to groups until it is dropped.
-struct Member(Child);
+pub struct Member(Child);
 
 impl Member {
     #[track_caller]
-    fn join(daemon: &Daemon, container: &str, groups: &[&str]) -> Self {
+    pub fn join(daemon: &Daemon, container: &str, groups: &[&str]) -> Self {
         let words = [&[PYTHON, "-c", PROGRAM, "join"], groups].concat();
         let mut command = daemon.exec_command(container, &words);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -38,7 +38,7 @@ impl Member {
     }
 
     /// It leaves its groups.
-    fn end(mut self) {
+    pub fn end(mut self) {
         drop(self.0.stdin.take());
         assert!(self.0.wait().unwrap().success());
     }
@@ -52,7 +52,7 @@ impl Drop for Member {
 }
 
 /// Containers behind which somebody is, by `show groups`.
-fn known(daemon: &Daemon, group: &str, what: &str) -> Vec<String> {
+pub fn known(daemon: &Daemon, group: &str, what: &str) -> Vec<String> {
     let rows = daemon.rows("groups").into_iter().filter(|row| row["group"] == group && row["type"] == what);
     rows.map(|row| row["container"].as_str().unwrap().to_owned()).collect()
 }

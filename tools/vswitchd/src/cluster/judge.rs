@@ -1,10 +1,11 @@
 //! What is believed of all that is known: records against each other, and against what this host says itself. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
+use switch::mac::MacAddr;
 
 use super::known::{Entry, Known};
 use super::records::{Key, Record, overlap};
@@ -51,7 +52,7 @@ pub(super) fn judge(known: &Known, says: &Says, before: &[Arc<Remote>]) -> Lists
     let mut judges: Vec<&NetworkRecord> = networks.iter().collect();
     judges.extend(&says.networks);
     let addresses = addresses(known, &judges, &mut refusals);
-    let members = members(known, &hosts, &judges, &addresses, before, &mut refusals);
+    let members = members(known, says, (&hosts, &judges, &addresses), before, &mut refusals);
     Lists {
         hosts: hosts.into(),
         members: members.into(),
@@ -195,14 +196,39 @@ fn addresses(
     addresses
 }
 
+/// What members are judged by: hosts, networks, and who holds which address.
+type Judges<'j> = (&'j [HostRecord], &'j [&'j NetworkRecord], &'j BTreeMap<(String, IpAddr), Owner>);
+
+/// Who is behind this host: nobody else's word moves them away from here.
+struct Ours {
+    macs: HashSet<(u32, MacAddr)>,
+    ips: HashSet<(u32, IpAddr)>,
+}
+
+impl Ours {
+    fn of(says: &Says) -> Self {
+        let macs = says.members.iter().map(|it| (it.vni, it.mac)).collect();
+        let ips = says.members.iter().flat_map(|it| it.ips.iter().map(|ip| (it.vni, *ip))).collect();
+        Self { macs, ips }
+    }
+
+    fn meets(&self, member: &Member) -> Option<String> {
+        if self.macs.contains(&(member.vni, member.mac)) {
+            return Some("its MAC is that of a container of this host".into());
+        }
+        let ip = member.ips.iter().find(|ip| self.ips.contains(&(member.vni, **ip)))?;
+        Some(format!("{ip} is the address of a container of this host"))
+    }
+}
+
 fn members(
     known: &Known,
-    hosts: &[HostRecord],
-    networks: &[&NetworkRecord],
-    addresses: &BTreeMap<(String, IpAddr), Owner>,
+    says: &Says,
+    (hosts, networks, addresses): Judges<'_>,
     before: &[Arc<Remote>],
     refusals: &mut Refusals,
 ) -> Vec<Arc<Remote>> {
+    let ours = Ours::of(says);
     let hosts: HashMap<&str, &HostRecord> = hosts.iter().map(|it| (it.name.as_str(), it)).collect();
     let networks: HashMap<u32, &NetworkRecord> = networks.iter().map(|it| (it.vni, *it)).collect();
     let mut before = before.iter().peekable();
@@ -210,6 +236,10 @@ fn members(
     for (key, entry) in known.entries() {
         let Record::Member { host, member } = &entry.record else { continue };
         if host == known.me() {
+            continue;
+        }
+        if let Some(why) = ours.meets(member) {
+            refusals.add(key, || why);
             continue;
         }
         let Some(record) = hosts.get(host.as_str()) else {

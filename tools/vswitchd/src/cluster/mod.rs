@@ -21,13 +21,14 @@
 //! What comes from the store is checked like what comes from containers: `records` judges each record by itself, `judge`
 //! against the others and our own. What is refused is counted and named in the [`View`], and nothing is believed of it.
 //!
-//! etcd gone: the last [`View`] stays. etcd emptied: nobody is withdrawn for three times the lease, in which every host
+//! etcd gone: the last [`View`] stays, over a new start as well ([`Memory`]). etcd emptied: nobody is withdrawn for three times the lease, in which every host
 //! that lives has said all of it again.
 
 mod claim;
 mod flannel;
 mod judge;
 mod known;
+mod memory;
 mod own;
 mod records;
 mod session;
@@ -46,6 +47,7 @@ use switch::mac::MacAddr;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use crate::config::Cluster as Settings;
+pub use memory::{MEMORY_VERSION, Memory};
 
 /// How many hosts a cluster has.
 pub const MAX_HOSTS: usize = 1024;
@@ -175,6 +177,11 @@ pub struct View {
 pub enum State {
     /// It has not been, so far.
     Never {
+        /// The last attempt's failure.
+        why: String,
+    },
+    /// The same, but an engine before this one had reached it: the view has what that knew of others.
+    Remembered {
         /// The last attempt's failure.
         why: String,
     },
@@ -333,13 +340,15 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Joins, in the runtime that this is called in. Nothing has to be there yet: see [`View::state`].
-    pub fn start(settings: Settings, says: Says) -> Self {
+    /// Joins, in the runtime that this is called in. Nothing has to be there yet: see [`View::state`]. What `memory` has of
+    /// this cluster is known at once.
+    pub fn start(settings: Settings, says: Says, memory: &Memory) -> Self {
         let name = settings.name.clone().unwrap_or_else(host_name);
         let (orders, ordered) = mpsc::unbounded_channel();
         let (says, said) = watch::channel(says);
         let (shown, view) = watch::channel(Arc::new(View::empty(name.clone())));
-        let task = tokio::spawn(session::run(settings, name.clone(), said, ordered, shown));
+        let task = session::begin(settings, memory, said, ordered, shown);
+        let task = tokio::spawn(session::run(task));
         Self { name, says, view, orders, task }
     }
 

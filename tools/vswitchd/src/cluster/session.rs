@@ -11,6 +11,7 @@ use tokio::time::{sleep_until, timeout};
 use super::claim::{Claimant, Outcome};
 use super::judge::judge;
 use super::known::Known;
+use super::memory::Memory;
 use super::own::{self, Own};
 use super::records::{KINDS, Key};
 use super::store::{self, CHUNK, Head, Store, StoreError};
@@ -42,7 +43,7 @@ enum End {
     Leave(oneshot::Sender<()>),
 }
 
-struct Task {
+pub(super) struct Task {
     settings: Settings,
     says: watch::Receiver<Says>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -58,17 +59,19 @@ struct Task {
     judged: Duration,
 }
 
-/// Keeps the host in the cluster, until it is told to leave or nobody is there any more.
-pub(super) async fn run(
+/// The task, which tells at once what is remembered.
+pub(super) fn begin(
     settings: Settings,
-    name: String,
+    memory: &Memory,
     says: watch::Receiver<Says>,
     orders: mpsc::UnboundedReceiver<Order>,
     shown: watch::Sender<Arc<View>>,
-) {
-    let state = shown.borrow().state.clone();
+) -> Task {
+    let View { name, state, .. } = View::clone(&shown.borrow());
+    let mut known = Known::new(name.clone(), settings.mode);
+    let remembered = memory.recall(&settings, &mut known, Instant::now());
     let mut task = Task {
-        known: Known::new(name.clone(), settings.mode),
+        known,
         own: Own::new(name),
         state,
         settings,
@@ -79,6 +82,19 @@ pub(super) async fn run(
         head: None,
         judged: Duration::ZERO,
     };
+    if remembered > 0 {
+        tracing::info!(
+            records = remembered,
+            "what was known of the cluster is known until its store answers"
+        );
+        task.state = State::Remembered { why: "it was not tried yet".into() };
+        task.publish();
+    }
+    task
+}
+
+/// Keeps the host in the cluster, until it is told to leave or nobody is there any more.
+pub(super) async fn run(mut task: Task) {
     let endpoints = task.settings.etcd.clone();
     let mut wait = BACKOFF.0;
     for endpoint in endpoints.iter().cycle() {
@@ -407,6 +423,7 @@ impl Task {
         let why = format!("{endpoint}: {error}");
         self.state = match &self.state {
             State::Never { .. } => State::Never { why },
+            State::Remembered { .. } => State::Remembered { why },
             State::Connected { .. } => {
                 tracing::warn!(%why, "the cluster's store is gone: what is known stays");
                 State::Lost { since: Instant::now(), why }

@@ -381,6 +381,27 @@ fn a_record_is_judged_against_the_others() {
 }
 
 #[test]
+fn nobody_elses_word_moves_a_container_away_from_here() {
+    let mut known = told(&[
+        ("hosts/h2", r#"{"vtep":"198.18.1.2"}"#),
+        ("members/100/02:42:0a:01:00:05", r#"{"host":"h2"}"#),
+        ("members/100/02:42:0a:01:00:06", r#"{"host":"h2","ips":["10.1.0.7","10.1.0.5"]}"#),
+        ("members/101/02:42:0a:01:00:05", r#"{"host":"h2"}"#),
+    ]);
+    let lists = judged(&known, &says(&[5]));
+    let why: Vec<_> = lists.refused.iter().map(|it| it.why.as_str()).collect();
+    let [mac, ip] = [
+        "its MAC is that of a container of this host",
+        "10.1.0.5 is the address of a container of this host",
+    ];
+    assert_eq!(why, [mac, ip]);
+    assert_eq!(lists.members.len(), 1, "of another network");
+    // It left this host: from then on it is there.
+    known.settle(Instant::now());
+    assert_eq!(judged(&known, &says(&[])).members.len(), 3);
+}
+
+#[test]
 fn members_that_are_as_before_are_the_same_ones() {
     let mut known = told(&[
         ("hosts/h2", r#"{"vtep":"198.18.1.2"}"#),

@@ -203,6 +203,8 @@ impl Registry {
     /// Addresses of a network that are or were somebody's are left alone while there are others.
     pub fn rest(&mut self, index: usize, memory: &Memory, network: &str) {
         self.elsewhere.extend(memory.elsewhere(network).map(|ip| (index, ip)));
+        // After those that were given back here.
+        self.resting.extend(memory.left(network).map(|ip| ((index, ip), u64::MAX)));
         self.resting.extend(memory.of(network).map(|(ip, entry)| ((index, ip), entry.rank())));
     }
 

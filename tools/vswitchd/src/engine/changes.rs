@@ -192,7 +192,8 @@ impl Control {
             Err(problem) => return send(Some(reply), Err(refused(&problem))),
         };
         // What left its address open may have another, if a host of the cluster was faster.
-        let again = (interface.ip.is_none() && interface.ip6.is_none()).then(|| Box::new(interface.clone()));
+        let open = interface.ip.is_none() && interface.ip6.is_none();
+        let again = open.then(|| Box::new(interface.clone()));
         let kept = Connect {
             interface: Some(made.name.clone()),
             // What comes by DHCP is remembered elsewhere: kept here it would be named from then on.
@@ -201,7 +202,7 @@ impl Control {
             mac: Some(made.mac),
             ..interface
         };
-        self.objects.kept.interfaces.push(Connected { network: network.into(), interface: kept });
+        self.objects.kept.interfaces.push(Connected { network: network.into(), interface: kept, open });
         self.keep();
         self.bring_about();
         match self.ports.find(&container.name, &made.name) {

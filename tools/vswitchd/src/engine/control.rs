@@ -228,6 +228,9 @@ impl Control {
         asked: mpsc::Receiver<Box<Parcel>>,
     ) -> (ExitCode, Workers) {
         let code = self.work(calls, asked).await;
+        if let Some(joined) = &self.overlay.joined {
+            joined.note();
+        }
         // What is ours in the cluster is the heir's, if there is one.
         if let Some(joined) = self.overlay.joined.take().filter(|_| !self.heir_took_over) {
             joined.leave().await;

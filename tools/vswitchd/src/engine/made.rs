@@ -19,7 +19,7 @@ pub(super) fn connect_all(config: &mut Config, kept: &Kept, memory: &Memory) -> 
             add_network(config, create).err().map(|error| format!("network {}: {error}", create.name)),
         );
     }
-    for Connected { network, interface } in &kept.interfaces {
+    for Connected { network, interface, .. } in &kept.interfaces {
         let (container, options) = connection(interface);
         let made = config.connect_again(network, &container, &options, memory);
         conflicts.extend(made.err().map(|error| format!("container {}: {error}", container.name)));

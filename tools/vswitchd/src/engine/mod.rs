@@ -384,7 +384,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         (file, objects, leases) = read_all(&begin, &text, &adopted)?;
     }
 
-    let joined = join(&file, &mut leases).await;
+    let joined = join(&file, &begin, &mut leases).await;
     if joined.is_some() {
         // Once more: what is open in it is not what other hosts hold.
         file = read_after(&begin, &text, Some(&leases.memory), &adopted, &objects)?;
@@ -436,8 +436,8 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
 }
 
 /// The cluster, where the file names one, with its first word of who holds which address.
-async fn join(file: &Config, leases: &mut Leases) -> Option<overlay::Joined> {
-    let mut joined = overlay::Joined::new(file.cluster.as_ref()?, file)?;
+async fn join(file: &Config, begin: &Begin, leases: &mut Leases) -> Option<overlay::Joined> {
+    let mut joined = overlay::Joined::new(file.cluster.as_ref()?, file, &begin.state)?;
     joined.first_word().await;
     leases.memory.set_elsewhere(joined.elsewhere());
     Some(joined)

@@ -41,10 +41,13 @@ pub struct Connected {
     pub network: String,
     /// The interface; name, address and MAC filled in, so that it is the same one after a restart.
     pub interface: Connect,
+    /// Its addresses were left open: it may have others, where another host of the cluster has these.
+    #[serde(default)]
+    pub open: bool,
 }
 
 /// The version this program writes, and the newest it reads.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Objects {
     /// What `folder` holds.

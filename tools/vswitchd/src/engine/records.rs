@@ -164,6 +164,8 @@ pub enum Outcome {
     Listening(Key, Listened),
     /// An address was asked of the cluster.
     Claimed((String, IpAddr), Claimed),
+    /// What is known of the cluster was written down, or not.
+    Noted(bool),
     /// Another daemon took over, or did not. What it hears of our end is the end of the channel.
     HandedOver(Option<AsyncChannel>),
     /// Connections that were over have been cleared away; it took so long.

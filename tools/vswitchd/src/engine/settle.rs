@@ -65,6 +65,7 @@ impl Control {
             }
             Outcome::Listening(key, result) => self.listening(key, result),
             Outcome::Claimed(key, claimed) => self.claimed(key, claimed),
+            Outcome::Noted(done) => self.cluster_noted(done),
             Outcome::HandedOver(heir) => {
                 self.handing_over = false;
                 self.heir = heir;

@@ -33,6 +33,9 @@ pub struct Memory {
     /// Addresses that other hosts of a cluster hold: nobody here gets them who names none.
     #[serde(skip)]
     elsewhere: BTreeSet<(String, IpAddr)>,
+    /// Addresses that they held until lately, by when: who is cut off comes back with his own.
+    #[serde(skip)]
+    left: BTreeMap<(String, IpAddr), u64>,
 }
 
 /// An address that is or was somebody's.
@@ -65,7 +68,15 @@ impl Memory {
     /// Other hosts hold these addresses, and no others.
     pub fn set_elsewhere<'n>(&mut self, addresses: impl IntoIterator<Item = (&'n str, IpAddr)>) {
         let owned = |(network, address): (&str, IpAddr)| (network.to_owned(), address);
-        self.elsewhere = addresses.into_iter().map(owned).collect();
+        let before = std::mem::replace(&mut self.elsewhere, addresses.into_iter().map(owned).collect());
+        self.left.retain(|address, _| !self.elsewhere.contains(address));
+        let next = self.left.values().max().map_or(0, |last| last.saturating_add(1));
+        let gone = before.into_iter().filter(|address| !self.elsewhere.contains(address));
+        self.left.extend(gone.map(|address| (address, next)));
+        let mut all: Vec<u64> = self.left.values().copied().collect();
+        if let Some(last) = last_forgotten(&mut all, RESTING) {
+            self.left.retain(|_, rank| *rank > last);
+        }
     }
 
     /// Another host holds this address, too.
@@ -76,6 +87,11 @@ impl Memory {
     /// Addresses of a network that other hosts hold.
     pub fn elsewhere(&self, network: &str) -> impl Iterator<Item = IpAddr> {
         self.elsewhere.iter().filter(move |(name, _)| name == network).map(|(_, address)| *address)
+    }
+
+    /// Addresses of a network that other hosts held until lately: they rest like those that were given back here.
+    pub fn left(&self, network: &str) -> impl Iterator<Item = IpAddr> {
+        self.left.keys().filter(move |(name, _)| name == network).map(|(_, address)| *address)
     }
 
     /// A configuration, but for addresses of interfaces that other hosts hold.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use vswitchd::cluster::{Claim, Claimed, Cluster, Member, NetworkRecord, Says, Settings, State, View};
+use vswitchd::cluster::{
+    Claim, Claimed, Cluster, Member, Memory, NetworkRecord, Says, Settings, State, View,
+};
 
 use super::etcd::PATIENCE;
 
@@ -78,7 +80,12 @@ impl Host {
     }
 
     pub fn with(settings: Settings, says: Says) -> Self {
-        let cluster = Cluster::start(settings, says.clone());
+        Self::remembering(settings, says, &Memory::default())
+    }
+
+    /// One that is started again.
+    pub fn remembering(settings: Settings, says: Says, memory: &Memory) -> Self {
+        let cluster = Cluster::start(settings, says.clone(), memory);
         Self { view: cluster.view(), cluster, says }
     }
 

@@ -8,6 +8,7 @@ mod host;
 mod hostile;
 mod outages;
 mod proxy;
+mod remembered;
 mod secured;
 mod tls;
 mod together;

@@ -188,3 +188,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_another_host_held_is_given_to_others_last() {
+    let mut memory = Memory::default();
+    let held = |ip: u8| ("n", IpAddr::from([10, 0, 0, ip]));
+    memory.set_elsewhere([held(2), held(3)]);
+    let start = |memory: &Memory, subnet: &str| start(&lab(subnet, &[(1, None)]), memory);
+    assert_eq!(address(&start(&memory, "10.0.0.0/29").unwrap(), "c1"), "10.0.0.4");
+    // It was cut off, or gave them back: they rest while there are others.
+    memory.set_elsewhere([held(3)]);
+    assert_eq!(memory.left("n").collect::<Vec<_>>(), [IpAddr::from([10, 0, 0, 2])]);
+    assert_eq!(address(&start(&memory, "10.0.0.0/29").unwrap(), "c1"), "10.0.0.4");
+    assert_eq!(address(&start(&memory, "10.0.0.0/30").unwrap(), "c1"), "10.0.0.2");
+    // It is back.
+    memory.set_elsewhere([held(2), held(3)]);
+    assert_eq!(memory.left("n").count(), 0);
+    assert!(start(&memory, "10.0.0.0/30").is_err());
+}
+
+#[test]
+fn what_rests_of_other_hosts_is_bounded() {
+    let mut memory = Memory::default();
+    for round in 0..20u8 {
+        let all =
+            (0..2000u16).map(|n| ("n", IpAddr::from([10, round, n.to_be_bytes()[0], n.to_be_bytes()[1]])));
+        memory.set_elsewhere(all);
+    }
+    memory.set_elsewhere([]);
+    assert!(memory.left("n").count() <= RESTING);
+    // The latest are the ones that are kept.
+    assert!(memory.left("n").any(|ip| ip == IpAddr::from([10, 19, 0, 0])));
+}

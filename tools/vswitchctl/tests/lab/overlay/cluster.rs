@@ -1,164 +1,12 @@
 //! Hosts that find each other through etcd: whoever joins needs its own address and where etcd is.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-use super::hosts::{Place, Underlay, configuration};
-use super::{Wanted, hosts_like, vtep};
+use super::etcd::{Etcd, Lab, begin, cluster};
+use super::hosts::Underlay;
+use super::{hosts_like, vtep};
 use crate::as_both;
-use crate::harness::{As, Daemon, Host, PYTHON, Train, run, skipped, wait_for};
+use crate::harness::{As, Daemon, Host, Train, run, wait_for};
 
 as_both!(who_joins_needs_two_addresses);
-
-/// Where etcd is on the cable.
-pub const ETCD: &str = "198.18.1.254";
-
-/// An etcd in the namespace of the cable.
-pub struct Etcd {
-    child: Option<Child>,
-    netns: String,
-    data: PathBuf,
-}
-
-impl Etcd {
-    pub fn start(underlay: &Underlay, host: &Host) -> Option<Self> {
-        if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
-            skipped("there is no etcd");
-            return None;
-        }
-        let netns = &underlay.netns;
-        run("ip", &["-n", netns, "address", "add", &format!("{ETCD}/24"), "dev", "br0"]);
-        run("ip", &["-n", netns, "link", "set", "lo", "up"]);
-        let mut etcd = Self { child: None, netns: netns.clone(), data: host.dir.join("etcd") };
-        etcd.begin();
-        Some(etcd)
-    }
-
-    pub fn begin(&mut self) {
-        let (url, peer) = (format!("http://{ETCD}:2379"), "http://127.0.0.1:2380");
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.netns, "etcd", "--data-dir"]).arg(&self.data);
-        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--log-level", "error"]);
-        command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
-        command.args(["--initial-cluster", &format!("default={peer}")]);
-        self.child =
-            Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        wait_for("etcd to listen", || {
-            // Its l4 port in the kernel's table.
-            run("ip", &["netns", "exec", &self.netns, "cat", "/proc/net/tcp"])
-                .contains(":094B ")
-                .then_some(())
-        });
-    }
-
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    /// Everything it knew is gone.
-    pub fn empty(&mut self) {
-        self.kill();
-        std::fs::remove_dir_all(&self.data).unwrap();
-        self.begin();
-    }
-
-    fn ask(&self, words: &[&str]) -> String {
-        let python = ["netns", "exec", &self.netns, PYTHON, "-c", ASK, ETCD];
-        run("ip", &[&python[..], words].concat())
-    }
-
-    pub fn put(&self, key: &str, value: &str) {
-        self.ask(&["put", key, value]);
-    }
-
-    pub fn get(&self, key: &str) -> Option<String> {
-        Some(self.ask(&["range", key]).trim().to_owned()).filter(|value| !value.is_empty())
-    }
-
-    pub fn delete(&self, key: &str) {
-        self.ask(&["deleterange", key]);
-    }
-}
-
-/// By etcd's gateway for JSON, for the machine may have no client of it.
-const ASK: &str = "\
-import base64, json, sys, urllib.request
-place, call, *texts = sys.argv[1:]
-body = dict(zip(('key', 'value'), (base64.b64encode(text.encode()).decode() for text in texts)))
-request = urllib.request.Request(f'http://{place}:2379/v3/kv/{call}', json.dumps(body).encode())
-for found in json.load(urllib.request.urlopen(request, timeout=10)).get('kvs', []):
-    print(base64.b64decode(found['value']).decode())
-";
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// So many hosts of a cluster, of which the first has network `blue` and a container `c` on it.
-struct Lab {
-    etcd: Etcd,
-    daemons: Vec<Daemon>,
-    _cable: Host,
-}
-
-pub fn cluster(number: usize) -> String {
-    format!("[cluster]\netcd = [\"http://{ETCD}:2379\"]\nttl = 2\nname = \"h{number}\"\n")
-}
-
-pub fn begin(mut host: Host, place: &Place, text: &str) -> Daemon {
-    host.before = vec!["nsenter".into(), format!("--net=/run/netns/{}", place.netns)];
-    host.start(text)
-}
-
-impl Lab {
-    fn new(first: Host, count: usize) -> Option<Self> {
-        let mut cable = Host::new(As::Root).unwrap();
-        let mut underlay = Underlay::new(&mut cable, false);
-        let etcd = Etcd::start(&underlay, &cable)?;
-        let mut hosts = hosts_like(first, count);
-        let places: Vec<_> = hosts.iter_mut().map(|host| underlay.place(host)).collect();
-        let mut daemons = Vec::new();
-        for ((host, place), number) in hosts.into_iter().zip(&places).zip(1..) {
-            let cluster = cluster(number);
-            let text = if number == 1 {
-                configuration(&host, place, 1, &Wanted { rest: &cluster, ..Wanted::default() })
-            } else {
-                host.configuration(&format!("[vxlan]\nlocal = \"{}\"\n{cluster}", place.address))
-            };
-            daemons.push(begin(host, place, &text));
-        }
-        Some(Self { etcd, daemons, _cable: cable })
-    }
-
-    /// A container `c` on a host that has the network from the cluster. Its address.
-    fn connect(&self, at: usize) -> String {
-        let daemon = &self.daemons[at];
-        wait_for("the network of the cluster", || {
-            daemon.rows("networks").iter().any(|row| row["name"] == "blue").then_some(())
-        });
-        let netns = daemon.host.name("c");
-        daemon.ctl(&["network", "connect", "blue", "c", "--netns", &netns, "--create"]);
-        let address = daemon.port("c")["addresses"][0].as_str().unwrap().to_owned();
-        address.split('/').next().unwrap().to_owned()
-    }
-
-    /// Waits until a host knows of so many others on the network.
-    fn knows(&self, at: usize, count: usize) {
-        wait_for("the other hosts", || (self.daemons[at].rows("vxlan").len() == count).then_some(()));
-    }
-
-    fn stop(self) {
-        for daemon in self.daemons {
-            daemon.assert_conserved();
-            daemon.stop();
-        }
-    }
-}
 
 fn who_joins_needs_two_addresses(host: Host) {
     let Some(lab) = Lab::new(host, 3) else { return };
@@ -175,7 +23,7 @@ fn who_joins_needs_two_addresses(host: Host) {
     }
     let row = vtep(&lab.daemons[0], "198.18.1.2");
     assert_eq!((&row["told"], &row["flood"], &row["macs"]), (&"cluster".into(), &true.into(), &1.into()));
-    let said = lab.daemons[0].ctl(&["show", "cluster", "--members"]);
+    let said = lab.daemons[0].ctl(&["show", "cluster"]);
     assert!(said.contains("connected: http://198.18.1.254:2379") && said.contains(&two), "{said}");
     // Somebody on another host is found by name.
     let said = lab.daemons[1].exec("c", &["dig", "+short", "+time=2", "+tries=2", "@10.1.0.1", "c", "A"]);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::cluster::{ETCD, Etcd, begin};
+use super::etcd::{ETCD, Etcd, begin};
 use super::hosts::{Place, Underlay};
 use super::vtep;
 use crate::as_both;
@@ -105,8 +105,8 @@ fn lab(mut host: Host) -> Option<Lab> {
     let etcd = Etcd::start(&underlay, &cable)?;
     let place = underlay.place(&mut host);
     let others = [130, 131].map(|subnet| Other::new(&mut cable, &mut underlay, subnet));
-    etcd.put(&format!("{PREFIX}/config"), NETWORK);
-    others.iter().for_each(|other| etcd.put(&other.key(), &other.record().to_string()));
+    etcd.set(&format!("{PREFIX}/config"), NETWORK);
+    others.iter().for_each(|other| etcd.set(&other.key(), &other.record().to_string()));
     let text = host.configuration(&format!(
         "[vxlan]\nlocal = \"{}\"\n[cluster]\nmode = \"flannel\"\netcd = [\"http://{ETCD}:2379\"]\nttl = 2\n\
          [[network]]\nname = \"pods\"\nsubnet = \"10.5.20.0/24\"\nvni = 1\n\
@@ -203,7 +203,7 @@ fn a_host_of_flannel_that_goes_takes_its_route_along(host: Host) {
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("Net Unreachable") || said.contains("Network is unreachable"), "{said}");
     // It comes back with another MAC and place.
-    etcd.put(&goes.key(), &goes.record().to_string());
+    etcd.set(&goes.key(), &goes.record().to_string());
     lab.knows(2);
     daemon.ping("c", &goes.address());
     train.assert_lost_nothing();
@@ -234,11 +234,11 @@ fn flannel_goes_on_whatever_is_started_again() {
         (gone.elapsed().as_secs() >= 4).then_some(())
     });
     lab.etcd.empty();
-    lab.etcd.put(&format!("{PREFIX}/config"), NETWORK);
+    lab.etcd.set(&format!("{PREFIX}/config"), NETWORK);
     let ours = wait_for("our record", || lab.etcd.get(OURS));
     assert!(ours.contains("02:42:0a:05:14:01"), "{ours}");
     // One of the two says it again.
-    lab.etcd.put(&lab.others[0].key(), &lab.others[0].record().to_string());
+    lab.etcd.set(&lab.others[0].key(), &lab.others[0].record().to_string());
     lab.daemon.ping("c", &lab.others[1].address());
     lab.knows(1);
     lab.daemon.ping("c", &pod);
@@ -287,7 +287,7 @@ fn flannels_store_is_not_believed_blindly() {
         ),
     ];
     for (key, value, _) in &cases {
-        etcd.put(&format!("{PREFIX}/subnets/{key}"), value);
+        etcd.set(&format!("{PREFIX}/subnets/{key}"), value);
     }
     let detail = || -> Value { serde_json::from_str(&daemon.ctl(&["--json", "show", "cluster"])).unwrap() };
     let refused = wait_for("all refusals", || {

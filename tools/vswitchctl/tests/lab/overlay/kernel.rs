@@ -1,7 +1,7 @@
 //! The other end is the kernel's VXLAN device, as whoever runs Docker overlay or flannel has it.
 
 use super::hosts::{Place, Underlay, Wanted, start};
-use crate::harness::{As, Background, Daemon, Host, run};
+use crate::harness::{As, Background, Daemon, Host, PYTHON, run};
 use crate::traffic::Stream;
 
 /// How the kernel's device is set up.
@@ -49,14 +49,61 @@ fn device(place: &Place, ours: &str, device: &Device<'_>) {
     }
 }
 
-/// Streams and pings both ways between our container and the kernel's end.
-fn talk(daemon: &Daemon, place: &Place) {
-    let inside = |words: &[&str]| Background::inside(&place.netns, words);
+/// Datagrams of every size to an echo and back, each checked: small ones, the largest that are whole (1430 over IPv6 is what
+/// is left where the underlay is of IPv6), and those that the sender's kernel cuts.
+const ECHO: &str = "\
+import socket, sys, time
+role, host = sys.argv[1], sys.argv[2]
+family = socket.AF_INET6 if ':' in host else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+header = 48 if ':' in host else 28
+if role == 'echo':
+    s.bind((host, 5012))
+    s.settimeout(30)
+    while True:
+        data, who = s.recvfrom(65535)
+        s.sendto(data, who)
+        if data == b'end':
+            break
+else:
+    s.connect((host, 5012))
+    s.settimeout(0.5)
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            s.send(b'begin')
+            assert s.recv(10) == b'begin'
+            break
+        except (ConnectionRefusedError, TimeoutError):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    s.settimeout(5)
+    for size in [1, 2, 17, 18, 64, 512, 1300, 1430 - header, 1450 - header, 1451 - header, 3000, 8000, 60000]:
+        for fill in (b'a', b'b'):
+            data = fill * size
+            s.send(data)
+            while (back := s.recv(65535)) == b'begin':
+                pass
+            assert back == data, (size, len(back))
+    s.send(b'end')
+    print('all')
+";
+
+/// Streams, datagrams and pings both ways between our container and what a namespace has behind the other end.
+pub fn talk(daemon: &Daemon, netns: &str) {
+    let inside = |words: &[&str]| Background::inside(netns, words);
     let stop = daemon.host.dir.join("stop");
     for (here, there) in [("10.1.0.11", "10.1.0.50"), ("fd00:1::11", "fd00:1::50")] {
         daemon.ping("c", there);
         inside(&["ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", "-s", "1300", here]).finish();
         let ours = |words: &[&str]| daemon.background("c", words);
+        let echo = inside(&[PYTHON, "-c", ECHO, "echo", there]);
+        assert_eq!(ours(&[PYTHON, "-c", ECHO, "ask", there]).finish(), "all\n");
+        echo.finish();
+        let echo = ours(&[PYTHON, "-c", ECHO, "echo", here]);
+        assert_eq!(inside(&[PYTHON, "-c", ECHO, "ask", here]).finish(), "all\n");
+        echo.finish();
         let out = Stream::between(ours, inside, there, 16, stop.clone());
         assert!(out.finish() >= 16 << 20);
         let ours = |words: &[&str]| daemon.background("c", words);
@@ -74,7 +121,7 @@ fn against(device_is: &Device<'_>) {
     device(&other, &place.address, device_is);
     let peers = format!("peers = [\"{}\"]\n", other.address);
     let daemon = start(host, &place, 1, &Wanted { vxlan: &peers, ..Wanted::default() });
-    talk(&daemon, &other);
+    talk(&daemon, &other.netns);
     for reason in ["vxlan_malformed", "vxlan_unknown_vtep", "exceeds_mtu", "bad_offload", "tx_error"] {
         assert_eq!(daemon.dropped(reason), 0, "{reason}");
     }
@@ -124,6 +171,6 @@ fn one_that_cuts_and_sums_by_itself() {
     }
     let peers = format!("peers = [\"{}\"]\n", other.address);
     let daemon = start(host, &place, 1, &Wanted { vxlan: &peers, ..Wanted::default() });
-    talk(&daemon, &other);
+    talk(&daemon, &other.netns);
     daemon.stop();
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::cluster::{Etcd, begin, cluster};
+use super::etcd::{Etcd, begin, cluster};
 use super::hosts::{Underlay, Wanted, configuration};
 use super::hosts_like;
 use crate::addresses::{RENEW_AND_RELEASE, script};

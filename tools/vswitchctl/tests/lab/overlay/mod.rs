@@ -1,13 +1,19 @@
 //! One network on several hosts: daemons of ours, and other ends that are something else.
 
 mod cluster;
+mod etcd;
 mod flannel;
+mod groups;
 mod hosts;
+mod junk;
 mod kernel;
 mod labs;
 mod leases;
+mod outages;
+mod ovs;
 mod strangers;
 mod trace;
+mod upgrade;
 
 use serde_json::Value;
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use super::hosts::{Listener, Place, Underlay, Wanted, start};
 use super::vtep;
 use crate::harness::{As, Daemon, Host, PYTHON, Train, run, wait_for};
+use crate::wire::{Listener as Sniffer, checksum, hex, ip, ipv4, udp};
 
 /// Sends datagrams from any source: the words are `SOURCE DESTINATION PORT HEX`.
 const FORGE: &str = "\
@@ -13,9 +14,10 @@ source, destination, port, payload = sys.argv[1], sys.argv[2], int(sys.argv[3]),
 count = int(sys.argv[5]) if len(sys.argv) > 5 else 1
 lie = int(sys.argv[6]) if len(sys.argv) > 6 else 0
 checksum = int(sys.argv[7]) if len(sys.argv) > 7 else 0
+tos = int(sys.argv[8]) if len(sys.argv) > 8 else 0
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 udp = struct.pack('!HHHH', 50000, port, 8 + len(payload) + lie, checksum) + payload
-ip = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0,
+ip = struct.pack('!BBHHHBBH4s4s', 0x45, tos, 20 + len(udp), 0, 0, 64, 17, 0,
                  socket.inet_aton(source), socket.inet_aton(destination))
 for _ in range(count):
     s.sendto(ip + udp, (destination, 0))
@@ -269,4 +271,37 @@ fn a_mac_that_flaps() {
     pings.assert_lost_nothing();
     // How many of them a container's socket has room for is its own business.
     lab.daemon.stop();
+}
+
+/// Congestion that the underlay has marked (RFC 6040 section 4.2): who knows ECN is told, and who does not loses the packet, as
+/// by a router that can mark nothing.
+#[test]
+fn congestion_on_the_underlay() {
+    let Some(lab) = Lab::new("") else { return };
+    let [there, here] = [50, 11].map(ip);
+    let packet = |tos: u8| {
+        let mut packet = ipv4(17, there, here, &udp(b"congestion"));
+        packet[1] = tos;
+        packet[10..12].fill(0);
+        let sum = checksum(&[&packet[..20]]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        format!("{HEADER}{CONTAINER}{REMOTE}0800{}", hex(&packet))
+    };
+    let sniffed = Sniffer::start(&lab.daemon, "c", b"congestion");
+    // Congestion experienced, outside; inside a transport that knows no ECN, and two that do.
+    for (inner, comes) in [(0, false), (2, true), (1, true), (3, true)] {
+        let (dropped, came) = (lab.daemon.dropped("vxlan_congested"), lab.came());
+        lab.forge(&lab.known, "198.18.1.2", &packet(inner), &["1", "0", "0", "3"]);
+        if comes {
+            wait_for("the packet", || (lab.came() > came).then_some(()));
+        } else {
+            wait_for("its drop", || (lab.daemon.dropped("vxlan_congested") > dropped).then_some(()));
+        }
+        assert_eq!(lab.daemon.dropped("vxlan_congested"), dropped + u64::from(!comes), "{inner}");
+    }
+    lab.daemon.assert_conserved();
+    let tos = |frame: &String| u8::from_str_radix(frame.get(30..32).unwrap(), 16).unwrap();
+    let marks: Vec<_> = sniffed.heard().iter().map(|frame| tos(frame) & 3).collect();
+    assert_eq!(marks, [3, 3, 3], "who knows ECN is told");
+    lab.stop();
 }

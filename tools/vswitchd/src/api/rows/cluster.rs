@@ -17,6 +17,8 @@ words! {
         Lost = "lost",
         /// It was not reached so far.
         Never = "never",
+        /// The same: what is shown is what it had before this engine began.
+        Remembered = "remembered",
     }
 }
 

@@ -4,8 +4,9 @@
 //! Where etcd does not answer it is attached all the same, and asked for again: what runs without it goes on. What DHCP lends
 //! is another matter: nobody has it yet, so without a grant nobody gets it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,10 @@ use switch::port::PortId;
 use tokio::sync::watch;
 
 use super::Overlay;
+use super::notes::Notes;
 use crate::api::{Disconnect, NetworkCreate};
 use crate::cluster::{
-    Claim, Claimed, Cluster, Flannel, Member, NetworkRecord, Owner, Remote, Says, Settings, View,
+    self, Claim, Claimed, Cluster, Flannel, Member, NetworkRecord, Owner, Remote, Says, Settings, View,
 };
 use crate::config::{Config, Container, Interface, Network, Part};
 use crate::dhcp::Grant;
@@ -24,14 +26,15 @@ use crate::engine::ports::State;
 use crate::engine::records::{Outcome, Then, Unsettled};
 use crate::ipam::lease::LeaseState;
 
-/// How long a start waits for the cluster, so that addresses that are left open are free ones.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a start waits for the cluster, so that addresses that are left open are free ones; and where it is known from
+/// before who is on other hosts, who wait as well.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(100));
 /// When etcd is asked again for what it did not grant.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// The cluster that this host has joined.
 pub struct Joined {
-    settings: Settings,
+    pub settings: Settings,
     cluster: Arc<Cluster>,
     changes: watch::Receiver<Arc<View>>,
     /// What is known of it.
@@ -40,6 +43,10 @@ pub struct Joined {
     members: BTreeMap<u32, Vec<Arc<Remote>>>,
     claims: BTreeMap<(String, IpAddr), Standing>,
     asked: Instant,
+    /// Networks of it that cannot be here, of which that was said.
+    left_out: BTreeSet<String>,
+    /// What is known of it, for the next engine.
+    pub notes: Notes,
 }
 
 /// What came of asking for an address.
@@ -63,9 +70,11 @@ pub enum MayHave {
 }
 
 impl Joined {
-    /// Joins the cluster that a configuration names, saying what it says.
-    pub fn new(settings: &Settings, config: &Config) -> Option<Self> {
-        let cluster = Arc::new(Cluster::start(settings.clone(), says(config)?));
+    /// Joins the cluster that a configuration names, saying what it says and knowing what `folder` has of it.
+    pub fn new(settings: &Settings, config: &Config, folder: &Path) -> Option<Self> {
+        let says = says(config)?;
+        let (notes, memory) = Notes::load(folder);
+        let cluster = Arc::new(Cluster::start(settings.clone(), says, &memory));
         let mut joined = Self {
             settings: settings.clone(),
             changes: cluster.view(),
@@ -74,6 +83,8 @@ impl Joined {
             members: BTreeMap::new(),
             claims: BTreeMap::new(),
             asked: Instant::now(),
+            left_out: BTreeSet::new(),
+            notes,
         };
         joined.look();
         Some(joined)
@@ -90,10 +101,31 @@ impl Joined {
 
     /// Waits for the first word of the cluster, but not for long.
     pub async fn first_word(&mut self) {
-        let connected = |view: &Arc<View>| matches!(view.state, crate::cluster::State::Connected { .. });
+        let connected = |view: &Arc<View>| matches!(view.state, cluster::State::Connected { .. });
+        let remembers = matches!(self.view.state, cluster::State::Remembered { .. });
+        let patience = if remembers { PATIENCE.1 } else { PATIENCE.0 };
         // Without an answer all goes on without one.
-        let _ = tokio::time::timeout(PATIENCE, self.changes.wait_for(connected)).await;
+        let _ = tokio::time::timeout(patience, self.changes.wait_for(connected)).await;
         self.look();
+    }
+
+    /// Addresses of ours that the store has as another host's are asked for again: our lease was over, and he was faster.
+    /// What comes of that is the store's word, for what is known may be of a moment before.
+    fn ask_about_lost(&mut self) {
+        let Self { view, claims, cluster, .. } = self;
+        if !matches!(view.state, cluster::State::Connected { .. }) {
+            return;
+        }
+        let granted = claims.iter().filter(|(_, standing)| matches!(standing, Standing::Granted));
+        let lost =
+            granted.filter(|(key, _)| view.addresses.get(*key).is_some_and(|owner| owner.host != view.name));
+        let lost: Vec<_> = lost.map(|(key, _)| key.clone()).collect();
+        for key in &lost {
+            claims.remove(key);
+        }
+        if !lost.is_empty() {
+            cluster.release(lost);
+        }
     }
 
     /// Waits until something else is known.
@@ -107,6 +139,11 @@ impl Joined {
     pub fn elsewhere(&self) -> impl Iterator<Item = (&str, IpAddr)> {
         let others = self.view.addresses.iter().filter(|(_, owner)| owner.host != self.view.name);
         others.map(|((network, ip), _)| (network.as_str(), *ip))
+    }
+
+    /// The end of this engine: what is known is written down for the next one.
+    pub fn note(&self) {
+        self.notes.finish(&self.settings, &self.view);
     }
 
     /// Leaves it at once. Who takes over goes on with what is there, and does not call this.
@@ -231,7 +268,8 @@ impl Control {
         let wanted = self.desired.cluster.as_ref();
         if self.overlay.joined.as_ref().map(|joined| &joined.settings) != wanted {
             // Whoever is left is told by the lease.
-            self.overlay.joined = wanted.and_then(|settings| Joined::new(settings, &self.desired));
+            let folder = &self.begin.state;
+            self.overlay.joined = wanted.and_then(|settings| Joined::new(settings, &self.desired, folder));
         }
         let Some(joined) = &mut self.overlay.joined else { return };
         if let Some(says) = says(&self.desired) {
@@ -352,9 +390,25 @@ impl Control {
             }
         };
         if matches!(standing, Standing::Taken(_)) {
+            self.reopen(key);
             self.read_file(None);
         }
         self.unreconciled = true;
+    }
+
+    /// An interface that was made at run time and left this address open chooses anew, as one of the file does.
+    fn reopen(&mut self, (network, ip): &(String, IpAddr)) {
+        let mut reopened = false;
+        for kept in self.objects.kept.interfaces.iter_mut().filter(|it| it.open && it.network == *network) {
+            let interface = &mut kept.interface;
+            let before = (interface.ip, interface.ip6);
+            interface.ip = interface.ip.filter(|v4| IpAddr::V4(*v4) != *ip);
+            interface.ip6 = interface.ip6.filter(|v6| IpAddr::V6(*v6) != *ip);
+            reopened |= before != (interface.ip, interface.ip6);
+        }
+        if reopened {
+            self.keep();
+        }
     }
 
     /// Whether an interface may have its addresses.
@@ -429,33 +483,42 @@ impl Control {
         let Some(joined) = &mut self.overlay.joined else { return };
         joined.look();
         self.leases.memory.set_elsewhere(joined.elsewhere());
-        let view = Arc::clone(&joined.view);
-        let mut made = false;
-        for record in view.networks.iter() {
-            if self.desired.network(&record.name).is_some() {
-                continue;
-            }
-            match self.join_network(create(record)) {
-                Ok(()) => made = true,
-                // Said once for each word of the cluster; `show cluster` has what is refused.
-                Err(error) => {
-                    tracing::warn!(network = record.name, %error, "a network of the cluster is not here")
-                }
-            }
-        }
-        if made {
-            self.keep();
-        }
+        joined.ask_about_lost();
+        self.join_networks();
         (self.unreconciled, self.unpublished) = (true, true);
     }
 
-    fn join_network(&mut self, create: NetworkCreate) -> Result<(), crate::api::ApiError> {
+    /// Networks of the cluster that are not here yet: all of them together, for there may be thousands.
+    fn join_networks(&mut self) {
+        let Some(joined) = &mut self.overlay.joined else { return };
+        let missing = |record: &&NetworkRecord| self.desired.network(&record.name).is_none();
+        let new: Vec<_> = joined.view.networks.iter().filter(missing).map(create).collect();
         let mut wanted = self.desired.clone();
-        crate::engine::made::add_network(&mut wanted, &create)?;
-        self.refit_underlay(&mut wanted);
-        tracing::info!(network = create.name, vni = create.vni, "a network of the cluster is here now");
-        self.desired = wanted;
-        self.objects.kept.networks.push(create);
-        Ok(())
+        let (mut made, mut left_out) = (Vec::new(), BTreeSet::new());
+        for create in new {
+            match crate::engine::made::add_network(&mut wanted, &create) {
+                Ok(()) => {
+                    tracing::info!(
+                        network = create.name,
+                        vni = create.vni,
+                        "a network of the cluster is here now"
+                    );
+                    made.push(create);
+                }
+                Err(error) => {
+                    if !joined.left_out.contains(&create.name) {
+                        tracing::warn!(network = create.name, %error, "a network of the cluster is not here");
+                    }
+                    left_out.insert(create.name);
+                }
+            }
+        }
+        joined.left_out = left_out;
+        if !made.is_empty() {
+            self.refit_underlay(&mut wanted);
+            self.desired = wanted;
+            self.objects.kept.networks.extend(made);
+            self.keep();
+        }
     }
 }

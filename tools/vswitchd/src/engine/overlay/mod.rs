@@ -5,6 +5,7 @@
 //! go ([`vxlan::settings`]).
 
 mod cluster;
+mod notes;
 mod show;
 mod trace;
 mod tunnels;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use switch::fdb::FdbError;
 use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::snapshot::{Port, Remote, Told};
@@ -56,6 +58,8 @@ pub struct Overlay {
     pub held: BTreeSet<PortId>,
     /// What was told of MAC addresses, and has been put into the FDBs.
     placed: BTreeMap<(NetworkId, MacAddr), (u16, PortId)>,
+    /// How many of them there was no room for, when that was said.
+    unplaced: usize,
     /// MTU of the interface that has our address.
     underlay: Option<u32>,
     /// Frames that a path did not take, when it was last looked.
@@ -137,6 +141,7 @@ impl Overlay {
             joined: None,
             held: BTreeSet::new(),
             placed: BTreeMap::new(),
+            unplaced: 0,
             underlay: None,
             too_big: 0,
             looked: Instant::now(),
@@ -283,17 +288,30 @@ impl Control {
             }
         }
         // What there was no room for is tried again the next time.
-        wanted.retain(|at, place| self.overlay.placed.get(at) == Some(place) || self.place_mac(*at, *place));
-        self.overlay.placed = wanted;
+        let mut first = None;
+        let all = wanted.len();
+        wanted.retain(|at, place| {
+            let stays = self.overlay.placed.get(at) == Some(place);
+            stays || self.place_mac(*at, *place).map_err(|error| first.get_or_insert((*at, error))).is_ok()
+        });
+        let unplaced = all - wanted.len();
+        // There may be thousands.
+        if let Some(((id, mac), error)) = first
+            && unplaced != self.overlay.unplaced
+        {
+            let network = self.networks.name(id);
+            tracing::error!(count = unplaced, %mac, network, %error, "not known where they are; the first is this one");
+        }
+        (self.overlay.unplaced, self.overlay.placed) = (unplaced, wanted);
     }
 
-    fn place_mac(&self, (id, mac): (NetworkId, MacAddr), (vlan, port): (u16, PortId)) -> bool {
-        let Some(record) = self.networks.get(id) else { return false };
-        let added = record.fdb.add_static(vlan, mac, port, Tick::now());
-        if let Err(error) = &added {
-            tracing::error!(%mac, network = record.config.name, %error, "not known where it is");
-        }
-        added.is_ok()
+    fn place_mac(
+        &self,
+        (id, mac): (NetworkId, MacAddr),
+        (vlan, port): (u16, PortId),
+    ) -> Result<(), FdbError> {
+        let record = self.networks.get(id).ok_or(FdbError::Full)?;
+        record.fdb.add_static(vlan, mac, port, Tick::now()).map(drop)
     }
 
     /// Workers are told who the remotes are. Before the switch's snapshot names their ports.
@@ -329,6 +347,7 @@ impl Control {
             self.open_sockets(&vxlan);
         }
         self.claim_again();
+        self.note_cluster();
         self.fit_underlay(&vxlan);
         let too_big = self.overlay.count(|counters| counters.too_big.get());
         let lowered = self.overlay.tunnels.all().any(|(_, tunnel)| tunnel.path_mtu.is_some());

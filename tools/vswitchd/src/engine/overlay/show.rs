@@ -92,6 +92,7 @@ impl Control {
             State::Connected { since, endpoint } => (StoreState::Connected, endpoint, Some(since)),
             State::Lost { since, why } => (StoreState::Lost, why, Some(since)),
             State::Never { why } => (StoreState::Never, why, None),
+            State::Remembered { why } => (StoreState::Remembered, why, None),
         };
         let mut behind: BTreeMap<&str, u32> = BTreeMap::new();
         for remote in view.members.iter() {
