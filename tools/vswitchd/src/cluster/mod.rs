@@ -16,7 +16,7 @@
 //! | `/addresses/NETWORK/IP` | the host that claims it first | yes |
 //! | `/networks/NAME` | the host that has it first; it stays | no |
 //!
-//! Or flannel's layout is kept ([`flannel`]): then a host says which subnet is behind it, and is told the same.
+//! Or flannel's layout is kept (module `flannel`): then a host says which subnet is behind it, and is told the same.
 //!
 //! What comes from the store is checked like what comes from containers: `records` judges each record by itself, `judge`
 //! against the others and our own. What is refused is counted and named in the [`View`], and nothing is believed of it.
