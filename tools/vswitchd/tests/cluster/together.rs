@@ -91,8 +91,13 @@ async fn the_first_one_keeps_a_name_a_vtep_and_a_mac() {
     let mut four = Host::with(settings(&etcd.endpoint(), "h4"), says(4, 0));
     four.says.members = vec![member(1, 1)];
     four.cluster.say(four.says.clone());
-    let view = four.sees("a conflict", |view| view.members.len() == 2).await;
+    // Whose the MAC is for all others; at its own host a container stays where it is, and that is said.
+    let view = four.sees("a conflict", |view| view.members.len() == 1 && !view.refused.is_empty()).await;
     assert_eq!(view.members[0].host, "h1");
+    assert!(
+        view.refused.iter().any(|it| it.why == "its MAC is that of a container of this host"),
+        "{view:?}"
+    );
 
     // They get what they want when it is free.
     one.cluster.leave().await;
