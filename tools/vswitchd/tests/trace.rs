@@ -573,7 +573,7 @@ fn a_later_fragment_waits_for_its_first() {
 fn with_hosts() -> (Lab, Names) {
     let mut lab = Lab::new(&OPEN);
     let mut snapshot = (*lab.snapshot.load_full()).clone();
-    let mut ports: Vec<_> = snapshot.ports.iter().cloned().collect();
+    let mut ports: Vec<_> = snapshot.ports.to_vec();
     ports.resize(22, None);
     let vni = Vni::new(100).unwrap();
     let mut hosts = Hosts { local: Some("198.18.1.1:4789".parse().unwrap()), ..Hosts::default() };
