@@ -3,7 +3,7 @@
 //! these a relay. Time is simulated, chance is a seed's.
 //!
 //! What one end has sent the other has got, byte for byte; every datagram that came is a frame that came out, or has a name.
-#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::panic, clippy::unwrap_used)] // helpers of tests are tests
 
 #[path = "../../nat/tests/world/device.rs"]
 mod device;
@@ -385,7 +385,7 @@ impl World {
             socket
         };
         let relays = [relay(0), relay(1)];
-        let gso = quality.seed % 2 == 0;
+        let gso = quality.seed.is_multiple_of(2);
         let place = |which: usize| Place::new(which, relays[which].local_addr().unwrap(), quality.seed, gso);
         let places = [place(0), place(1)];
         Self { places, relays, ways: [Way::new(quality, 0), Way::new(quality, 1)], now: BEGAN }
