@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::hosts::{Place, Underlay, Wanted, start};
-use super::kernel::talk;
+use super::kernel::{datagrams, talk};
 use crate::as_both;
 use crate::harness::{As, Background, Host, run, skipped, wait_for};
 
@@ -142,6 +142,7 @@ fn against(mut host: Host, v6: bool, options: &[&str]) {
     let peers = format!("peers = [\"{}\"]\n", other.address);
     let daemon = start(host, &place, 1, &Wanted { vxlan: &peers, ..Wanted::default() });
     talk(&daemon, &container);
+    datagrams(&daemon, &container);
     // What is for all comes from there as well: it asks for a neighbour that is behind us, having forgotten all.
     run("ip", &["-n", &container, "neighbour", "flush", "all"]);
     Background::inside(&container, &["ping", "-n", "-c", "1", "-W", "5", "10.1.0.11"]).finish();
