@@ -4,6 +4,7 @@
 //! ([`tunnels`]). Workers are told by two snapshots: the switch's has the ports, the overlay's says where their datagrams
 //! go ([`vxlan::settings`]).
 
+mod claims;
 mod cluster;
 mod notes;
 mod show;
