@@ -23,7 +23,7 @@ fn who_joins_needs_two_addresses(host: Host) {
     }
     let row = vtep(&lab.daemons[0], "198.18.1.2");
     assert_eq!((&row["told"], &row["flood"], &row["macs"]), (&"cluster".into(), &true.into(), &1.into()));
-    let said = lab.daemons[0].ctl(&["show", "cluster"]);
+    let said = lab.daemons[0].ctl(&["show", "cluster", "--members"]);
     assert!(said.contains("connected: http://198.18.1.254:2379") && said.contains(&two), "{said}");
     // Somebody on another host is found by name.
     let said = lab.daemons[1].exec("c", &["dig", "+short", "+time=2", "+tries=2", "@10.1.0.1", "c", "A"]);
