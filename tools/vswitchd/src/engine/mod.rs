@@ -384,7 +384,7 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
         (file, objects, leases) = read_all(&begin, &text, &adopted)?;
     }
 
-    let joined = join(&file, &begin, &mut leases).await;
+    let joined = join(&file, &objects, &begin, &mut leases).await;
     if joined.is_some() {
         // Once more: what is open in it is not what other hosts hold.
         file = read_after(&begin, &text, Some(&leases.memory), &adopted, &objects)?;
@@ -436,8 +436,17 @@ async fn serve(channel: Channel, given: Given) -> Result<ExitCode, EngineError> 
 }
 
 /// The cluster, where the file names one, with its first word of who holds which address.
-async fn join(file: &Config, begin: &Begin, leases: &mut Leases) -> Option<overlay::Joined> {
-    let mut joined = overlay::Joined::new(file.cluster.as_ref()?, file, &begin.state)?;
+async fn join(
+    file: &Config,
+    objects: &Objects,
+    begin: &Begin,
+    leases: &mut Leases,
+) -> Option<overlay::Joined> {
+    let settings = file.cluster.as_ref()?;
+    // With all that was made at run time: who is not said to be here is withdrawn, if only for a moment.
+    let mut wanted = file.clone();
+    made::connect_all(&mut wanted, &objects.kept, &leases.memory);
+    let mut joined = overlay::Joined::new(settings, &wanted, &begin.state)?;
     joined.first_word().await;
     leases.memory.set_elsewhere(joined.elsewhere());
     Some(joined)

@@ -55,6 +55,8 @@ fn an_engine_that_begins_without_etcd_knows_the_other_hosts(host: Host) {
     for to in &others {
         lab.daemons[0].ping("c", to);
     }
+    // As long as it takes to see that it went on.
+    lab.daemons[2].exec("c", &["ping", "-n", "-q", "-c", "20", "-i", "0.02", "10.1.0.11"]);
     let (times, lost, summary) = arrivals(ping);
     assert!(times.len() > 20, "{lost} lost; {summary}");
 

@@ -44,6 +44,8 @@ fn an_upgrade_stays_in_the_cluster(host: Host) {
         assert_eq!(lab.state(at), "connected");
     }
     assert!(stream.finish() >= 32 << 20);
+    // As long as it takes to see that it went on.
+    lab.daemons[2].exec("c", &["ping", "-n", "-q", "-c", "20", "-i", "0.02", "10.1.0.11"]);
     let (times, lost, summary) = arrivals(ping);
     assert!(times.len() > 20, "{lost} lost; {summary}");
     // Addresses are who they were, and names.
