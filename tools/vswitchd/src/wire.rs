@@ -282,6 +282,8 @@ pub enum ToEngine {
     Reload,
     /// SIGTERM or SIGINT: end; the engine answers by ending.
     Shutdown,
+    /// End: another daemon goes on with what is ours, which is to be left as it is.
+    MakeWay,
 }
 
 /// What an engine needs to begin.

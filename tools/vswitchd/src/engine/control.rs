@@ -270,6 +270,10 @@ impl Control {
                 }
                 notice = keeper.listen(), if self.handover.is_some() => match notice {
                     Notice::Shutdown => return ExitCode::SUCCESS,
+                    Notice::MakeWay => {
+                        self.heir_took_over = true;
+                        return ExitCode::SUCCESS;
+                    }
                     Notice::Lost => heirs = self.orphaned(),
                     Notice::Reload => self.read_file(None),
                     Notice::Command { container, state, process } => {

@@ -35,6 +35,8 @@ pub enum Notice {
     Reload,
     /// End.
     Shutdown,
+    /// The same, for another daemon that goes on with what is ours.
+    MakeWay,
     /// State of a container's command.
     Command {
         /// The container.
@@ -135,6 +137,7 @@ impl Keeper {
                 }
                 ToEngine::Reload => return Notice::Reload,
                 ToEngine::Shutdown => return Notice::Shutdown,
+                ToEngine::MakeWay => return Notice::MakeWay,
                 ToEngine::Adopt { .. }
                 | ToEngine::Known(_)
                 | ToEngine::Listening(_)

@@ -100,7 +100,7 @@ impl Keeper {
             }
             (Received::Message(FromHeir::Standing, _), Stage::Offered) => {
                 heir.stage = Stage::EngineEnds;
-                self.tell(&ToEngine::Shutdown, Vec::new());
+                self.tell(&ToEngine::MakeWay, Vec::new());
                 if let Some(engine) = &mut self.engine {
                     engine.expect_end(Instant::now() + ENGINE_ENDS);
                 }
