@@ -12,6 +12,8 @@ mod line;
 #[path = "../../nat/tests/world/side.rs"]
 #[allow(dead_code)]
 mod side;
+#[path = "../../nat/tests/world/wire.rs"]
+mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -23,7 +25,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustix::io::Errno;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, DeviceCapabilities};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
@@ -54,9 +55,9 @@ use vxlan::sockets::Sockets;
 use vxlan::wire::{Reserved, Vni, VxlanHdr};
 use zerocopy::{FromBytes, IntoBytes};
 
-use device::Rx;
 use line::Line;
 use side::Side;
+use wire::Wire;
 
 /// The port of the host behind a switch, and the one that is the other switch.
 const NEAR: PortId = PortId(0);
@@ -100,40 +101,6 @@ impl Io for Looking {
 
     fn take_stats(&mut self) -> IoStats {
         self.0.take_stats()
-    }
-}
-
-/// smoltcp's device: what came, and what leaves.
-struct Wire {
-    mtu: usize,
-    came: VecDeque<Vec<u8>>,
-    leaves: VecDeque<Vec<u8>>,
-}
-
-struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl phy::TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let (frame, result) = device::filled(len, f);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl phy::Device for Wire {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Rx, Tx<'_>)> {
-        Some((Rx(self.came.pop_front()?), Tx(&mut self.leaves)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.leaves))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        device::capabilities(self.mtu)
     }
 }
 

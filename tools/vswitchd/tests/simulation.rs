@@ -14,6 +14,8 @@ mod line;
 #[path = "../../../nat/tests/world/side.rs"]
 #[allow(dead_code)]
 mod side;
+#[path = "../../../nat/tests/world/wire.rs"]
+mod wire;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -22,7 +24,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use nat::conntrack::EndPoint;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, DeviceCapabilities};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
@@ -41,9 +42,9 @@ use vswitchd::tables::Tables;
 use vswitchd::translate::Translation;
 
 use common::outside::{Outside, TEXT};
-use device::Rx;
 use line::Line;
 use side::Side;
+use wire::Wire;
 
 /// Hosts, which are ports: each with its addresses and its gateways.
 const WORLD: usize = 0;
@@ -66,40 +67,6 @@ const PATIENCE: u64 = 3_600_000;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-/// smoltcp's device: what came, and what leaves.
-struct Wire {
-    mtu: usize,
-    came: VecDeque<Vec<u8>>,
-    leaves: VecDeque<Vec<u8>>,
-}
-
-struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl phy::TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let (frame, result) = device::filled(len, f);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl phy::Device for Wire {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Rx, Tx<'_>)> {
-        Some((Rx(self.came.pop_front()?), Tx(&mut self.leaves)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.leaves))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        device::capabilities(self.mtu)
-    }
 }
 
 /// One way of a link: a line, and how long each frame is on its way.

@@ -21,8 +21,8 @@
 //! What comes from the store is checked like what comes from containers: `records` judges each record by itself, `judge`
 //! against the others and our own. What is refused is counted and named in the [`View`], and nothing is believed of it.
 //!
-//! etcd gone: the last [`View`] stays, over a new start as well ([`Memory`]). etcd emptied: nobody is withdrawn for three times the lease, in which every host
-//! that lives has said all of it again.
+//! etcd gone: the last [`View`] stays, over a new start as well ([`Memory`]). etcd emptied: nobody is withdrawn for three
+//! times the lease, in which every host that lives has said all of it again.
 
 mod claim;
 mod flannel;

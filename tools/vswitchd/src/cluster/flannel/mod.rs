@@ -6,7 +6,7 @@
 //! | `/subnets/A.B.C.D-LEN` | whose subnet that is | the host, under a lease of its own; without one it is a reservation |
 //!
 //! A host is known by `PublicIP`, its address on the underlay: a subnet of that is its own again after a restart. Only IPv4
-//! is here; of a dual-stack record its IPv4 half.
+//! is here: what a dual-stack host says is refused by name.
 
 mod judge;
 mod own;
