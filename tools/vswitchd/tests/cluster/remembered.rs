@@ -23,6 +23,18 @@ fn now(host: &Host) -> Arc<View> {
     host.view.borrow().clone()
 }
 
+/// Both are in the store again, and nobody was withdrawn meanwhile.
+async fn come_back(one: &mut Host, two: &mut Host) {
+    let mut fewest = usize::MAX;
+    one.sees("all of it", |view| {
+        fewest = fewest.min(view.members.len());
+        connected(view) && view.held_until.is_none() && view.hosts.len() == 2
+    })
+    .await;
+    assert_eq!(fewest, 20);
+    two.sees_members(10).await;
+}
+
 #[tokio::test]
 async fn a_host_that_starts_without_etcd_knows_the_others() {
     let Some(mut etcd) = Etcd::start().await else { return };
@@ -39,14 +51,7 @@ async fn a_host_that_starts_without_etcd_knows_the_others() {
     assert_eq!(view.members.len(), 20);
     // Both come back to the store after their leases: nobody is withdrawn meanwhile.
     etcd.run().await;
-    let mut fewest = usize::MAX;
-    one.sees("all of it", |view| {
-        fewest = fewest.min(view.members.len());
-        connected(view) && view.held_until.is_none() && view.hosts.len() == 2
-    })
-    .await;
-    assert_eq!(fewest, 20);
-    two.sees_members(10).await;
+    come_back(&mut one, &mut two).await;
 }
 
 #[tokio::test]
@@ -66,14 +71,7 @@ async fn who_is_gone_since_goes_and_an_emptied_store_withdraws_nobody() {
     etcd.empty();
     let mut one = again(&etcd, &memory);
     etcd.run().await;
-    let mut fewest = usize::MAX;
-    one.sees("all of it", |view| {
-        fewest = fewest.min(view.members.len());
-        connected(view) && view.held_until.is_none() && view.hosts.len() == 2
-    })
-    .await;
-    assert_eq!(fewest, 20);
-    two.sees_members(10).await;
+    come_back(&mut one, &mut two).await;
 }
 
 #[tokio::test]

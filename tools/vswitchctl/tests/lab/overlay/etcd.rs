@@ -251,15 +251,7 @@ impl Lab {
 
     /// A checked stream between two hosts' containers.
     pub fn stream(&self, from: usize, to: usize, address: &str, mib: u32) -> Stream {
-        let (sender, receiver) = (&self.daemons[from], &self.daemons[to]);
-        let stop = sender.host.dir.join(format!("stop-{to}"));
-        Stream::between(
-            |words| sender.background("c", words),
-            |words| receiver.background("c", words),
-            address,
-            mib,
-            stop,
-        )
+        super::stream(&self.daemons, from, to, address, mib)
     }
 
     /// Waits until a stream between two hosts has gone on by so many bytes.
@@ -281,9 +273,6 @@ impl Lab {
     }
 
     pub fn stop(self) {
-        for daemon in self.daemons {
-            daemon.assert_conserved();
-            daemon.stop();
-        }
+        super::stop(self.daemons);
     }
 }

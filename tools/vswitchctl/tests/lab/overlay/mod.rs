@@ -73,22 +73,32 @@ impl Lab {
 
     /// A checked stream from one host's container to another's.
     fn stream(&self, from: usize, to: usize, address: &str, mib: u32) -> Stream {
-        let (sender, receiver) = (&self.daemons[from], &self.daemons[to]);
-        let stop = sender.host.dir.join(format!("stop-{to}"));
-        Stream::between(
-            |words| sender.background("c", words),
-            |words| receiver.background("c", words),
-            address,
-            mib,
-            stop,
-        )
+        stream(&self.daemons, from, to, address, mib)
     }
 
     fn stop(self) {
-        for daemon in self.daemons {
-            daemon.assert_conserved();
-            daemon.stop();
-        }
+        stop(self.daemons);
+    }
+}
+
+/// A checked stream from one host's container to another's.
+fn stream(daemons: &[Daemon], from: usize, to: usize, address: &str, mib: u32) -> Stream {
+    let (sender, receiver) = (&daemons[from], &daemons[to]);
+    let stop = sender.host.dir.join(format!("stop-{to}"));
+    Stream::between(
+        |words| sender.background("c", words),
+        |words| receiver.background("c", words),
+        address,
+        mib,
+        stop,
+    )
+}
+
+/// Ends all hosts, of which none has lost a frame without a name.
+fn stop(daemons: Vec<Daemon>) {
+    for daemon in daemons {
+        daemon.assert_conserved();
+        daemon.stop();
     }
 }
 
