@@ -13,7 +13,7 @@
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Range;
 
-use foldhash::fast::FixedState;
+use foldhash::quality::FixedState;
 use switch::checksum::sum;
 use switch::drop::DropReason;
 use switch::flow::{Csum, Fragment, L3, Meta};
