@@ -32,6 +32,7 @@ struct Cli {
 const ENGINE: &str = "engine";
 
 fn main() -> ExitCode {
+    end_whole();
     // Helpers of the keeper run with one thread and a command line of their own: before anything else.
     if let Some(code) = keeper::helper() {
         return code;
@@ -43,6 +44,16 @@ fn main() -> ExitCode {
         return engine::run();
     }
     run(&Cli::parse())
+}
+
+/// A thread that panics ends the process, however that was built: a worker that is gone must not leave a daemon that
+/// forwards nothing, and whoever waits for the engine starts a new one.
+fn end_whole() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort()
+    }));
 }
 
 fn run(cli: &Cli) -> ExitCode {
