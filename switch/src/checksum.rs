@@ -14,6 +14,7 @@ use std::net::Ipv6Addr;
 
 use crate::flow::{Csum, Gso, Meta};
 use crate::parse::PROTO_UDP;
+use crate::sys::wide;
 
 /// Offset of the checksum in a TCP header, bytes.
 const TCP_FIELD: usize = 16;
@@ -29,18 +30,14 @@ pub const fn add(a: u16, b: u16) -> u16 {
 
 /// The folded, uncomplemented sum of `bytes` as big-endian words; an odd last byte counts as followed by 0.
 pub fn sum(bytes: &[u8]) -> u16 {
-    // The sum is the same in either byte order but for a swap at the end (RFC 1071 section 2 B), and four bytes at a
-    // time are two words at a time; 64 bits hold the carries of 16 GiB.
-    let (words, tail) = bytes.as_chunks::<4>();
-    let mut total: u64 = 0;
-    for word in words {
-        total = total.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
-    }
-    let mut last = [0; 4];
+    // The sum is the same in either byte order but for a swap at the end (RFC 1071 section 2 B), and eight bytes at a
+    // time are four words at a time.
+    let (words, tail) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
     for (to, from) in last.iter_mut().zip(tail) {
         *to = *from;
     }
-    total = total.wrapping_add(u64::from(u32::from_ne_bytes(last)));
+    let total = wide::total(words).wrapping_add(wide::total(&[last]));
     u16::from_be(fold(total))
 }
 

@@ -9,6 +9,7 @@
 //! super-frame ends it.
 
 use std::hash::BuildHasher;
+use std::ops::Range;
 
 use foldhash::fast::RandomState;
 use switch::checksum::{add, pseudo, sum};
@@ -18,6 +19,7 @@ use switch::vnet::VnetHdr;
 use zerocopy::IntoBytes;
 
 use crate::decap::Inner;
+use crate::wire::VxlanHdr;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
@@ -41,6 +43,9 @@ pub struct Coalescer {
     groups: Vec<Group>,
     /// The super-frame of a flow that may still grow.
     open: Box<[u16; PLACES]>,
+    /// The super-frame, and its place, that the last frame joined or began, as long as it may grow and the next one is of
+    /// the same message.
+    hot: Option<(u16, u16)>,
     hash: RandomState,
 }
 
@@ -79,6 +84,13 @@ struct Group {
     len: u32,
 }
 
+impl Group {
+    /// Whether a segment with so much payload may be the next one.
+    const fn has_room(&self, payload: u32) -> bool {
+        payload <= self.size && (self.len + payload) as usize <= L3_OFF + PACKET_MAX
+    }
+}
+
 /// One write that a batch comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Out {
@@ -99,6 +111,7 @@ impl Coalescer {
             segments: Vec::with_capacity(frames),
             groups: Vec::with_capacity(frames),
             open: Box::new([NONE; PLACES]),
+            hot: None,
             hash: RandomState::default(),
         }
     }
@@ -108,6 +121,48 @@ impl Coalescer {
         self.segments.clear();
         self.groups.clear();
         self.open.fill(NONE);
+        self.hot = None;
+    }
+
+    /// What comes now is another message: perhaps of another sender.
+    pub const fn next_message(&mut self) {
+        self.hot = None;
+    }
+
+    /// Adds the datagram at `range` of `buffer`, with the VXLAN header in front, if that takes no more than a look at it:
+    /// it has the header of the one before it, in the same message, and its frame is the next segment of that one's
+    /// super-frame. True: all is as after [`Coalescer::add`]. False: nothing has happened. Only for messages whose outer
+    /// congestion mark changes nothing, and only after a frame without reserved bits.
+    pub fn extend(&mut self, buffer: &[u8], range: Range<usize>) -> bool {
+        self.next_segment(buffer, range).is_some()
+    }
+
+    fn next_segment(&mut self, buffer: &[u8], range: Range<usize>) -> Option<()> {
+        let (number, place) = self.hot?;
+        let group = self.groups.get(usize::from(number))?;
+        let before = self.segments.get(usize::from(group.last))?.start as usize;
+        let (start, end) = (range.start.checked_add(VxlanHdr::LEN)?, range.end);
+        if buffer.get(before.checked_sub(VxlanHdr::LEN)?..before)? != buffer.get(range.start..start)? {
+            return None;
+        }
+        let frame = buffer.get(start..end)?;
+        let len = u32::try_from(frame.len()).ok()?;
+        let payload = len.checked_sub(u32::from(group.headers)).filter(|payload| *payload > 0)?;
+        let first = self.segments.get(usize::from(group.first))?.bytes(buffer);
+        let flags = *frame.get(usize::from(group.l4_off) + 13)?;
+        let next = group.has_room(payload)
+            && self.segments.len() < self.segments.capacity()
+            && flags & !PSH == ACK
+            && continues(first, frame, group)?
+            && is_whole(frame, group)?;
+        if !next {
+            return None;
+        }
+        let index = self.segments.len() as u16;
+        self.segments.push(Segment { start: u32::try_from(start).ok()?, len, next: NONE });
+        let size = self.join(number, index, payload);
+        self.grow(usize::from(place), flags & PSH == 0 && payload == size, number);
+        Some(())
     }
 
     /// Adds a frame of the batch, whose bytes are in `buffer`. `stream` is where it came from and goes to: frames of two
@@ -120,6 +175,7 @@ impl Coalescer {
         let segment = Segment { start: inner.start, len: inner.len, next: NONE };
         let index = self.segments.len() as u16;
         self.segments.push(segment);
+        self.hot = None;
         if inner.packet.key.proto != PROTO_TCP {
             self.alone(stream, inner, index);
         } else if inner.packet.meta.fragment == Fragment::No {
@@ -164,10 +220,16 @@ impl Coalescer {
             group = self.alone(stream, inner, index);
         }
         // PSH asks for delivery, and behind a shorter segment none of the size can stand.
-        let grows = fits && !pushed && payload == size && size >= SIZE_MIN;
-        if let Some(place) = self.open.get_mut(place) {
-            *place = if grows { group } else { NONE };
+        self.grow(place, fits && !pushed && payload == size && size >= SIZE_MIN, group);
+        self.hot = self.hot.filter(|_| !inner.header.reserved);
+    }
+
+    /// Whether the super-frame of the flow at `place` may go on.
+    fn grow(&mut self, place: usize, grows: bool, group: u16) {
+        if let Some(open) = self.open.get_mut(place) {
+            *open = if grows { group } else { NONE };
         }
+        self.hot = grows.then_some((group, place as u16));
     }
 
     /// Whether the segment is the next one of the super-frame.
@@ -178,7 +240,7 @@ impl Coalescer {
         let payload = inner.len.saturating_sub(u32::from(group.headers));
         let alike = (group.stream, group.l3, group.l4_off, group.headers)
             == (stream, meta.l3, meta.l4_off, meta.headers_len);
-        let short = payload <= group.size && (group.len + payload) as usize <= L3_OFF + PACKET_MAX;
+        let short = group.has_room(payload);
         let frame = Segment { start: inner.start, len: inner.len, next: NONE }.bytes(buffer);
         alike && short && continues(first.bytes(buffer), frame, group).unwrap_or(false)
     }
@@ -254,6 +316,20 @@ fn fits(buffer: &[u8], inner: &Inner) -> bool {
     let Some((l2_and_l3, l4)) = frame.split_at_checked(usize::from(meta.l4_off)) else { return false };
     let header = meta.l3 == L3::V6 || l2_and_l3.get(L3_OFF..).is_some_and(|l3| sum(l3) == 0xffff);
     header && add(pseudo(key.src, key.dst, PROTO_TCP, l4.len() as u32), sum(l4)) == 0xffff
+}
+
+/// Whether the length in the IP header is that of `frame`, and checksums are right, where all else is as in the group.
+fn is_whole(frame: &[u8], group: &Group) -> Option<bool> {
+    let (l2_and_l3, l4) = frame.split_at_checked(usize::from(group.l4_off))?;
+    let l3 = l2_and_l3.get(L3_OFF..)?;
+    let (length, addresses, header) = if group.l3 == L3::V6 {
+        (*l3.get(4..)?.first_chunk()?, l3.get(8..40)?, true)
+    } else {
+        (*l3.get(2..)?.first_chunk()?, l3.get(12..20)?, sum(l3) == 0xffff)
+    };
+    let counted = if group.l3 == L3::V6 { l4.len() } else { l3.len() + l4.len() };
+    let pseudo = add(sum(addresses), add(u16::from(PROTO_TCP), u16::try_from(l4.len()).ok()?));
+    Some(usize::from(u16::from_be_bytes(length)) == counted && header && add(pseudo, sum(l4)) == 0xffff)
 }
 
 /// Whether the headers of `frame` are those that a segment behind all of the group has, whose first one is `first`.

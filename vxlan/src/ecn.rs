@@ -42,6 +42,11 @@ impl Ecn {
         }
     }
 
+    /// Whether an outer header with it changes anything inside ([`Ecn::combine`]).
+    pub const fn marks(self) -> bool {
+        matches!(self, Self::Ce | Self::Ect1)
+    }
+
     /// What the inner header leaves with that came in with `self`, under `outer` (RFC 6040 section 4.2, figure 4).
     /// `None`: the packet must be dropped, as a router would have dropped it that cannot mark it.
     pub const fn combine(self, outer: Self) -> Option<Self> {
@@ -65,7 +70,7 @@ pub struct Congested;
 /// It must be dropped.
 pub fn combine(frame: &mut [u8], outer: Ecn) -> Result<(), Congested> {
     // Nearly all there are: nothing was met, so nothing is changed.
-    if !matches!(outer, Ecn::Ce | Ecn::Ect1) {
+    if !outer.marks() {
         return Ok(());
     }
     let Some((link, packet)) = frame.split_first_chunk_mut::<14>() else { return Ok(()) };

@@ -36,6 +36,10 @@ use crate::sockets::Sockets;
 const EACH: usize = 1 << 16;
 /// Inner frames of one batch; those beyond are lost.
 const FRAMES: u16 = 2048;
+/// Bytes that one receive asks for, by the mean length of the latest messages, and one batch takes of remotes. Long ones are
+/// received and written one by one: what is received before the last one was written pushes it out of the cache. Short ones
+/// come as many as one call takes.
+const BYTES: usize = 64 << 10;
 
 /// An engine with remotes.
 ///
@@ -56,8 +60,10 @@ pub struct Overlay<I> {
     inbox: Inbox,
     /// Datagrams may be there.
     readable: bool,
-    /// The last batch had no room for what remotes sent.
+    /// The last batch had no room for all that remotes sent.
     owed: bool,
+    /// The last batch had nothing but what remotes sent: this one asks the other ports first.
+    alone: bool,
     counters: Arc<OverlayCounters>,
 }
 
@@ -67,11 +73,18 @@ struct Inbox {
     coalescer: Coalescer,
     /// Writes that were handed over.
     done: usize,
+    /// Mean length of the latest messages, bytes.
+    mean: usize,
 }
 
 impl Inbox {
     fn is_empty(&self) -> bool {
         self.coalescer.outs().nth(self.done).is_none()
+    }
+
+    /// Nearly all datagrams of a stream: the next segment behind that of the one before it.
+    fn extend(&mut self, range: &Range<usize>) -> bool {
+        self.coalescer.extend(&self.buffer, range.clone())
     }
 }
 
@@ -98,9 +111,11 @@ impl<I: Io> Overlay<I> {
                 buffer: vec![0; MESSAGES * EACH].into_boxed_slice(),
                 coalescer: Coalescer::new(FRAMES),
                 done: 0,
+                mean: 0,
             },
             readable: false,
             owed: false,
+            alone: false,
             counters: Arc::default(),
         })
     }
@@ -194,17 +209,18 @@ impl<I: Io> Overlay<I> {
         Ok(Sent::Queued)
     }
 
-    /// All that is there, as far as the batch has room.
+    /// What is there, as far as the batch has room and what is in it stays in the cache.
     fn take(&mut self, pool: &mut Pool, batch: &mut Batch) {
-        while self.deliver(pool, batch) && self.readable {
-            self.receive(batch);
+        let mut taken = 0;
+        while self.deliver(pool, batch) && self.readable && taken < BYTES {
+            taken += self.receive(batch);
         }
-        self.owed = !batch.has_room() && (self.readable || !self.inbox.is_empty());
+        self.owed = self.readable || !self.inbox.is_empty();
     }
 
     /// Hands over what was received before; false: there is no room for more.
     fn deliver(&mut self, pool: &mut Pool, batch: &mut Batch) -> bool {
-        let Inbox { buffer, coalescer, done } = &mut self.inbox;
+        let Inbox { buffer, coalescer, done, .. } = &mut self.inbox;
         for out in coalescer.outs().skip(*done) {
             if !batch.has_room() {
                 return false;
@@ -224,40 +240,49 @@ impl<I: Io> Overlay<I> {
         batch.has_room()
     }
 
-    /// Takes what the sockets have, once.
-    fn receive(&mut self, batch: &mut Batch) {
+    /// Takes what the sockets have, once, and says how many bytes that is.
+    fn receive(&mut self, batch: &mut Batch) -> usize {
         const NOTHING: Incoming =
             Incoming { start: 0, len: 0, size: None, from: None, tos: 0, truncated: false };
         self.readable = false;
-        let Some(sockets) = self.sockets.take() else { return };
-        let mut used = 0;
+        let Some(sockets) = self.sockets.take() else { return 0 };
+        let most = (BYTES / self.inbox.mean.max(1)).clamp(1, MESSAGES) * EACH;
+        let (mut used, mut bytes) = (0, 0);
         for receiver in &sockets.receivers {
             let mut incoming = [NOTHING; MESSAGES];
             let rest = self.inbox.buffer.get_mut(used * EACH..).unwrap_or_default();
-            let room = rest.len() / EACH;
+            let (room, _) = rest.split_at_mut(most.min(rest.len()));
+            let asked = room.len() / EACH;
             // An error is about what was sent from there, which is nothing, or there is nothing to receive.
-            let count = mmsg::receive(receiver, rest, EACH, &mut incoming).unwrap_or(0);
+            let count = mmsg::receive(receiver, room, EACH, &mut incoming).unwrap_or(0);
             // Fewer than it asked for is all there was; of what comes meanwhile the eye tells.
-            self.readable |= count == room;
+            self.readable |= count == asked;
             for message in incoming.iter().take(count) {
+                bytes += message.len;
+                self.inbox.mean = (7 * self.inbox.mean + message.len) / 8;
                 self.open(&Incoming { start: message.start + used * EACH, ..*message }, batch);
             }
             used += count;
         }
         self.sockets = Some(sockets);
+        bytes
     }
 
     /// The inner frames of one message, to be put together.
     fn open(&mut self, message: &Incoming, batch: &mut Batch) {
         let Some(from) = message.from.map(|from| from.ip()) else { return };
-        let end = message.start + message.len;
+        let (end, outer) = (message.start + message.len, Ecn::of(message.tos));
+        self.inbox.coalescer.next_message();
         for range in decap::datagrams(message.start..end, message.size) {
             self.counters.datagrams.add(1);
+            if !message.truncated && !outer.marks() && self.inbox.extend(&range) {
+                continue;
+            }
             // The last one of a message that was cut off is not whole.
             let taken = if message.truncated && range.end == end {
                 Err((PortId::NOBODY, DropReason::OversizedRead))
             } else {
-                self.datagram(from, range, Ecn::of(message.tos))
+                self.datagram(from, range, outer)
             };
             if let Err((port, reason)) = taken {
                 batch.lose(port, reason);
@@ -288,13 +313,15 @@ impl<I: Io> Overlay<I> {
 impl<I: Io> Io for Overlay<I> {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch, wait: Wait) -> io::Result<Tick> {
         self.follow();
-        if std::mem::take(&mut self.owed) {
-            // Ports that always have something do not keep remotes waiting.
+        // Neither ports nor remotes that always have something keep the others waiting: each have every other batch.
+        if self.owed && !self.alone {
             self.take(pool, batch);
-            if !batch.frames.is_empty() {
+            self.alone = !batch.frames.is_empty();
+            if self.alone {
                 return Ok(Tick::now());
             }
         }
+        self.alone = false;
         // What is here already is not waited for.
         let wait = if self.readable || !self.inbox.is_empty() { Wait::Poll } else { wait };
         let now = self.io.rx(pool, batch, wait)?;

@@ -18,5 +18,6 @@ pub mod signals;
 pub mod slab;
 pub mod socket;
 pub mod tun;
+pub mod wide;
 
 pub use caps::drop_all_capabilities;

@@ -62,18 +62,36 @@ fn coalesced(batch: &[(u32, Vec<u8>)]) -> Vec<Write> {
         buffer.extend(datagram);
     }
     let mut coalescer = Coalescer::new(2000);
-    let mut to = vec![0x5a; 66_000];
-    // Twice, for a batch must leave nothing behind.
-    for _ in 0..2 {
+    // Twice, for a batch must leave nothing behind; then with a look at what comes next in a message: those of a stream in
+    // a row are one.
+    let mut writes = [(); 3].map(|()| Vec::new());
+    for (round, writes) in writes.iter_mut().enumerate() {
         coalescer.clear();
+        let mut before = None;
         for (stream, inner) in &inners {
-            assert!(coalescer.add(&buffer, *stream, inner));
+            if before.replace(*stream) != Some(*stream) {
+                coalescer.next_message();
+            }
+            let start = inner.start as usize;
+            let range = start - VxlanHdr::LEN..start + inner.len as usize;
+            let next = round == 2 && coalescer.extend(&buffer, range);
+            assert!(next || coalescer.add(&buffer, *stream, inner));
         }
+        *writes = written(&coalescer, &buffer);
     }
+    let [first, second, looked] = writes;
+    assert_eq!(first, second);
+    assert_eq!(first, looked);
+    first
+}
+
+/// What is in it, written.
+fn written(coalescer: &Coalescer, buffer: &[u8]) -> Vec<Write> {
+    let mut to = vec![0x5a; 66_000];
     coalescer
         .outs()
         .map(|out| {
-            let len = coalescer.write(&buffer, out, &mut to).unwrap();
+            let len = coalescer.write(buffer, out, &mut to).unwrap();
             assert_eq!(len, out.len);
             let (vnet, frame) = VnetHdr::read_from_prefix(&to[..len]).unwrap();
             Write { stream: out.stream, count: out.count, vnet, frame: frame.to_vec() }
@@ -348,8 +366,10 @@ fn nothing_is_allocated() {
         for (place, inner) in inners.iter_mut().zip(frames(&mut buffer, size, Ecn::NotEct, rules)) {
             *place = inner.ok();
         }
-        for inner in inners.iter().flatten() {
-            assert!(coalescer.add(&buffer, 0, inner));
+        for (index, inner) in inners.iter().flatten().enumerate() {
+            let start = inner.start as usize;
+            let next = coalescer.extend(&buffer, start - VxlanHdr::LEN..start + inner.len as usize);
+            assert!(next == (index > 0) && (next || coalescer.add(&buffer, 0, inner)));
         }
         for out in coalescer.outs() {
             assert_eq!((out.count, coalescer.write(&buffer, out, &mut to)), (30, Some(out.len)));
