@@ -60,6 +60,20 @@ impl Underlay {
     }
 }
 
+/// The `gso_max_size` of an interface of this MTU whose super-frames are one send each: as many whole segments as that
+/// takes, of which the last ones would otherwise be a send, a receive and a write of their own.
+pub const fn gso_max_size(mtu: u16) -> u32 {
+    // What the kernel keeps of it for headers (`MAX_TCP_HEADER` + 1), at most; where that is less, or IPv6's longer headers
+    // are part of it, another segment does not fit all the same.
+    const KEPT: usize = 321;
+    // IPv4, and TCP with the timestamps that everybody sends.
+    const HEADERS: usize = 20 + 32;
+    let mtu = mtu as usize;
+    let segments = MAX_BYTES / (VxlanHdr::LEN + 14 + mtu);
+    let segments = if segments < MAX_SEGMENTS { segments } else { MAX_SEGMENTS };
+    (segments * mtu.saturating_sub(HEADERS) + KEPT) as u32
+}
+
 /// Why a frame did not become datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncapError {

@@ -49,6 +49,9 @@ pub struct AttachSpec {
     pub mac: String,
     /// Its MTU, bytes.
     pub mtu: u32,
+    /// Bytes of the longest super-frame that it may send; `None`: whatever the kernel has.
+    #[serde(default)]
+    pub gso_max_size: Option<u32>,
     /// Its addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
     /// Its default routes, of each family at most one.

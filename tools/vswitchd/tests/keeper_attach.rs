@@ -102,6 +102,7 @@ fn spec(name: &str) -> AttachSpec {
         ifname: "eth0".to_owned(),
         mac: "02:42:0a:01:00:0a".to_owned(),
         mtu: 1400,
+        gso_max_size: None,
         addresses: vec![(address("10.1.0.10"), 24), (address("fd00:1::a"), 64)],
         default_via: vec![address("10.1.0.1")],
         nic: false,
@@ -321,6 +322,24 @@ fn an_interface_is_adjusted_in_place() {
     ip(&["-n", &there.0, "link", "set", "eth0", "name", "lan"]);
     lab.host.adjust(&old).unwrap();
     assert!(ip(&["-n", &there.0, "-o", "link", "show", "lan"]).contains("mtu 1400"));
+}
+
+/// A network on several hosts wants super-frames that one send takes; one that is on a single host again has no wishes.
+#[test]
+fn super_frames_are_as_long_as_the_network_likes() {
+    let Some(lab) = Lab::new() else { return };
+    let there = Named::new();
+    let longest = || {
+        let link = ip(&["-n", &there.0, "-d", "-o", "link", "show", "eth0"]);
+        let mut words = link.split_whitespace().skip_while(|word| *word != "gso_max_size");
+        words.nth(1).map(str::to_owned)
+    };
+    let _tap = lab.attach(&AttachSpec { gso_max_size: Some(61_833), ..spec(&there.0) });
+    assert_eq!(longest().as_deref(), Some("61833"));
+    lab.host.adjust(&AttachSpec { gso_max_size: Some(40_000), ..spec(&there.0) }).unwrap();
+    assert_eq!(longest().as_deref(), Some("40000"));
+    lab.host.adjust(&spec(&there.0)).unwrap();
+    assert_eq!(longest().as_deref(), Some("65536"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use switch::flow::{Csum, Packet};
 use switch::sys::bulk::{MAX_BYTES, MAX_SEGMENTS};
 use switch::vnet::VnetHdr;
-use vxlan::encap::{Encap, EncapError, Underlay, way};
+use vxlan::encap::{Encap, EncapError, Underlay, gso_max_size, way};
 use vxlan::wire::{Repr, Reserved, Vni};
 
 use crate::maker::verifies;
@@ -96,6 +96,30 @@ fn flows_have_all_ways() {
         seen[way(&frame, &parsed_plain(&frame).meta, 16)] += 1;
     }
     assert!(seen.iter().all(|&flows| flows > 50), "{seen:?}");
+}
+
+/// Kernels keep some of `gso_max_size` for headers, and the payload is as many whole segments as are left room for.
+#[test]
+fn the_longest_super_frame_of_an_interface_is_one_send() {
+    let mtus = [576, 1280, 1430, 1450, 8950].into_iter();
+    let all = mtus.flat_map(|mtu| [(mtu, false, 321), (mtu, false, 129), (mtu, true, 321), (mtu, true, 129)]);
+    // RFC 8200 section 5: IPv6 has 1280 at least.
+    for (mtu, v6, kept) in all.filter(|(mtu, v6, _)| !v6 || *mtu >= 1280) {
+        let size = mtu - if v6 { 60 } else { 40 } - 12;
+        let payload = (gso_max_size(mtu) as usize - kept) / usize::from(size) * usize::from(size);
+        let spec = Spec { v6, options: vec![1; 12], payload: vec![1; payload], ..Spec::default() };
+        let (vnet, frame) = (spec.vnet(size), spec.frame(true));
+        let packet = parsed(&vnet, &frame);
+        let underlay = Underlay::new(u32::from(mtu) + 70, false).unwrap();
+        let mut encap = Encap::new(&frame, &packet.meta, vni(), underlay).unwrap();
+        let mut scratch = vec![0; encap.scratch()];
+        let send = encap.send(&mut scratch).unwrap().unwrap();
+        assert_eq!(encap.send(&mut scratch), Ok(None), "{mtu} {v6} {kept}");
+        assert_eq!(send.count(), payload / usize::from(size));
+        // One segment more would be a second one, but for what IPv6's longer headers leave.
+        let most = MAX_SEGMENTS.min(MAX_BYTES / (22 + usize::from(mtu)));
+        assert_eq!(send.count(), most);
+    }
 }
 
 #[test]

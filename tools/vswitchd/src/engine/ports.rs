@@ -10,8 +10,9 @@ use switch::mac::MacAddr;
 use switch::port::{NetworkId, PortId};
 use switch::stats::PortSample;
 use switch::vlan::Tagging;
+use vxlan::encap::gso_max_size;
 
-use crate::config::{Container, HOST, Interface, OUTSIDE};
+use crate::config::{self, Container, HOST, Interface, OUTSIDE};
 use crate::wire::{AttachInfo, AttachSpec};
 
 /// Most ports of one daemon.
@@ -312,8 +313,8 @@ fn reserved(interface: &Interface) -> Vec<(IpAddr, u8)> {
     asked_for.iter().map(|ip| (ip.addr().into(), ip.prefix_len())).collect()
 }
 
-/// What the keeper is asked for, for an interface of a network with this MTU.
-pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpec {
+/// What the keeper is asked for, for an interface of this network.
+pub fn spec(container: &Container, interface: &Interface, network: &config::Network) -> AttachSpec {
     let set = |ip: &IpNet| !interface.dhcp || ip.addr().is_ipv6();
     AttachSpec {
         container: container.name.clone(),
@@ -321,7 +322,8 @@ pub fn spec(container: &Container, interface: &Interface, mtu: u16) -> AttachSpe
         create: container.create,
         ifname: interface.name.clone(),
         mac: interface.mac.to_string(),
-        mtu: u32::from(mtu),
+        mtu: u32::from(network.mtu),
+        gso_max_size: network.vni.map(|_| gso_max_size(network.mtu)),
         addresses: interface.ips().filter(set).map(|ip| (ip.addr(), ip.prefix_len())).collect(),
         // By DHCP comes the route as well.
         default_via: interface.default_routes().filter(|via| !interface.dhcp || via.is_ipv6()).collect(),

@@ -41,8 +41,9 @@ pub fn all_up(config: &Config) -> Result<Snapshot<Tables>, TableError> {
     let legs = ours.iter().flat_map(|ours| ours.interfaces.iter().map(move |leg| (ours, leg)));
     for (container, interface) in config.interfaces().chain(legs) {
         let Some(network) = networks.find(&interface.network) else { continue };
-        let mtu = networks.get(network).map_or(0, |record| record.config.mtu);
-        let mut record = PortRecord::attaching(spec(container, interface, mtu), network, interface.mac);
+        let Some(of) = networks.get(network) else { continue };
+        let spec = spec(container, interface, &of.config);
+        let mut record = PortRecord::attaching(spec, network, interface.mac);
         record.ruled(interface);
         if ports.insert(record).is_err() {
             break; // a configuration has no more interfaces than there are ports

@@ -138,8 +138,7 @@ impl Control {
         let container = self.wanted_container(container)?;
         let interface = container.interfaces.iter().find(|interface| interface.name == ifname)?;
         let network = self.networks.find(&interface.network)?;
-        let mtu = self.networks.get(network)?.config.mtu;
-        let mut spec = spec(&container, interface, mtu);
+        let mut spec = spec(&container, interface, &self.networks.get(network)?.config);
         let device = self.desired.outside.as_ref().map(|outside| &outside.device);
         spec.nic = container.name == OUTSIDE && matches!(device, Some(Device::Nic(_)));
         spec.vlan = interface.vlan.filter(|_| spec.nic);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
@@ -16,6 +16,8 @@ use crate::wire::{AttachSpec, NetnsRef, Refusal};
 
 /// Index of `lo`, the first interface of every namespace.
 const LOOPBACK: u32 = 1;
+/// Bytes of the longest super-frame, where nobody says otherwise (`GSO_LEGACY_MAX_SIZE`).
+const GSO_MAX_SIZE: u32 = 65_536;
 /// Added to an interface's index to get the metric of a default route beside one that was there before us.
 const SECOND_METRIC: u32 = 1024;
 
@@ -122,6 +124,7 @@ pub(super) fn place(
             change(&handle, dressed, "MAC and MTU").await?;
         }
         let ifindex = index_of(&spec.ifname)?;
+        limit(&handle, ifindex, spec.gso_max_size).await;
         if spec.netns != NetnsRef::Host {
             loopback_up(&handle).await?;
         }
@@ -165,6 +168,7 @@ pub(super) fn adjust(
         let index = index_of(&name)?;
         let link = LinkUnspec::new_with_index(index).address(mac.0.to_vec()).mtu(new.mtu).up();
         change(&handle, link, "MAC and MTU").await?;
+        limit(&handle, index, new.gso_max_size.or(old.gso_max_size.map(|_| GSO_MAX_SIZE))).await;
         let gone: Vec<_> = old.addresses.iter().filter(|address| !new.addresses.contains(address)).collect();
         // The last address of a family takes all routes along; where none goes a route that the container changed stays.
         let routed_anew = |via: IpAddr| gone.iter().any(|(address, _)| address.is_ipv6() == via.is_ipv6());
@@ -244,6 +248,14 @@ async fn change(
 ) -> Result<(), LinkError> {
     let message: LinkMessage = link.build();
     handle.link().change(message).execute().await.step(step)
+}
+
+/// How long super-frames may get. Best effort: a kernel that does not know it has more system calls to make, no more.
+async fn limit(handle: &Handle, index: u32, gso_max_size: Option<u32>) {
+    let Some(size) = gso_max_size else { return };
+    let mut message: LinkMessage = LinkUnspec::new_with_index(index).build();
+    message.attributes.push(LinkAttribute::GsoMaxSize(size));
+    let _best_effort = handle.link().change(message).execute().await;
 }
 
 async fn loopback_up(handle: &Handle) -> Result<(), LinkError> {

@@ -309,6 +309,7 @@ pub fn spec(name: &str, number: u16) -> AttachSpec {
         ifname: "eth0".to_owned(),
         mac: format!("02:42:0a:01:{high:02x}:{low:02x}"),
         mtu: 1500,
+        gso_max_size: None,
         addresses: vec![(IpAddr::from([10, 1, high, low]), 16)],
         default_via: vec![IpAddr::from([10, 1, 255, 254])],
         nic: false,
