@@ -17,6 +17,7 @@ pub(super) struct Lists {
     pub hosts: Arc<[HostRecord]>,
     pub members: Arc<[Arc<Remote>]>,
     pub networks: Arc<[NetworkRecord]>,
+    pub removed: Arc<[String]>,
     pub addresses: Arc<BTreeMap<(String, IpAddr), Owner>>,
     pub subnets: Arc<[Subnet]>,
     pub outer: Option<Ipv4Net>,
@@ -57,6 +58,7 @@ pub(super) fn judge(known: &Known, says: &Says, before: &[Arc<Remote>]) -> Lists
         hosts: hosts.into(),
         members: members.into(),
         networks: networks.into(),
+        removed: removed(known),
         addresses: Arc::new(addresses),
         refused: refusals.list(),
         ..Lists::default()
@@ -109,6 +111,9 @@ fn networks(known: &Known, says: &Says, refusals: &mut Refusals) -> Vec<NetworkR
     let mut taken: HashMap<u32, String> = HashMap::new();
     for (key, entry) in by_age(known, |key| matches!(key, Key::Network(_))) {
         let Record::Network(network) = &entry.record else { continue };
+        if network.removed {
+            continue;
+        }
         if let Some(why) = wrong_network(network, says, taken.get(&network.vni)) {
             refusals.add(key, || why);
             continue;
@@ -118,6 +123,14 @@ fn networks(known: &Known, says: &Says, refusals: &mut Refusals) -> Vec<NetworkR
     }
     networks.sort_by(|a, b| a.name.cmp(&b.name));
     networks
+}
+
+fn removed(known: &Known) -> Arc<[String]> {
+    let networks = known.entries().filter_map(|(_, entry)| match &entry.record {
+        Record::Network(network) => Some(network),
+        _ => None,
+    });
+    networks.filter(|network| network.removed).map(|network| network.name.clone()).collect()
 }
 
 fn wrong_network(network: &NetworkRecord, says: &Says, taken: Option<&String>) -> Option<String> {

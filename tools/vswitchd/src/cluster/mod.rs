@@ -14,7 +14,7 @@
 //! | `/hosts/NAME` | the host | yes |
 //! | `/members/VNI/MAC` | the host that the MAC is on; the first one keeps it | yes |
 //! | `/addresses/NETWORK/IP` | the host that claims it first | yes |
-//! | `/networks/NAME` | the host that has it first; it stays | no |
+//! | `/networks/NAME` | the host that has it first; it stays, and says so where it was removed | no |
 //!
 //! Or flannel's layout is kept (module `flannel`): then a host says which subnet is behind it, and is told the same.
 //!
@@ -36,7 +36,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,6 +69,10 @@ pub struct Says {
     pub vtep: IpAddr,
     /// Its networks with a VNI.
     pub networks: Vec<NetworkRecord>,
+    /// Those that are to be there whatever was removed before: named in the file, in use, or just made.
+    pub insists: BTreeSet<String>,
+    /// Those that somebody removed here, as they were.
+    pub removes: Vec<NetworkRecord>,
     /// Who is behind it in them.
     pub members: Vec<Member>,
     /// Its part of flannel's network, where the cluster is flannel's. Networks and members are not said there.
@@ -143,6 +147,9 @@ pub struct NetworkRecord {
     /// The same for IPv6.
     #[serde(default = "records::yes")]
     pub nat6: bool,
+    /// It was removed: hosts that merely heard of it have it no longer, and those that were away are told so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }
 
 /// What is known of the cluster.
@@ -158,6 +165,8 @@ pub struct View {
     pub members: Arc<[Arc<Remote>]>,
     /// All networks of which the store has a record; the first one to say it is believed.
     pub networks: Arc<[NetworkRecord]>,
+    /// The names of those that were removed.
+    pub removed: Arc<[String]>,
     /// Who holds which address of which network, this host's as well.
     pub addresses: Arc<BTreeMap<(String, IpAddr), Owner>>,
     /// What is routed to other hosts.
@@ -413,6 +422,7 @@ impl View {
             hosts: Arc::default(),
             members: Arc::default(),
             networks: Arc::default(),
+            removed: Arc::default(),
             addresses: Arc::default(),
             subnets: Arc::default(),
             outer: None,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::known::{Entry, Known};
 use super::records::{self, Key, MAX_EACH, Record};
-use super::{Claim, Owner, Says, flannel};
+use super::{Claim, NetworkRecord, Owner, Says, flannel};
 
 /// One write, and what must be so for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(super) struct Own {
     /// Where we stand ourselves: without that nothing else is said.
     first: Key,
     wanted: BTreeMap<Key, Record>,
+    /// Networks that are there again if they were removed.
+    insists: BTreeSet<String>,
     held: BTreeMap<(String, IpAddr), Claim>,
     /// Claims that are being made, and the latest revision that the watch told of each meanwhile.
     asked: BTreeMap<Key, i64>,
@@ -44,6 +46,7 @@ impl Own {
             first: Key::Host(me.clone()),
             me,
             wanted: BTreeMap::new(),
+            insists: BTreeSet::new(),
             held: BTreeMap::new(),
             asked: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -68,6 +71,11 @@ impl Own {
         for network in &says.networks {
             wanted.insert(Key::Network(network.name.clone()), Record::Network(network.clone()));
         }
+        for network in &says.removes {
+            let removed = NetworkRecord { removed: true, ..network.clone() };
+            wanted.insert(Key::Network(network.name.clone()), Record::Network(removed));
+        }
+        self.insists.clone_from(&says.insists);
         for member in &says.members {
             let mut member = member.clone();
             member.ips.truncate(MAX_EACH);
@@ -183,14 +191,28 @@ impl Own {
             _ => true,
         };
         let over = match there {
+            // What is not there need not be removed.
+            None if matches!(record, Record::Network(network) if network.removed) => return None,
             None => 0,
-            // The first one wins; how ours is another is told by the view.
-            Some(_) if matches!(key, Key::Network(_)) => return None,
+            Some(entry) if matches!(key, Key::Network(_)) => {
+                self.replaces(&entry.record, record).then_some(entry.stamp.modified)?
+            }
             Some(entry) if entry.record == *record && (entry.stamp.lease == lease || !leased) => return None,
             Some(entry) if self.is_ours(entry, record, lease) => entry.stamp.modified,
             Some(_) => return None,
         };
         Some(Step { key: key.clone(), value: Some(records::value(record)), leased, over })
+    }
+
+    /// Whether our word on a network goes before the one that is there. The first one wins, and how ours is another is told
+    /// by the view; but one that is there can be removed, and one that was removed be made anew.
+    fn replaces(&self, there: &Record, ours: &Record) -> bool {
+        match (there, ours) {
+            (Record::Network(there), Record::Network(ours)) => {
+                there.removed != ours.removed && (ours.removed || self.insists.contains(&ours.name))
+            }
+            _ => false,
+        }
     }
 
     fn is_ours(&self, entry: &Entry, record: &Record, lease: i64) -> bool {

@@ -465,6 +465,7 @@ impl Task {
             view.hosts = lists.hosts;
             view.members = lists.members;
             view.networks = lists.networks;
+            view.removed = lists.removed;
             view.addresses = lists.addresses;
             view.subnets = lists.subnets;
             view.outer = lists.outer;

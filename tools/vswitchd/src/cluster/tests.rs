@@ -1,5 +1,6 @@
 //! Records, what is known of them, what is believed, and what is written: without a store.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ fn says(members: &[u8]) -> Says {
     Says {
         vtep: ip("198.18.1.1"),
         networks: vec![blue()],
+        insists: BTreeSet::new(),
+        removes: Vec::new(),
         members: members.iter().map(|n| member(*n)).collect(),
         flannel: None,
     }
@@ -482,6 +485,42 @@ fn the_store_is_brought_to_what_is_said() {
     own.begin();
     let again: Vec<String> = own.plan(&known, 8, 100).iter().map(|step| step.key.to_string()).collect();
     assert_eq!(again, ["hosts/h1"]);
+}
+
+#[test]
+fn a_network_is_removed_and_made_anew() {
+    let (mut own, mut revision) = (Own::new("h1".into()), 100);
+    let mut known = told(&[("networks/blue", r#"{"vni":100,"subnet":"10.1.0.0/24"}"#)]);
+    let without = Says { networks: Vec::new(), ..says(&[]) };
+    let removes = Says { removes: vec![blue()], ..without.clone() };
+    own.want(&removes, &known);
+    assert_eq!(settle(&mut own, &mut known, &mut revision), ["+hosts/h1", "+networks/blue"]);
+    let lists = judge(&known, &removes, &[]);
+    assert!(lists.networks.is_empty() && lists.refused.is_empty());
+    assert_eq!(*lists.removed, ["blue".to_owned()]);
+    assert!(own.plan(&known, LEASE, 100).is_empty());
+
+    // Who merely heard of it does not make it again, nor is its VNI taken.
+    own.want(&says(&[]), &known);
+    assert!(own.plan(&known, LEASE, 100).is_empty());
+    assert!(judge(&known, &says(&[]), &[]).refused.is_empty());
+    known.put(b"networks/green", br#"{"vni":100,"subnet":"10.2.0.0/24"}"#, stamp(140), Instant::now());
+    let lists = judge(&known, &without, &[]);
+    assert_eq!(lists.networks.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["green"]);
+    known.delete(b"networks/green", 150);
+
+    // Who has it in the file, or somebody on it, or just made it, does.
+    let insists = Says { insists: BTreeSet::from(["blue".to_owned()]), ..says(&[]) };
+    own.want(&insists, &known);
+    assert_eq!(settle(&mut own, &mut known, &mut revision), ["+networks/blue"]);
+    let lists = judge(&known, &insists, &[]);
+    assert_eq!((&*lists.networks, lists.removed.len()), (&[blue()][..], 0));
+
+    // What is not there need not be removed.
+    let mut empty = Known::new("h1".into(), Mode::Native);
+    let mut own = Own::new("h1".into());
+    own.want(&removes, &empty);
+    assert_eq!(settle(&mut own, &mut empty, &mut revision), ["+hosts/h1"]);
 }
 
 #[test]

@@ -156,33 +156,38 @@ impl Control {
         let name = create.name.clone();
         self.objects.kept.networks.push(create);
         self.keep();
+        self.cluster_has_made(&name);
         self.bring_about();
         let record = self.networks.named(&name).ok_or_else(|| no_network(&name))?;
         Ok(Answer::NetworkRow(self.network_row(record)))
     }
 
     fn network_remove(&mut self, name: &str) -> Reply {
-        let of_cluster =
-            self.overlay.joined.as_ref().is_some_and(|it| it.view.networks.iter().any(|n| n.name == name));
-        if of_cluster && self.file.network(name).is_none() {
-            let text = format!("network {name} is the cluster's: it would be here again at once");
-            return Err(ApiError::new(ApiErrorKind::Conflict, text));
-        }
         if self.file.network(name).is_some() {
             let text = format!("network {name} is in {}: remove it there and reload", self.begin.config_name);
             return Err(ApiError::new(ApiErrorKind::Conflict, text));
         }
         let kept = self.objects.kept.networks.iter().any(|network| network.name == name);
+        self.remove_from_cluster(name).map_err(|text| ApiError::new(ApiErrorKind::Conflict, text))?;
         match self.desired.remove_network(name) {
             // One that contradicted the file and was left out can be removed all the same.
             Err(problem) if problem.kind() == ProblemKind::NotFound && kept => {}
-            removed => drop(removed.map_err(|problem| refused(&problem))?),
+            Ok(_) => {}
+            Err(problem) => {
+                self.stays_in_cluster(name);
+                return Err(refused(&problem));
+            }
         }
+        self.forget_network(name);
+        self.bring_about();
+        Ok(done(1, format!("network {name} removed")))
+    }
+
+    /// What was made of a network at run time is not kept any more.
+    pub(super) fn forget_network(&mut self, name: &str) {
         self.objects.kept.networks.retain(|network| network.name != name);
         self.objects.kept.fdb.retain(|entry| entry.network != name);
         self.keep();
-        self.bring_about();
-        Ok(done(1, format!("network {name} removed")))
     }
 
     pub(super) fn connect(&mut self, network: &str, interface: Connect, reply: oneshot::Sender<Reply>) {

@@ -446,7 +446,7 @@ async fn join(
     // With all that was made at run time: who is not said to be here is withdrawn, if only for a moment.
     let mut wanted = file.clone();
     made::connect_all(&mut wanted, &objects.kept, &leases.memory);
-    let mut joined = overlay::Joined::new(settings, &wanted, &begin.state)?;
+    let mut joined = overlay::Joined::new(settings, (&wanted, file), &begin.state)?;
     joined.first_word().await;
     leases.memory.set_elsewhere(joined.elsewhere());
     Some(joined)

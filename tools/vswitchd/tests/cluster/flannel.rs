@@ -22,7 +22,8 @@ fn says(host: u8, subnet: u8) -> Says {
         beside: Vec::new(),
     };
     let vtep = IpAddr::from([198, 18, 1, host]);
-    Says { vtep, networks: Vec::new(), members: Vec::new(), flannel: Some(part) }
+    let (networks, members, insists, removes) = Default::default();
+    Says { vtep, networks, insists, removes, members, flannel: Some(part) }
 }
 
 fn start(etcd: &Etcd, host: u8, subnet: u8) -> Host {

@@ -1,5 +1,6 @@
 //! A host of a cluster, as a test plays it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ pub fn network(name: &str, vni: u32, subnet: &str, gateway: &str) -> NetworkReco
         icc: true,
         nat: true,
         nat6: true,
+        removed: false,
     }
 }
 
@@ -64,6 +66,8 @@ pub fn says(host: u8, members: u16) -> Says {
     Says {
         vtep: IpAddr::from([198, 18, 1, host]),
         networks: vec![blue()],
+        insists: BTreeSet::new(),
+        removes: Vec::new(),
         members: (1..=members).map(|n| member(host, n)).collect(),
         flannel: None,
     }

@@ -131,3 +131,49 @@ fn no_two_hosts_hand_out_one_address() {
         daemon.stop();
     }
 }
+
+#[test]
+fn a_network_is_removed_from_all_hosts() {
+    let Some(host) = Host::new(As::Root) else { return };
+    let Some(mut lab) = Lab::new(host, 3) else { return };
+    let has = |daemon: &Daemon, name: &str| daemon.rows("networks").iter().any(|row| row["name"] == name);
+    let create = |daemon: &Daemon| {
+        daemon.ctl(&["network", "create", "green", "--subnet", "10.2.0.0/24", "--vni", "200"]);
+    };
+    let everywhere = |lab: &Lab, there: bool| {
+        wait_for(if there { "green on all hosts" } else { "green on no host" }, || {
+            lab.daemons.iter().all(|daemon| has(daemon, "green") == there).then_some(())
+        });
+    };
+    create(&lab.daemons[1]);
+    everywhere(&lab, true);
+
+    // As long as somebody is on it, wherever that is, it stays.
+    let (first, last) = (&lab.daemons[0], &lab.daemons[2]);
+    last.ctl(&["network", "connect", "green", "g", "--netns", &last.host.name("g"), "--create"]);
+    let removed = || first.try_ctl(&["network", "rm", "green"]);
+    wait_for("word of who is on it", || {
+        first
+            .rows("fdb")
+            .iter()
+            .any(|row| row["network"] == "green" && row["iface"] == "198.18.1.3")
+            .then_some(())
+    });
+    let refused = removed();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("g of host h3 is on it"), "{said}");
+    last.ctl(&["network", "disconnect", "green", "g"]);
+    wait_for("nobody to be on it", || removed().status.success().then_some(()));
+    everywhere(&lab, false);
+    // Not even for one that was away; and what the file names is not touched.
+    lab.daemons[1].restart();
+    wait_for("the cluster", || has(&lab.daemons[1], "blue").then_some(()));
+    everywhere(&lab, false);
+    let refused = lab.daemons[0].try_ctl(&["network", "rm", "blue"]);
+    assert!(!refused.status.success() && has(&lab.daemons[1], "blue"));
+
+    // Made anew it is there again.
+    create(&lab.daemons[2]);
+    everywhere(&lab, true);
+    lab.stop();
+}

@@ -39,7 +39,8 @@ fn ours() -> Flannel {
 
 fn says() -> Says {
     let vtep = "198.18.1.1".parse().unwrap();
-    Says { vtep, networks: Vec::new(), members: Vec::new(), flannel: Some(ours()) }
+    let (networks, members, insists, removes) = Default::default();
+    Says { vtep, networks, insists, removes, members, flannel: Some(ours()) }
 }
 
 fn record(host: u8, mac_last: u8) -> String {

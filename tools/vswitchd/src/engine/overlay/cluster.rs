@@ -31,14 +31,18 @@ pub struct Joined {
     pub(super) asked: Instant,
     /// Networks of it that cannot be here, of which that was said.
     left_out: BTreeSet<String>,
+    /// Networks that were made here by a command, until the cluster has them.
+    made: BTreeSet<String>,
+    /// Networks that were removed here by a command, until the cluster has that.
+    removing: BTreeMap<String, NetworkRecord>,
     /// What is known of it, for the next engine.
     pub notes: Notes,
 }
 
 impl Joined {
     /// Joins the cluster that a configuration names, saying what it says and knowing what `folder` has of it.
-    pub fn new(settings: &Settings, config: &Config, folder: &Path) -> Option<Self> {
-        let says = says(config)?;
+    pub fn new(settings: &Settings, (config, file): (&Config, &Config), folder: &Path) -> Option<Self> {
+        let says = says(config, file, None)?;
         let (notes, memory) = Notes::load(folder);
         let cluster = Arc::new(Cluster::start(settings.clone(), says, &memory));
         let mut joined = Self {
@@ -50,6 +54,8 @@ impl Joined {
             claims: BTreeMap::new(),
             asked: Instant::now(),
             left_out: BTreeSet::new(),
+            made: BTreeSet::new(),
+            removing: BTreeMap::new(),
             notes,
         };
         joined.look();
@@ -126,8 +132,8 @@ impl Joined {
     }
 }
 
-/// What a host of this configuration says; `None`: it has no overlay.
-fn says(config: &Config) -> Option<Says> {
+/// What a host of this configuration says, of which `file` was read; `None`: it has no overlay.
+fn says(config: &Config, file: &Config, joined: Option<&Joined>) -> Option<Says> {
     let vxlan = config.vxlan.as_ref()?;
     let flannel = config.flannel().map(|part| flannel(&part, vxlan.port, config));
     let networks =
@@ -141,7 +147,11 @@ fn says(config: &Config) -> Option<Says> {
         })
     };
     let members = config.interfaces().filter_map(member).collect();
-    Some(Says { vtep: vxlan.local, networks, members, flannel })
+    let used = config.interfaces().map(|(_, interface)| &interface.network);
+    let made = joined.into_iter().flat_map(|joined| &joined.made);
+    let insists = used.chain(made).chain(file.networks.iter().map(|network| &network.name));
+    let removes = joined.map_or_else(Vec::new, |joined| joined.removing.values().cloned().collect());
+    Some(Says { vtep: vxlan.local, networks, insists: insists.cloned().collect(), removes, members, flannel })
 }
 
 /// What flannel's hosts are told.
@@ -171,6 +181,7 @@ fn record(network: &Network) -> Option<NetworkRecord> {
         icc: network.icc,
         nat: network.nat,
         nat6: network.nat6,
+        removed: false,
     })
 }
 
@@ -200,10 +211,11 @@ impl Control {
         if self.overlay.joined.as_ref().map(|joined| &joined.settings) != wanted {
             // Whoever is left is told by the lease.
             let folder = &self.begin.state;
-            self.overlay.joined = wanted.and_then(|settings| Joined::new(settings, &self.desired, folder));
+            self.overlay.joined =
+                wanted.and_then(|settings| Joined::new(settings, (&self.desired, &self.file), folder));
         }
         let Some(joined) = &mut self.overlay.joined else { return };
-        if let Some(says) = says(&self.desired) {
+        if let Some(says) = says(&self.desired, &self.file, Some(&*joined)) {
             joined.cluster.say(says);
         }
         self.claim_leases();
@@ -215,14 +227,75 @@ impl Control {
         joined.look();
         self.leases.memory.set_elsewhere(joined.elsewhere());
         joined.ask_about_lost();
+        self.drop_removed();
         self.join_networks();
         (self.unreconciled, self.unpublished) = (true, true);
+    }
+
+    /// A network was made here by a command.
+    pub(in crate::engine) fn cluster_has_made(&mut self, name: &str) {
+        if let Some(joined) = &mut self.overlay.joined {
+            joined.removing.remove(name);
+            joined.made.insert(name.to_owned());
+        }
+    }
+
+    /// A network is to be removed here by a command, and so from the cluster. Whether it is the cluster's.
+    ///
+    /// # Errors
+    /// In words, why it has to stay.
+    pub(in crate::engine) fn remove_from_cluster(&mut self, name: &str) -> Result<(), String> {
+        let Some(joined) = &mut self.overlay.joined else { return Ok(()) };
+        let Some(record) = joined.view.networks.iter().find(|network| network.name == name) else {
+            joined.made.remove(name);
+            return Ok(());
+        };
+        if !matches!(joined.view.state, cluster::State::Connected { .. }) {
+            return Err(format!("network {name} is the cluster's, and etcd does not answer"));
+        }
+        if let Some(remote) = joined.members.get(&record.vni).and_then(|members| members.first()) {
+            let who = remote.member.names.first().map_or("an interface", String::as_str);
+            return Err(format!("network {name} is in use: {who} of host {} is on it", remote.host));
+        }
+        joined.removing.insert(name.to_owned(), record.clone());
+        joined.made.remove(name);
+        Ok(())
+    }
+
+    /// The removal did not come about.
+    pub(in crate::engine) fn stays_in_cluster(&mut self, name: &str) {
+        if let Some(joined) = &mut self.overlay.joined {
+            joined.removing.remove(name);
+        }
+    }
+
+    /// Networks that were removed from the cluster go, where the file does not name them and nobody is on them.
+    fn drop_removed(&mut self) {
+        let Some(joined) = &mut self.overlay.joined else { return };
+        let view = Arc::clone(&joined.view);
+        joined.made.retain(|made| !view.networks.iter().any(|network| network.name == *made));
+        joined.removing.retain(|name, _| !view.removed.contains(name));
+        if !matches!(view.state, cluster::State::Connected { .. }) {
+            return; // what is merely remembered may have changed
+        }
+        let made = joined.made.clone();
+        for name in view.removed.iter().filter(|name| !made.contains(*name)) {
+            let merely_heard_of = self.file.network(name).is_none()
+                && self.objects.kept.networks.iter().any(|network| network.name == *name);
+            // In use it is said again, and others have it again.
+            if merely_heard_of && self.desired.remove_network(name).is_ok() {
+                tracing::info!(network = name, "a network of the cluster was removed");
+                self.forget_network(name);
+            }
+        }
     }
 
     /// Networks of the cluster that are not here yet: all of them together, for there may be thousands.
     fn join_networks(&mut self) {
         let Some(joined) = &mut self.overlay.joined else { return };
-        let missing = |record: &&NetworkRecord| self.desired.network(&record.name).is_none();
+        let missing = |record: &&NetworkRecord| {
+            self.desired.network(&record.name).is_none() && !joined.removing.contains_key(&record.name)
+        };
         let new: Vec<_> = joined.view.networks.iter().filter(missing).map(create).collect();
         let mut wanted = self.desired.clone();
         let (mut made, mut left_out) = (Vec::new(), BTreeSet::new());
