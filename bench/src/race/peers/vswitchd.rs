@@ -176,22 +176,26 @@ pub(super) fn switched(family: &Family, dir: Scratch, io: &str) -> Result<Lab> {
 }
 
 /// Two containers on two networks, of which the one may open connections to the other. In [`Scenario::Dnat`] the other is
-/// asked as those are whose l4 ports are published.
+/// asked as those are whose l4 ports are published. Where it stands beside [`translated`] the daemon has the same uplink and
+/// tables as there: what differs is the packet's way.
 pub(super) fn routed(family: &Family, dir: Scratch, scenario: Scenario, io: &str) -> Result<Lab> {
+    let world = (scenario != Scenario::Route).then(|| World::apart(family)).transpose()?;
+    let uplink = world.as_ref().map_or(Uplink::None, |world| Uplink::Tap(&world.outside));
     let (a, b) = (Netns::expected(family.name("a")), Netns::expected(family.name("b")));
     let addresses = [Ipv4Addr::new(10, 99, 1, 2), Ipv4Addr::new(10, 99, 2, 2)];
     let [of_a, of_b] = addresses;
     let lines = ["storm = 0".to_owned(), "routes_to = [\"two\"]".to_owned()];
     let [storm, _] = &lines;
-    let config = Config::new(&dir, Uplink::None, io)
+    let config = Config::new(&dir, uplink, io)
         .network("one", "10.99.1.0/24", &lines)
         .network("two", "10.99.2.0/24", std::slice::from_ref(storm))
         .container(&a, "one", of_a, &[])
         .container(&b, "two", of_b, &[]);
-    let Daemon { process, .. } = daemon(&dir, None, &config, LIMIT)?;
+    let Daemon { process, .. } = daemon(&dir, world.as_ref().map(|world| &world.host), &config, LIMIT)?;
     let mut ways = between(&a, &b, addresses);
     ways.iter_mut().for_each(|(_, ends)| ends.published = scenario == Scenario::Dnat);
-    Ok(Lab::new(dir, vec![process], vec![a, b], ways))
+    let netns = [a, b].into_iter().chain(world.into_iter().flat_map(|world| [world.host, world.outside]));
+    Ok(Lab::new(dir, vec![process], netns.collect(), ways))
 }
 
 /// The l4 ports of the loads, published.
