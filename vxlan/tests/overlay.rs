@@ -209,6 +209,44 @@ fn frames_of_other_ports_are_not_touched() {
     assert_eq!((sent, one.overlay.io.take(PortId(0)).len()), (Ok(Sent::Now), 1));
 }
 
+/// A flood from a remote and one from a port: each has every other batch, whoever was first.
+#[test]
+fn remotes_and_ports_keep_nobody_waiting() {
+    const EACH: usize = 300;
+    let [mut one, mut two] = hosts(true);
+    let frame = |sport| Spec { sport, tcp: false, payload: vec![9; 40], ..Spec::default() }.frame(false);
+    for sport in 0..EACH {
+        two.overlay.io.inject(PortId(0), &VnetHdr::default(), &frame(sport as u16));
+        one.tx(&VnetHdr::default(), &frame(sport as u16)).unwrap();
+        one.flush();
+    }
+    let (mut of_port, mut of_remote, mut batches) = (0, 0, Vec::new());
+    let deadline = Instant::now() + PATIENCE;
+    while of_port < EACH || of_remote < EACH {
+        assert!(Instant::now() < deadline, "{of_port} and {of_remote}: {:?}", two.counters());
+        let mut batch = Batch::new();
+        batch.watched[Eye::Around as usize] = true;
+        two.overlay.rx(&mut two.pool, &mut batch, Wait::Poll).unwrap();
+        let remotes = batch.frames.iter().filter(|frame| frame.port == REMOTE).count();
+        batches.push((batch.frames.len() - remotes, remotes));
+        of_port += batch.frames.len() - remotes;
+        of_remote += remotes;
+        batch.frames.iter().for_each(|frame| two.pool.release(frame));
+    }
+    // As long as both have something, neither is without a frame for two batches.
+    let both = batches.iter().scan((0, 0), |seen, (ports, remotes)| {
+        let before = *seen;
+        *seen = (seen.0 + ports, seen.1 + remotes);
+        Some((before, (*ports, *remotes)))
+    });
+    let busy: Vec<_> =
+        both.filter(|(before, _)| before.0 < EACH && before.1 < EACH).map(|(_, batch)| batch).collect();
+    assert!(busy.len() > 4, "{batches:?}");
+    for pair in busy.windows(2) {
+        assert!(pair.iter().any(|batch| batch.0 > 0) && pair.iter().any(|batch| batch.1 > 0), "{batches:?}");
+    }
+}
+
 #[test]
 fn strangers_are_not_believed() {
     let [one, mut two] = hosts(true);

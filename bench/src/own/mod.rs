@@ -7,6 +7,7 @@ mod hops;
 mod hostile;
 mod thousand;
 mod translated;
+mod translation;
 mod vteps;
 
 use std::fs;
@@ -79,6 +80,8 @@ enum Measure {
     Noise,
     /// 10,000 idle TCP connections through the sockets uplink.
     Connections,
+    /// What translation leaves of routed streams and connects, by one daemon in turns.
+    Translation,
     /// 20,000 new flows a second through a TAP uplink, and what a neighbour loses by it.
     Flows,
     /// A million connections through a TAP uplink: memory, and cost per packet.
@@ -136,6 +139,7 @@ pub fn run(args: &Args) -> Result<()> {
             Measure::Fdb => fdb(time)?,
             Measure::Noise => noise(time)?,
             Measure::Connections => connections::measure(time)?,
+            Measure::Translation => translation::measure(time)?,
             Measure::Flows => translated::flows()?,
             Measure::Million => translated::million(time)?,
             Measure::Mappings => translated::mappings()?,

@@ -178,7 +178,10 @@ impl UringIo {
     fn ask(&mut self, pool: &mut Pool, wait: Wait) {
         match wait {
             Wait::Poll => {
-                self.enter(Ring::look);
+                // The kernel leaves word in memory of what it has: without that, asking would be for nothing.
+                if self.ring.queued() > 0 || self.ring.has_news() {
+                    self.enter(Ring::look);
+                }
                 self.reap(pool);
             }
             Wait::Sleep => self.sleep(pool, None),
