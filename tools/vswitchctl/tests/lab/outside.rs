@@ -352,6 +352,8 @@ fn what_is_published_comes_in(host: Host) {
                   while True:\n c, who = s.accept()\n c.sendall(who[0].encode())\n c.close()\n";
     let serving = daemon.background("a", &[PYTHON, "-c", server]);
     let asks = "import socket,sys\nprint(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).recv(99).decode())";
+    // Whoever is refused before is a client as well.
+    wait_for("its socket", || daemon.exec("a", &["ss", "-Hltn"]).contains(":80 ").then_some(()));
     for (to, seen) in [("198.18.0.10", "::ffff:198.18.0.1"), ("fd00:9::10", "fd00:9::1")] {
         let said = wait_for("an answer", || {
             let output = daemon.try_exec("far", &[PYTHON, "-c", asks, to, "8080"]);
