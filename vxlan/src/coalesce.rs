@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 use std::ops::Range;
 
 use foldhash::fast::RandomState;
-use switch::checksum::{add, pseudo, sum};
+use switch::checksum::{add, sum};
 use switch::flow::{Fragment, L3};
 use switch::parse::PROTO_TCP;
 use switch::vnet::VnetHdr;
@@ -154,7 +154,7 @@ impl Coalescer {
             && self.segments.len() < self.segments.capacity()
             && flags & !PSH == ACK
             && continues(first, frame, group)?
-            && is_whole(frame, group)?;
+            && is_whole(frame, group.l3, group.l4_off)?;
         if !next {
             return None;
         }
@@ -295,7 +295,7 @@ fn append<'a>(to: &'a mut [u8], bytes: &[u8]) -> Option<&'a mut [u8]> {
 /// Whether it is a segment that may join others at all: plain headers, ACK and at most PSH, some payload, and checksums
 /// that are right. (A super-frame's is open: nobody would find a wrong one any more.)
 fn fits(buffer: &[u8], inner: &Inner) -> bool {
-    let (key, meta) = (&inner.packet.key, &inner.packet.meta);
+    let meta = &inner.packet.meta;
     let frame = Segment { start: inner.start, len: inner.len, next: NONE }.bytes(buffer);
     let l3_len = match meta.l3 {
         L3::V4 => 20,
@@ -310,24 +310,19 @@ fn fits(buffer: &[u8], inner: &Inner) -> bool {
         && meta.l3_end == inner.len
         && tcp.flags & !PSH == ACK
         && tcp.payload > 0;
-    if !plain {
-        return false;
-    }
-    let Some((l2_and_l3, l4)) = frame.split_at_checked(usize::from(meta.l4_off)) else { return false };
-    let header = meta.l3 == L3::V6 || l2_and_l3.get(L3_OFF..).is_some_and(|l3| sum(l3) == 0xffff);
-    header && add(pseudo(key.src, key.dst, PROTO_TCP, l4.len() as u32), sum(l4)) == 0xffff
+    plain && is_whole(frame, meta.l3, meta.l4_off).unwrap_or(false)
 }
 
-/// Whether the length in the IP header is that of `frame`, and checksums are right, where all else is as in the group.
-fn is_whole(frame: &[u8], group: &Group) -> Option<bool> {
-    let (l2_and_l3, l4) = frame.split_at_checked(usize::from(group.l4_off))?;
+/// Whether the length in the plain IP header is that of the frame, and checksums are right.
+fn is_whole(frame: &[u8], kind: L3, l4_off: u16) -> Option<bool> {
+    let (l2_and_l3, l4) = frame.split_at_checked(usize::from(l4_off))?;
     let l3 = l2_and_l3.get(L3_OFF..)?;
-    let (length, addresses, header) = if group.l3 == L3::V6 {
+    let (length, addresses, header) = if kind == L3::V6 {
         (*l3.get(4..)?.first_chunk()?, l3.get(8..40)?, true)
     } else {
         (*l3.get(2..)?.first_chunk()?, l3.get(12..20)?, sum(l3) == 0xffff)
     };
-    let counted = if group.l3 == L3::V6 { l4.len() } else { l3.len() + l4.len() };
+    let counted = if kind == L3::V6 { l4.len() } else { l3.len() + l4.len() };
     let pseudo = add(sum(addresses), add(u16::from(PROTO_TCP), u16::try_from(l4.len()).ok()?));
     Some(usize::from(u16::from_be_bytes(length)) == counted && header && add(pseudo, sum(l4)) == 0xffff)
 }
