@@ -3,11 +3,11 @@
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -22,6 +22,10 @@ use crate::failure::Failure;
 const CONNECT: Duration = Duration::from_secs(10);
 /// For the whole answer; the daemon gives up on itself after 30 s.
 const ANSWER: Duration = Duration::from_secs(40);
+/// For one that takes over from a daemon that ends.
+const HEIR: Duration = Duration::from_secs(5);
+/// Between two looks for it.
+const PACE: Duration = Duration::from_millis(20);
 /// Longest answer, bytes: 65 536 FDB entries with long names are a tenth of it.
 const LONGEST: usize = 256 << 20;
 
@@ -99,9 +103,9 @@ impl Client {
 
     fn ask<T: DeserializeOwned>(&self, method: Method, resource: &str, body: Bytes) -> Result<T, Failure> {
         let path = &self.socket.path;
-        let exchange = async { tokio::time::timeout(ANSWER, self.exchange(method, resource, body)).await };
-        let (status, answer) =
-            self.runtime.block_on(exchange).unwrap_or_else(|_| Err(Failure::Silent(path.clone())))?;
+        let exchange = self.exchange_with_heirs(&method, resource, &body);
+        let answer = self.runtime.block_on(async { tokio::time::timeout(ANSWER, exchange).await });
+        let Reply { status, answer, .. } = answer.unwrap_or_else(|_| Err(Failure::Silent(path.clone())))?;
         if status.is_success() {
             return serde_json::from_slice(&answer)
                 .map_err(|why| Failure::Foreign { path: path.clone(), why });
@@ -112,12 +116,31 @@ impl Client {
         })
     }
 
-    async fn exchange(
+    /// Asks again where another daemon takes over: of one that ends without, the next connect says that it is gone.
+    async fn exchange_with_heirs(
         &self,
-        method: Method,
+        method: &Method,
         resource: &str,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+        body: &Bytes,
+    ) -> Result<Reply, Failure> {
+        let (patience, harmless) = (Instant::now() + HEIR, method == Method::GET);
+        loop {
+            let reply = self.exchange(method.clone(), resource, body.clone()).await;
+            let again = match &reply {
+                Ok(reply) if reply.status == StatusCode::SERVICE_UNAVAILABLE => reply.unbegun || harmless,
+                Ok(_) => false,
+                // What changes something may have been done before it broke.
+                Err(Failure::Broken { .. }) => harmless,
+                Err(_) => false,
+            };
+            if !again || Instant::now() >= patience {
+                return reply;
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    async fn exchange(&self, method: Method, resource: &str, body: Bytes) -> Result<Reply, Failure> {
         let path = &self.socket.path;
         let broken = |why: Box<dyn std::error::Error + Send + Sync>| Failure::Broken {
             path: path.clone(),
@@ -136,9 +159,11 @@ impl Client {
             .map_err(|why| broken(why.into()))?;
         let response = sender.send_request(request).await.map_err(|why| broken(why.into()))?;
         let status = response.status();
+        // RFC 9110 section 10.2.3: only a daemon that ends says when to come again.
+        let unbegun = response.headers().contains_key(header::RETRY_AFTER);
         let answer = Limited::new(response.into_body(), LONGEST).collect().await.map_err(broken)?;
         connection.abort();
-        Ok((status, answer.to_bytes()))
+        Ok(Reply { status, answer: answer.to_bytes(), unbegun })
     }
 
     fn connect(&self) -> Result<UnixStream, Failure> {
@@ -156,6 +181,14 @@ impl Client {
         }
         Ok(stream)
     }
+}
+
+/// What came back.
+struct Reply {
+    status: StatusCode,
+    answer: Bytes,
+    /// Nothing was done, for the daemon is about to end.
+    unbegun: bool,
 }
 
 /// A blocking connect: the non-blocking one does not wait for a place in the backlog, it fails (unix(7)).

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, Host, arguments, children_of, gone, text, wait_for};
+use crate::harness::{Daemon, Host, arguments, binaries, children_of, gone, text, wait_for};
 use crate::traffic::{Stream, arrivals, from, train};
 use crate::{as_both, by_two_workers, on_other_engine};
 
 as_both!(
     an_upgrade_loses_no_stream,
+    who_asks_meanwhile_is_answered,
     the_next_daemon_takes_over_from_a_dead_keeper,
     a_daemon_that_cannot_leaves_the_old_one_untouched,
     what_changed_in_the_file_is_applied_on_the_way,
@@ -85,6 +86,40 @@ fn an_upgrade_loses_no_stream(host: Host) {
     let last = starts(&count)[1];
     daemon.stop();
     gone(last);
+}
+
+/// While one daemon follows another there is always one that answers.
+fn who_asks_meanwhile_is_answered(host: Host) {
+    let lab = host.lab(&["a", "b"], "");
+    let mut daemon = host.start(&lab);
+    let stop = daemon.host.dir.join("stop");
+    let rounds = daemon.host.dir.join("rounds");
+    let askers: Vec<_> = ["exec a true", "show ports", "fdb add blue 02:00:00:00:00:77 b"]
+        .into_iter()
+        .enumerate()
+        .map(|(at, asked)| {
+            let (ctl, socket) = (binaries().join("vswitchctl"), daemon.socket());
+            let ask = format!("{} --socket {} {asked}", ctl.display(), socket.display());
+            let (stop, rounds) = (stop.display(), rounds.display());
+            let script = format!("while [ ! -e {stop} ]; do {ask} && echo >> {rounds}-{at} || exit 1; done");
+            daemon.host.background("sh", &["-c", &script])
+        })
+        .collect();
+    let count = || -> Vec<_> {
+        (0..3).map(|at| fs::read(format!("{}-{at}", rounds.display())).map_or(0, |said| said.len())).collect()
+    };
+    for _ in 0..5 {
+        let so_far = count();
+        daemon.take_over();
+        wait_for("all to be answered by the next", || {
+            count().iter().zip(&so_far).all(|(now, then)| *now > then + 1).then_some(())
+        });
+    }
+    fs::write(stop, "").unwrap();
+    for asker in askers {
+        asker.finish();
+    }
+    daemon.stop();
 }
 
 fn the_next_daemon_takes_over_from_a_dead_keeper(host: Host) {

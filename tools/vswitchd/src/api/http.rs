@@ -54,16 +54,18 @@ impl Calls {
     /// Asks and waits.
     ///
     /// # Errors
-    /// The actor's no; [`ApiErrorKind::Unavailable`] when its mailbox is full, it is gone, or takes too long.
+    /// The actor's no; [`ApiErrorKind::Ending`] when it is gone, [`ApiErrorKind::Unavailable`] when its mailbox is full, or
+    /// it takes too long or ends with the answer.
     async fn ask(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
         self.actor.try_send(Call { request, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => unavailable("too many requests at once; try again"),
-            mpsc::error::TrySendError::Closed(_) => unavailable("the daemon is ending"),
+            mpsc::error::TrySendError::Closed(_) => ApiError::ending(),
         })?;
         match timeout(self.patience, answer).await {
             Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => Err(unavailable("the daemon is ending")),
+            // Who takes over goes on with what is in the state.
+            Ok(Err(_)) => Err(unavailable("the daemon is ending; what was asked may still be done")),
             Err(_) => Err(unavailable("no answer in time; what was asked may still be done")),
         }
     }
@@ -376,9 +378,14 @@ impl IntoResponse for ApiError {
             ApiErrorKind::Conflict => StatusCode::CONFLICT,
             ApiErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             ApiErrorKind::Refused => StatusCode::FORBIDDEN,
-            ApiErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ApiErrorKind::Unavailable | ApiErrorKind::Ending => StatusCode::SERVICE_UNAVAILABLE,
         };
-        json(status, &ErrorBody { error: self.message, details: self.details })
+        let mut response = json(status, &ErrorBody { error: self.message, details: self.details });
+        if self.kind == ApiErrorKind::Ending {
+            // RFC 9110 section 10.2.3: seconds.
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(0));
+        }
+        response
     }
 }
 

@@ -369,6 +369,8 @@ pub enum ApiErrorKind {
     Refused,
     /// Not now: 503.
     Unavailable,
+    /// The daemon ends and has done nothing; who takes over from it can be asked at once: 503 with `Retry-After`.
+    Ending,
 }
 
 /// Why something was not done. In JSON `{"error": "one line", "details": [..]}`.
@@ -387,6 +389,11 @@ impl ApiError {
     /// An error of one line.
     pub fn new(kind: ApiErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), details: Vec::new() }
+    }
+
+    /// What is asked of a daemon that has no time for it any more.
+    pub fn ending() -> Self {
+        Self::new(ApiErrorKind::Ending, "the daemon is ending")
     }
 
     /// A configuration with faults, a line each.

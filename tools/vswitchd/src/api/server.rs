@@ -228,6 +228,15 @@ impl Connection {
         let service = service_fn(|request| self.answer(request));
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
         let mut stalled = pin!(self.stalled());
+        let accepted = Instant::now();
+        let mut closing = pin!(async {
+            // An error says that the server is gone. What comes back is a lock, and not to be kept.
+            drop(closed.wait_for(|closed| *closed).await);
+            // Whoever has just come is about to say why, and may not want to say it twice.
+            if self.requests.load(Ordering::Relaxed) == 0 {
+                sleep_until(accepted.checked_add(self.limits.grace).unwrap_or(accepted)).await;
+            }
+        });
         let mut ending = false;
         loop {
             tokio::select! {
@@ -238,7 +247,7 @@ impl Connection {
                     return;
                 }
                 () = &mut stalled => return,
-                _ = closed.wait_for(|closed| *closed), if !ending => {
+                () = &mut closing, if !ending => {
                     ending = true;
                     connection.as_mut().graceful_shutdown();
                 }

@@ -35,8 +35,8 @@ use super::records::{Bare, ContainerRecord, Outcome, Then, Unsettled};
 use super::uplink::UplinkControl;
 use super::workers::Workers;
 use super::{hosts::Hosts, publish};
-use crate::api::Call;
 use crate::api::rows::IoStatus;
+use crate::api::{ApiError, Call};
 use crate::channel::AsyncChannel;
 use crate::config::Config;
 use crate::names::server::Shared;
@@ -224,10 +224,15 @@ impl Control {
     /// Works until told to end; the workers work on.
     pub async fn run(
         mut self,
-        calls: mpsc::Receiver<Call>,
+        mut calls: mpsc::Receiver<Call>,
         asked: mpsc::Receiver<Box<Parcel>>,
     ) -> (ExitCode, Workers) {
-        let code = self.work(calls, asked).await;
+        let code = self.work(&mut calls, asked).await;
+        // Nothing of these was begun: who takes over can be asked the same.
+        calls.close();
+        while let Ok(call) = calls.try_recv() {
+            let _gone = call.reply.send(Err(ApiError::ending()));
+        }
         if let Some(joined) = &self.overlay.joined {
             joined.note();
         }
@@ -240,7 +245,7 @@ impl Control {
 
     async fn work(
         &mut self,
-        mut calls: mpsc::Receiver<Call>,
+        calls: &mut mpsc::Receiver<Call>,
         mut asked: mpsc::Receiver<Box<Parcel>>,
     ) -> ExitCode {
         let mailbox = Arc::clone(self.workers.first());

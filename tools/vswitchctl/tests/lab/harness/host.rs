@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use super::privilege::{OpenTun, User, binaries};
-use super::{As, Daemon, OTHER_ENGINE, arguments, names, random, run, skipped, wait_for};
+use super::{As, Background, Daemon, OTHER_ENGINE, arguments, names, random, run, skipped, wait_for};
 
 /// Who runs the daemon, where its files are, and how things of this test are named.
 pub struct Host {
@@ -84,6 +84,19 @@ impl Host {
     /// A name in `/run/netns` (root) that belongs to this test alone.
     pub fn name(&self, short: &str) -> String {
         format!("vswt-{}-{short}", self.tag)
+    }
+
+    /// A command of the daemon's user, outside, that runs meanwhile.
+    pub fn background(&self, program: &str, words: &[&str]) -> Background {
+        let mut command = self.command(program);
+        let child = command
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Background { child: Some(child), what: format!("{program} {words:?}") }
     }
 
     /// A command run as the daemon's user.

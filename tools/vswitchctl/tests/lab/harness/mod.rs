@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
 pub use host::{Contained, Host};
+pub use privilege::binaries;
 pub use process::{Background, Train, arguments, children_of, cpu_seconds, descriptors, gone, resident};
 
 /// How long anything may take that takes milliseconds on a quiet machine.

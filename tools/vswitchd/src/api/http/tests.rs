@@ -216,7 +216,14 @@ async fn a_full_or_dead_actor_is_unavailable() {
     assert_eq!((full.kind, full.message.contains("too many")), (ApiErrorKind::Unavailable, true));
     drop(mailbox);
     let dead = calls.ask(Request::Fdb).await.unwrap_err();
-    assert_eq!((dead.kind, dead.message.contains("ending")), (ApiErrorKind::Unavailable, true));
+    assert_eq!((dead.kind, dead.message.contains("ending")), (ApiErrorKind::Ending, true));
+    // Nothing was begun, which a client is told in HTTP's own words.
+    assert_eq!(dead.into_response().headers()["retry-after"], "0");
+    let (sender, mut mailbox) = mpsc::channel(1);
+    let calls = Calls::new(sender, Duration::from_secs(20));
+    let (begun, ()) = tokio::join!(calls.ask(Request::Fdb), async { drop(mailbox.recv().await) });
+    let begun = begun.unwrap_err();
+    assert_eq!((begun.kind, begun.message.contains("may still")), (ApiErrorKind::Unavailable, true));
 
     let (sender, _mailbox) = mpsc::channel(1);
     let silent = Calls::new(sender, Duration::from_millis(1)).ask(Request::Fdb).await.unwrap_err();
