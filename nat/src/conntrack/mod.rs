@@ -236,8 +236,8 @@ impl Conntrack {
     /// [`DropReason::NatReset`] for a reset that is not believed.
     #[inline]
     pub fn track_known(&self, at: Handle, way: Way, meta: &Meta, now: Tick) -> Result<bool, DropReason> {
-        let Some(record) = self.connections.get(at) else { return Ok(false) };
-        self.note(&record, way, meta, now)?;
+        let Some(held) = self.connections.hold(at) else { return Ok(false) };
+        self.note(&held, way, meta, now)?;
         Ok(true)
     }
 
@@ -267,8 +267,8 @@ impl Conntrack {
         to: &Entering,
         now: Tick,
     ) -> Result<(), DropReason> {
-        match to.connection.and_then(|at| self.connections.get(at)) {
-            Some(record) => self.note(&record, Way::In, meta, now),
+        match to.connection.and_then(|at| self.connections.hold(at)) {
+            Some(held) => self.note(&held, Way::In, meta, now),
             None => self.open_in(rules, key, meta, to, now),
         }
     }

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use switch::drop::DropReason;
 use switch::flow::{Meta, TcpMeta};
 use switch::sync::{AtomicU64, Ordering};
-use switch::table::Handle;
+use switch::table::{Handle, Held};
 use switch::tick::Tick;
 
 use super::Conntrack;
@@ -23,12 +23,11 @@ impl Conntrack {
     #[inline]
     pub(super) fn note(
         &self,
-        record: &Connection,
+        held: &Held<'_, 5, WORDS>,
         way: Way,
         meta: &Meta,
         now: Tick,
     ) -> Result<(), DropReason> {
-        let Some(held) = self.connections.hold(record.at) else { return Ok(()) };
         let value = held.value();
         let uses = match &meta.tcp {
             Some(tcp) => advance(value, tcp, way).ok_or(DropReason::NatReset)?,
@@ -37,21 +36,30 @@ impl Conntrack {
         let counter = if way == Way::Out { SENT } else { RECEIVED };
         value[counter].fetch_add(length(meta), Ordering::Relaxed);
         match uses {
-            Uses::All if record.seen != now.secs_up() => self.refresh(record, now),
-            Uses::Itself => self.connections.touch(record, now.secs_up()),
-            Uses::All | Uses::Nothing => {}
+            Uses::All | Uses::Itself if held.seen() == now.secs_up() => {}
+            Uses::All => self.refresh(held.at(), now),
+            Uses::Itself => self.refresh_itself(held.at(), now),
+            Uses::Nothing => {}
         }
         Ok(())
     }
 
     /// At most once a second and connection: all that is in use by it.
     #[cold]
-    fn refresh(&self, record: &Connection, now: Tick) {
+    fn refresh(&self, at: Handle, now: Tick) {
+        let Some(record) = self.connections.get(at) else { return };
         let (proto, inside, remote) = ends(&record.key);
-        self.connections.touch(record, now.secs_up());
-        match self.mapping_of(record) {
+        self.connections.touch(&record, now.secs_up());
+        match self.mapping_of(&record) {
             Some(at) => self.refresh_mapping(proto, inside.end.address, at, remote.address, now),
-            None => self.refresh_other(record, proto, remote.address, now),
+            None => self.refresh_other(&record, proto, remote.address, now),
+        }
+    }
+
+    #[cold]
+    fn refresh_itself(&self, at: Handle, now: Tick) {
+        if let Some(record) = self.connections.get(at) {
+            self.connections.touch(&record, now.secs_up());
         }
     }
 

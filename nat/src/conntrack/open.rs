@@ -133,7 +133,7 @@ impl Conntrack {
             let same = |known: &Known| known.external == opening.external && self.lives(&old, rules, now);
             if let Some(known) = known(&old, rules).filter(same) {
                 // Another worker was earlier.
-                self.note(&old, opening.way, meta, now)?;
+                self.track_known(old.at, opening.way, meta, now)?;
                 return Ok(known);
             }
             self.connections.take(&old);
@@ -154,7 +154,7 @@ impl Conntrack {
             }
             // Or a moment earlier.
             Outcome::Existing(record) => {
-                self.note(&record, opening.way, meta, now)?;
+                self.track_known(record.at, opening.way, meta, now)?;
                 record
             }
             Outcome::Full | Outcome::BucketFull => {

@@ -499,9 +499,19 @@ pub struct Held<'a, const K: usize, const V: usize> {
 }
 
 impl<const K: usize, const V: usize> Held<'_, K, V> {
+    /// Which entry it is, in which life.
+    pub const fn at(&self) -> Handle {
+        self.at
+    }
+
     /// The words of the value.
     pub fn value(&self) -> &[AtomicU64; V] {
         self.entry.value
+    }
+
+    /// When it was last touched, in the caller's unit.
+    pub fn seen(&self) -> u32 {
+        self.entry.seen()
     }
 }
 

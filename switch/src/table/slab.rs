@@ -126,7 +126,7 @@ impl<const K: usize, const V: usize> Entry<'_, K, V> {
     #[inline(always)]
     pub(super) fn record(&self, at: Handle, key: [u64; K]) -> Option<Record<K, V>> {
         let value = self.value.each_ref().map(|word| word.load(Ordering::Acquire));
-        let seen = self.stamp.load(Ordering::Acquire) as u32;
+        let seen = self.seen();
         let head = self.head();
         (head.life() == at.life && head.phase() == MEMBER).then(|| Record {
             at,
@@ -136,6 +136,10 @@ impl<const K: usize, const V: usize> Entry<'_, K, V> {
             pinned: head.pinned(),
             seen,
         })
+    }
+
+    pub(super) fn seen(&self) -> u32 {
+        self.stamp.load(Ordering::Acquire) as u32
     }
 
     /// All writes of the stamp are read-modify-writes, even those of an entry's sole owner: the model checker orders
