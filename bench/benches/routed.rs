@@ -30,6 +30,8 @@ use vswitchd::tables::Tables;
 
 const NOW: Tick = Tick::from_secs(1000);
 const FRAMES: u64 = 64;
+/// So many that their connections are in no cache that is near.
+const FLOWS: u16 = 32_768;
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 const B: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
@@ -67,10 +69,15 @@ fn gateway(address: Ipv4Addr) -> Ipv4Addr {
 
 /// 18 bytes of UDP payload, 60 without FCS.
 fn datagram(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    datagram_from(0x1000, from, to)
+}
+
+fn datagram_from(l4: u16, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let [high, low] = l4.to_be_bytes();
     let mut ip = [&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0][..], &from.octets(), &to.octets()].concat();
     let check = (!sum(&ip)).to_be_bytes();
     ip.splice(10..12, check);
-    let udp = [&[0x10, 0, 0x20, 0, 0, 26, 0, 0][..], &[0x55; 18]].concat();
+    let udp = [&[high, low, 0x20, 0, 0, 26, 0, 0][..], &[0x55; 18]].concat();
     [mac(gateway(from)), mac(from), vec![8, 0], ip, udp].concat()
 }
 
@@ -155,21 +162,24 @@ fn all(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("all hops on memory devices, 64 frames");
     group.throughput(Throughput::Elements(FRAMES));
     let cases = [
-        ("one way", lab("routes_to = [\"red\"]"), B),
-        ("both ways", lab("routes_to = \"all\""), B),
-        ("translated", OUTSIDE.to_vec(), FAR),
+        ("one way", lab("routes_to = [\"red\"]"), B, 1),
+        ("both ways", lab("routes_to = \"all\""), B, 1),
+        ("both ways, 32,768 flows in turn", lab("routes_to = \"all\""), B, FLOWS),
+        ("translated", OUTSIDE.to_vec(), FAR, 1),
+        ("translated, 32,768 flows in turn", OUTSIDE.to_vec(), FAR, FLOWS),
     ];
-    for (name, config, to) in cases {
+    for (name, config, to, flows) in cases {
         let (mut worker, _) = worker(&config, to);
-        let bytes = datagram(A, to);
+        let frames: Vec<_> = (0..flows).map(|flow| datagram_from(0x1000 + flow, A, to)).collect();
+        let mut next = frames.iter().cycle();
         let mut batch = || {
-            for _ in 0..FRAMES {
-                worker.io.inject(PortId(0), &VnetHdr::default(), &bytes);
+            for bytes in next.by_ref().take(FRAMES as usize) {
+                worker.io.inject(PortId(0), &VnetHdr::default(), bytes);
             }
             step(&mut worker);
         };
-        // Memory devices grow their queues once.
-        (0..8).for_each(|_| batch());
+        // Memory devices grow their queues once, and each flow has its connection.
+        (0..8 + u64::from(flows) / FRAMES).for_each(|_| batch());
         let allocated = allocation_counter::measure(&mut batch).count_total;
         assert_eq!(allocated, 0, "a routed packet allocates");
         group.bench_function(name, |b| b.iter(&mut batch));

@@ -25,6 +25,8 @@ const ACK: u8 = 0x10;
 const PORT: u16 = 7;
 /// How often what was not answered is asked again: a raw socket's queue may overflow, which is no fault of ours.
 const ROUNDS: u32 = 4;
+/// For the questions of one round, at least.
+const LEAST: Duration = Duration::from_secs(5);
 /// The last answers may take this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -215,16 +217,20 @@ pub(super) fn dial(dial: &Dial) -> Result<Dialled> {
         let mut all = Ok(());
         for _ in 0..ROUNDS {
             let left: Vec<usize> = (0..2 * count).filter(|index| !had.of(*index)).collect();
+            let seconds = |left: usize| span(left as f64 / dial.rate.max(1) as f64);
+            let deadline = Instant::now() + seconds(left.len()).saturating_mul(4).max(LEAST);
             let mut left = left.into_iter();
-            let time = span(left.len() as f64 / dial.rate.max(1) as f64);
-            all = all.and(repeat(dial.rate, time, || {
-                if let Some(index) = left.next() {
-                    let frame = question(index).frame(gateway, own);
-                    // A full queue: it is asked again.
-                    let _ = sender.send_to(&frame, None);
-                }
-                Ok(())
-            }));
+            // A pace that the machine cannot keep leaves some out: nobody is to be.
+            while left.len() > 0 && all.is_ok() && Instant::now() < deadline {
+                all = repeat(dial.rate, seconds(left.len()), || {
+                    if let Some(index) = left.next() {
+                        let frame = question(index).frame(gateway, own);
+                        // A full queue: it is asked again.
+                        let _ = sender.send_to(&frame, None);
+                    }
+                    Ok(())
+                });
+            }
             let deadline = Instant::now() + PATIENCE;
             while Instant::now() < deadline && (0..2 * count).any(|index| !had.of(index)) {
                 thread::sleep(Duration::from_millis(5));
