@@ -418,3 +418,20 @@ fn requests_under_way_are_answered_at_the_end() {
     assert!(closed(&mut idle));
     assert!(UnixStream::connect(&server.path).is_err(), "nobody listens any more");
 }
+
+#[test]
+fn who_had_just_come_is_answered_at_the_end() {
+    let limits = Limits { newcomer: DEADLINE, farewell: DEADLINE, ..Limits::default() };
+    let mut server = Server::start(limits);
+    let newcomer = server.connect();
+    let mut kept = server.connect();
+    kept.write_all(b"GET /v1/fdb HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    kept.read_exact(&mut [0]).unwrap(); // by now the one before is accepted
+    let shutdown = server.shutdown.take().unwrap();
+    shutdown.send(()).unwrap();
+    // The end has begun when one that has had its answer is closed.
+    let mut rest = String::new();
+    kept.read_to_string(&mut rest).unwrap();
+    let answer = exchange(newcomer, b"GET /v1/fdb HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}

@@ -47,6 +47,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Requests on one connection; then it is closed.
     pub requests: u32,
+    /// For the first word of a connection, from accept, when the server ends: less than a keeper gives its engine then.
+    pub newcomer: Duration,
     /// For requests under way when the server ends.
     pub farewell: Duration,
 }
@@ -62,6 +64,7 @@ impl Default for Limits {
             read: Duration::from_secs(30),
             body_bytes: 1024 * 1024,
             requests: 1000,
+            newcomer: Duration::from_millis(200),
             farewell: Duration::from_secs(1),
         }
     }
@@ -234,7 +237,7 @@ impl Connection {
             drop(closed.wait_for(|closed| *closed).await);
             // Whoever has just come is about to say why, and may not want to say it twice.
             if self.requests.load(Ordering::Relaxed) == 0 {
-                sleep_until(accepted.checked_add(self.limits.grace).unwrap_or(accepted)).await;
+                sleep_until(accepted.checked_add(self.limits.newcomer).unwrap_or(accepted)).await;
             }
         });
         let mut ending = false;

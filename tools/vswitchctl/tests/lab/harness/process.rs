@@ -61,12 +61,21 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        let ended = child.try_wait().ok().flatten().is_some();
+        let ended = child.try_wait().ok().flatten();
         let _ = child.kill();
-        let Ok(output) = child.wait_with_output() else { return };
+        let _ = child.wait();
         // A test that fails may do so because of what this one could not do.
-        if ended && !output.status.success() && std::thread::panicking() {
-            eprintln!("{} has ended: {}", self.what, text(&output));
+        if std::thread::panicking() && ended.is_some_and(|status| !status.success()) {
+            let what = std::mem::take(&mut self.what);
+            let said = std::thread::spawn(move || match child.wait_with_output() {
+                Ok(output) => eprintln!("{what} has ended: {}", text(&output)),
+                Err(error) => eprintln!("{what}: {error}"),
+            });
+            // Children of it may hold its pipes for ever.
+            let deadline = Instant::now() + Duration::from_secs(1);
+            while !said.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 }
