@@ -204,9 +204,11 @@ fn a_daemon_that_is_not_there_is_exit_3() {
 #[test]
 fn something_else_on_the_socket_is_exit_3() {
     for (said, words) in [
-        (b"".as_slice(), "broke: "),
+        // It ended, and nobody took over.
+        (b"".as_slice(), "is it running?"),
         (b"SSH-2.0-OpenSSH\r\n", "broke: "),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", "does not answer as vswitchd does"),
+        (b"HTTP/1.1 200", "is it running?"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n[", "broke: "),
     ] {
         let folder = Folder::new();
