@@ -130,7 +130,7 @@ impl Client {
                 Ok(reply) if reply.status == StatusCode::SERVICE_UNAVAILABLE => reply.unbegun || harmless,
                 Ok(_) => false,
                 // What changes something may have been done before it broke.
-                Err(Failure::Broken { answered, .. }) => harmless && !answered,
+                Err(Failure::Broken { unheard, .. }) => harmless && *unheard,
                 Err(_) => false,
             };
             if !again || Instant::now() >= patience {
@@ -142,31 +142,29 @@ impl Client {
 
     async fn exchange(&self, method: Method, resource: &str, body: Bytes) -> Result<Reply, Failure> {
         let path = &self.socket.path;
-        let broken = |answered, why: Box<dyn std::error::Error + Send + Sync>| Failure::Broken {
+        let broken = |unheard, why: Box<dyn std::error::Error + Send + Sync>| Failure::Broken {
             path: path.clone(),
-            answered,
+            unheard,
             why: innermost(why),
         };
         let stream = self.connect()?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|why| broken(true, why.into()))?;
+            .map_err(|why| broken(false, why.into()))?;
         let connection = tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
             .uri(resource)
             .header("host", "localhost")
             .body(Full::new(body))
-            .map_err(|why| broken(true, why.into()))?;
-        let answered =
-            |why: &hyper::Error| !(why.is_incomplete_message() || why.is_canceled() || was_reset(why));
+            .map_err(|why| broken(false, why.into()))?;
         let response =
-            sender.send_request(request).await.map_err(|why| broken(answered(&why), why.into()))?;
+            sender.send_request(request).await.map_err(|why| broken(has_ended(&why), why.into()))?;
         let status = response.status();
         // RFC 9110 section 10.2.3: only a daemon that ends says when to come again.
         let unbegun = response.headers().contains_key(header::RETRY_AFTER);
         let answer =
-            Limited::new(response.into_body(), LONGEST).collect().await.map_err(|why| broken(true, why))?;
+            Limited::new(response.into_body(), LONGEST).collect().await.map_err(|why| broken(false, why))?;
         connection.abort();
         Ok(Reply { status, answer: answer.to_bytes(), unbegun })
     }
@@ -204,10 +202,12 @@ fn connect_within(path: &Path, patience: Duration) -> io::Result<StdUnixStream> 
     Ok(StdUnixStream::from(socket))
 }
 
-/// Whether the other side ended while we spoke.
-fn was_reset(why: &hyper::Error) -> bool {
+/// Whether the other side ended while we spoke, without an answer.
+fn has_ended(why: &hyper::Error) -> bool {
     let source = std::error::Error::source(why).and_then(|source| source.downcast_ref::<io::Error>());
-    source.is_some_and(|it| matches!(it.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe))
+    let reset = source
+        .is_some_and(|it| matches!(it.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
+    reset || why.is_incomplete_message() || why.is_canceled()
 }
 
 /// hyper's own words say less than what they wrap.

@@ -60,8 +60,8 @@ pub enum Failure {
     Broken {
         /// Where.
         path: PathBuf,
-        /// Whether something was said, ours or not.
-        answered: bool,
+        /// The other side ended before it answered.
+        unheard: bool,
         /// What happened.
         why: Box<dyn std::error::Error + Send + Sync>,
     },
