@@ -56,6 +56,7 @@ impl Conntrack {
         }
     }
 
+    /// The same of one that is over: its mapping may be another's need, and is not kept by it.
     #[cold]
     fn refresh_itself(&self, at: Handle, now: Tick) {
         if let Some(record) = self.connections.get(at) {
