@@ -56,7 +56,7 @@ impl Conntrack {
         }
     }
 
-    /// The same of one that is over: its mapping may be another's need, and is not kept by it.
+    /// Of one that is over: itself alone, it keeps no mapping in use (RFC 7857 section 2.2).
     #[cold]
     fn refresh_itself(&self, at: Handle, now: Tick) {
         if let Some(record) = self.connections.get(at) {
